@@ -1,0 +1,217 @@
+// One pass over one axis, W lanes at a time, one lane per vector element. Compiled once per instruction set.
+//
+// Forward: load (Makhoul order and digit reversal live in the store addresses) -> DFT in place -> combine the kept
+// coefficients, the only ones formed -> store. Inverse is the exact transpose, step by step in reverse: coefficients
+// are spread over the spectrum (absent ones cost nothing), DFT, store.
+#include "axis_isa.h"
+
+#include <type_traits>
+
+#include "fft.h"
+#include "simd.h"
+
+namespace front::cpu {
+namespace FRONT_ISA {
+namespace {
+
+template <class T>
+struct Lanes {
+  static constexpr int W = kLanes<T>;
+  int count;  // lanes in use; the rest compute zeros
+  int64_t in[W], out[W];
+  bool in_adjacent, out_adjacent;  // all W in use, consecutive elements
+};
+
+template <class T>
+Lanes<T> block_lanes(const AxisPass& pass, int64_t block) {
+  constexpr int W = kLanes<T>;
+  const int64_t inner = inner_lanes(pass, W), per_row = (inner + W - 1) / W;
+  const int64_t start = block % per_row * W, first = block / per_row * inner + start;
+  Lanes<T> lanes{};
+  lanes.count = static_cast<int>(inner - start < W ? inner - start : W);
+  lanes.in_adjacent = lanes.out_adjacent = lanes.count == W;
+  for (int l = 0; l < lanes.count; ++l) {
+    int64_t rest = first + l;
+    for (int32_t d = pass.lane_dims; d-- > 0;) {
+      const LaneDim& dim = pass.lanes[d];
+      const int64_t i = rest % dim.size;
+      rest /= dim.size;
+      lanes.in[l] += i * dim.in_stride;
+      lanes.out[l] += i * dim.out_stride;
+    }
+    lanes.in_adjacent &= lanes.in[l] == lanes.in[0] + l;
+    lanes.out_adjacent &= lanes.out[l] == lanes.out[0] + l;
+  }
+  return lanes;
+}
+
+// Calls put(i, vector) for i = 0..n-1 with element i of every lane.
+template <class In, class T, class Put>
+FRONT_INLINE void for_each_input(const In* x, int64_t n, int64_t stride, const Lanes<T>& lanes, Put put) {
+  constexpr int W = kLanes<T>;
+  if (lanes.in_adjacent) {
+    for (int64_t i = 0; i < n; ++i) put(i, load<T>(x + lanes.in[0] + i * stride));
+    return;
+  }
+  int64_t i = 0;
+  if (stride == 1) {
+    for (; i + W <= n; i += W) {
+      Vector<T> tile[W] = {};
+      for (int l = 0; l < lanes.count; ++l) tile[l] = load<T>(x + lanes.in[l] + i);
+      transpose<T>(tile);
+      for (int j = 0; j < W; ++j) put(i + j, tile[j]);
+    }
+  }
+  for (; i < n; ++i) {
+    Vector<T> v{};
+    for (int l = 0; l < lanes.count; ++l) v[l] = static_cast<T>(to_float(x[lanes.in[l] + i * stride]));
+    put(i, v);
+  }
+}
+
+// Stores get(i) for i = 0..n-1 as element i of every lane.
+template <class Out, class T, class Get>
+FRONT_INLINE void for_each_output(Out* y, int64_t n, int64_t stride, const Lanes<T>& lanes, Get get) {
+  constexpr int W = kLanes<T>;
+  if (lanes.out_adjacent) {
+    for (int64_t i = 0; i < n; ++i) store<T>(y + lanes.out[0] + i * stride, get(i));
+    return;
+  }
+  int64_t i = 0;
+  if (stride == 1) {
+    for (; i + W <= n; i += W) {
+      Vector<T> tile[W];
+      for (int j = 0; j < W; ++j) tile[j] = get(i + j);
+      transpose<T>(tile);
+      for (int l = 0; l < lanes.count; ++l) store<T>(y + lanes.out[l] + i, tile[l]);
+    }
+  }
+  for (; i < n; ++i) {
+    const Vector<T> v = get(i);
+    for (int l = 0; l < lanes.count; ++l) y[lanes.out[l] + i * stride] = round_to<Out>(static_cast<T>(v[l]));
+  }
+}
+
+template <class T>
+void run_dfts(const AxisView<T>& axis, Complex<T>* z) {
+  Complex<T>* spare = z + axis.split * axis.half;
+  for (int64_t s = 0; s < axis.split; ++s) run_dft(z + s * axis.half, axis.dft, spare, spare + axis.dft.fft.n);
+}
+
+template <class In, class Out, class T>
+void forward_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z) {
+  auto* real = reinterpret_cast<Vector<T>*>(z);
+  const bool even = axis.n % 2 == 0;
+  for_each_input<In, T>(static_cast<const In*>(pass.in), axis.n, pass.in_stride, lanes, [&](int64_t i, Vector<T> v) {
+    real[axis.position[i]] = v;
+    if (!even) real[axis.position[i] + 1] = Vector<T>{};
+  });
+  run_dfts(axis, z);
+  auto coefficient = [&](int64_t k) -> Vector<T> {
+    if (!even) {
+      const T* c = axis.combine + 2 * k;
+      return splat(c[0]) * z[k].re + splat(c[1]) * z[k].im;
+    }
+    const int64_t at = k % axis.half, mirror = at ? axis.half - at : 0;
+    const T* c = axis.combine + 4 * axis.split * k;
+    Vector<T> a{}, b{};
+    for (int64_t s = 0; s < axis.split; ++s, c += 4) {
+      const Complex<T>&p = z[s * axis.half + at], &q = z[s * axis.half + mirror];
+      a += splat(c[0]) * p.re + splat(c[2]) * p.im;
+      b += splat(c[1]) * q.re + splat(c[3]) * q.im;
+    }
+    return a + b;
+  };
+  for_each_output<Out, T>(static_cast<Out*>(pass.out), axis.kept, pass.out_stride, lanes, coefficient);
+}
+
+// The transpose of a DFT is the DFT with conjugated twiddles: the same code on points with re and im exchanged.
+template <class In, class Out, class T>
+void inverse_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z) {
+  const bool even = axis.n % 2 == 0;
+  const int64_t half = axis.half, points = axis.split * half;
+  const int32_t* slot = axis.dft.chirp ? nullptr : axis.dft.fft.slot;
+  for (int64_t j = 0; j < points; ++j) z[j] = Complex<T>{};
+  for_each_input<In, T>(static_cast<const In*>(pass.in), axis.kept, pass.in_stride, lanes, [&](int64_t k, Vector<T> v) {
+    int64_t at = k % half, mirror = at ? half - at : 0;
+    if (slot) at = slot[at], mirror = slot[mirror];
+    if (!even) {
+      const T* c = axis.combine + 2 * k;
+      z[at] = {splat(c[1]) * v, splat(c[0]) * v};
+      return;
+    }
+    const T* c = axis.combine + 4 * axis.split * k;
+    for (int64_t s = 0; s < axis.split; ++s, c += 4) {
+      Complex<T>& p = z[s * half + at];
+      p.im += splat(c[0]) * v, p.re += splat(c[2]) * v;
+      Complex<T>& q = z[s * half + mirror];
+      q.im += splat(c[1]) * v, q.re += splat(c[3]) * v;
+    }
+  });
+  run_dfts(axis, z);
+  const auto* real = reinterpret_cast<const Vector<T>*>(z);
+  for_each_output<Out, T>(static_cast<Out*>(pass.out), axis.n, pass.out_stride, lanes,
+                          [&](int64_t i) { return real[axis.result[i] ^ 1]; });
+}
+
+template <class In, class Out, class T>
+void run_blocks(const AxisPass& pass, const AxisView<T>& axis, int64_t begin, int64_t end, void* scratch) {
+  auto* z = static_cast<Complex<T>*>(scratch);
+  for (int64_t b = begin; b < end; ++b) {
+    const Lanes<T> lanes = block_lanes<T>(pass, b);
+    if (pass.direction == Direction::forward)
+      forward_block<In, Out, T>(pass, axis, lanes, z);
+    else
+      inverse_block<In, Out, T>(pass, axis, lanes, z);
+  }
+}
+
+// double computes what reads or writes double, float the rest.
+template <class T, class In, class Out>
+constexpr bool kUsed = std::is_same_v<T, double> == (std::is_same_v<In, double> || std::is_same_v<Out, double>);
+
+template <class In, class Out, class T>
+void run_used(const AxisPass& pass, const AxisView<T>& axis, int64_t begin, int64_t end, void* scratch) {
+  if constexpr (kUsed<T, In, Out>)
+    run_blocks<In, Out, T>(pass, axis, begin, end, scratch);
+  else
+    __builtin_unreachable();
+}
+
+template <class In, class T>
+void run_from(const AxisPass& pass, const AxisView<T>& axis, int64_t begin, int64_t end, void* scratch) {
+  switch (pass.out_type) {
+    case DType::f16:
+      return run_used<In, Half, T>(pass, axis, begin, end, scratch);
+    case DType::bf16:
+      return run_used<In, BFloat16, T>(pass, axis, begin, end, scratch);
+    case DType::f32:
+      return run_used<In, float, T>(pass, axis, begin, end, scratch);
+    case DType::f64:
+      return run_used<In, double, T>(pass, axis, begin, end, scratch);
+  }
+}
+
+template <class T>
+void run(const AxisPass& pass, const AxisView<T>& axis, int64_t begin, int64_t end, void* scratch) {
+  switch (pass.in_type) {
+    case DType::f16:
+      return run_from<Half, T>(pass, axis, begin, end, scratch);
+    case DType::bf16:
+      return run_from<BFloat16, T>(pass, axis, begin, end, scratch);
+    case DType::f32:
+      return run_from<float, T>(pass, axis, begin, end, scratch);
+    case DType::f64:
+      return run_from<double, T>(pass, axis, begin, end, scratch);
+  }
+}
+
+}  // namespace
+}  // namespace FRONT_ISA
+
+#define FRONT_STRING_(x) #x
+#define FRONT_STRING(x) FRONT_STRING_(x)
+extern const Isa FRONT_ISA_ENTRY{FRONT_STRING(FRONT_ISA), FRONT_VECTOR_BYTES, &FRONT_ISA::run<float>,
+                                 &FRONT_ISA::run<double>};
+
+}  // namespace front::cpu

@@ -1,0 +1,218 @@
+// Complex DFT of W independent lanes, in place: z[j] holds point j of every lane. Decimation in time, depth first, so
+// that the inner stages of a long transform stay in cache. Included only by axis_isa.cpp (see simd.h).
+#pragma once
+
+#include "simd.h"
+#include "tables.h"
+
+namespace front::cpu::FRONT_ISA {
+
+template <class T>
+FRONT_INLINE Complex<T> operator+(Complex<T> a, Complex<T> b) {
+  return {a.re + b.re, a.im + b.im};
+}
+template <class T>
+FRONT_INLINE Complex<T> operator-(Complex<T> a, Complex<T> b) {
+  return {a.re - b.re, a.im - b.im};
+}
+template <class T>
+FRONT_INLINE Complex<T> minus_i(Complex<T> a) {
+  return {a.im, -a.re};
+}
+template <class T>
+FRONT_INLINE Complex<T> plus_i(Complex<T> a) {
+  return {-a.im, a.re};
+}
+template <class T>
+FRONT_INLINE Complex<T> times(Complex<T> a, const T* w) {
+  const Vector<T> re = splat(w[0]), im = splat(w[1]);
+  return {a.re * re - a.im * im, a.re * im + a.im * re};
+}
+
+// y_k = sum_j exp(-2 pi i j k / R) y_j, in registers.
+template <int R>
+struct Butterfly;
+
+template <>
+struct Butterfly<1> {
+  template <class T>
+  FRONT_INLINE static void run(Complex<T>*) {}
+};
+
+template <>
+struct Butterfly<2> {
+  template <class T>
+  FRONT_INLINE static void run(Complex<T>* y) {
+    const auto a = y[0], b = y[1];
+    y[0] = a + b, y[1] = a - b;
+  }
+};
+
+template <>
+struct Butterfly<3> {
+  template <class T>
+  FRONT_INLINE static void run(Complex<T>* y) {
+    const Vector<T> s = splat(T(0.86602540378443864676));
+    const auto sum = y[1] + y[2], dif = minus_i(y[1] - y[2]);
+    const Complex<T> mid{y[0].re - T(0.5) * sum.re, y[0].im - T(0.5) * sum.im}, turn{s * dif.re, s * dif.im};
+    y[0] = y[0] + sum, y[1] = mid + turn, y[2] = mid - turn;
+  }
+};
+
+template <>
+struct Butterfly<4> {
+  template <class T>
+  FRONT_INLINE static void run(Complex<T>* y) {
+    const auto a = y[0] + y[2], b = y[0] - y[2], c = y[1] + y[3], d = minus_i(y[1] - y[3]);
+    y[0] = a + c, y[1] = b + d, y[2] = a - c, y[3] = b - d;
+  }
+};
+
+template <>
+struct Butterfly<8> {
+  template <class T>
+  FRONT_INLINE static void run(Complex<T>* y) {
+    Complex<T> even[4] = {y[0], y[2], y[4], y[6]}, odd[4] = {y[1], y[3], y[5], y[7]};
+    Butterfly<4>::run(even);
+    Butterfly<4>::run(odd);
+    const Vector<T> h = splat(T(0.70710678118654752440));  // exp(-i pi / 4) = h (1 - i)
+    odd[1] = {h * (odd[1].re + odd[1].im), h * (odd[1].im - odd[1].re)};
+    odd[2] = minus_i(odd[2]);
+    odd[3] = {h * (odd[3].im - odd[3].re), -h * (odd[3].re + odd[3].im)};
+    for (int k = 0; k < 4; ++k) y[k] = even[k] + odd[k], y[k + 4] = even[k] - odd[k];
+  }
+};
+
+// Odd R: outputs k and R - k share the products of the symmetric and antisymmetric parts of the input.
+template <int R, class T>
+FRONT_INLINE void odd_butterfly(Complex<T>* y, const T (&c)[R / 2 + 1], const T (&s)[R / 2 + 1]) {
+  constexpr int H = R / 2;
+  Complex<T> sum[H + 1], dif[H + 1], first = y[0], total = y[0];
+  for (int j = 1; j <= H; ++j) sum[j] = y[j] + y[R - j], dif[j] = y[j] - y[R - j], total = total + sum[j];
+  for (int k = 1; k <= H; ++k) {
+    Complex<T> even = first, odd{};
+    for (int j = 1; j <= H; ++j) {
+      const int q = j * k % R;
+      const Vector<T> cq = splat(c[q <= H ? q : R - q]), sq = splat(q <= H ? s[q] : -s[R - q]);
+      even.re += cq * sum[j].re, even.im += cq * sum[j].im;
+      odd.re += sq * dif[j].re, odd.im += sq * dif[j].im;
+    }
+    y[k] = even + minus_i(odd), y[R - k] = even + plus_i(odd);
+  }
+  y[0] = total;
+}
+
+template <>
+struct Butterfly<5> {
+  template <class T>
+  FRONT_INLINE static void run(Complex<T>* y) {
+    constexpr T c[] = {1, T(0.30901699437494742410), T(-0.80901699437494742410)};
+    constexpr T s[] = {0, T(0.95105651629515357212), T(0.58778525229247312917)};
+    odd_butterfly<5, T>(y, c, s);
+  }
+};
+
+template <>
+struct Butterfly<7> {
+  template <class T>
+  FRONT_INLINE static void run(Complex<T>* y) {
+    constexpr T c[] = {1, T(0.62348980185873353053), T(-0.22252093395631440429), T(-0.90096886790241912624)};
+    constexpr T s[] = {0, T(0.78183148246802980871), T(0.97492791218182360702), T(0.43388373911755812048)};
+    odd_butterfly<7, T>(y, c, s);
+  }
+};
+
+template <int R, class T>
+void stage(Complex<T>* z, const StageView<T>& st) {
+  const int64_t span = st.span;
+  Complex<T> y[R];
+  for (int j = 0; j < R; ++j) y[j] = z[j * span];  // k = 0: all twiddles are 1
+  Butterfly<R>::run(y);
+  for (int j = 0; j < R; ++j) z[j * span] = y[j];
+  const T* w = st.twiddles + 2 * (R - 1);
+  for (int64_t k = 1; k < span; ++k, w += 2 * (R - 1)) {
+    y[0] = z[k];
+    for (int j = 1; j < R; ++j) y[j] = times(z[k + j * span], w + 2 * (j - 1));
+    Butterfly<R>::run(y);
+    for (int j = 0; j < R; ++j) z[k + j * span] = y[j];
+  }
+}
+
+// Any odd radix, by definition, at half the products (see odd_butterfly).
+template <class T>
+void generic_stage(Complex<T>* z, const StageView<T>& st) {
+  constexpr int kMaxHalf = plan_detail::kLargestRadix / 2;
+  const int r = st.radix, h = (r - 1) / 2;
+  const int64_t span = st.span;
+  Complex<T> sum[kMaxHalf], dif[kMaxHalf];
+  const T* w = st.twiddles;
+  for (int64_t k = 0; k < span; ++k, w += 2 * (r - 1)) {
+    const Complex<T> first = z[k];
+    Complex<T> total = first;
+    for (int j = 1; j <= h; ++j) {
+      const auto a = times(z[k + j * span], w + 2 * (j - 1)), b = times(z[k + (r - j) * span], w + 2 * (r - j - 1));
+      sum[j - 1] = a + b, dif[j - 1] = a - b, total = total + sum[j - 1];
+    }
+    z[k] = total;
+    for (int q = 1; q <= h; ++q) {
+      const T *c = st.rotations + (q - 1) * h, *s = c + h * h;
+      Complex<T> even = first, odd{};
+      for (int j = 0; j < h; ++j) {
+        const Vector<T> cj = splat(c[j]), sj = splat(s[j]);
+        even.re += cj * sum[j].re, even.im += cj * sum[j].im;
+        odd.re += sj * dif[j].re, odd.im += sj * dif[j].im;
+      }
+      z[k + q * span] = even + minus_i(odd), z[k + (r - q) * span] = even + plus_i(odd);
+    }
+  }
+}
+
+template <class T>
+void fft_levels(Complex<T>* z, const FftView<T>& fft, int level) {
+  const StageView<T>& st = fft.stage[level];
+  if (level > 0)
+    for (int j = 0; j < st.radix; ++j) fft_levels(z + j * st.span, fft, level - 1);
+  switch (st.radix) {
+    case 1:
+      return;
+    case 2:
+      return stage<2>(z, st);
+    case 3:
+      return stage<3>(z, st);
+    case 4:
+      return stage<4>(z, st);
+    case 5:
+      return stage<5>(z, st);
+    case 7:
+      return stage<7>(z, st);
+    case 8:
+      return stage<8>(z, st);
+    default:
+      return generic_stage(z, st);
+  }
+}
+
+// z in slot order -> its DFT in natural order.
+template <class T>
+FRONT_INLINE void run_fft(Complex<T>* z, const FftView<T>& fft) {
+  fft_levels(z, fft, fft.stages - 1);
+}
+
+// z (slot order for mixed radix, natural for Bluestein) -> its DFT in natural order. Bluestein: jk = (j^2 + k^2 -
+// (k - j)^2) / 2 turns the DFT into a cyclic convolution with the conjugate chirp; `a` and `b` hold fft.n points each.
+template <class T>
+void run_dft(Complex<T>* z, const DftView<T>& dft, Complex<T>* a, Complex<T>* b) {
+  const FftView<T>& fft = dft.fft;
+  if (!dft.chirp) return run_fft(z, fft);
+  for (int64_t j = 0; j < dft.n; ++j) a[fft.slot[j]] = times(z[j], dft.chirp + 2 * j);
+  for (int64_t j = dft.n; j < fft.n; ++j) a[fft.slot[j]] = Complex<T>{};
+  run_fft(a, fft);
+  for (int64_t j = 0; j < fft.n; ++j) {  // the inverse DFT is the DFT with re and im exchanged before and after
+    const auto y = times(a[j], dft.kernel + 2 * j);
+    b[fft.slot[j]] = Complex<T>{y.im, y.re};
+  }
+  run_fft(b, fft);
+  for (int64_t k = 0; k < dft.n; ++k) z[k] = times(Complex<T>{b[k].im, b[k].re}, dft.chirp + 2 * k);
+}
+
+}  // namespace front::cpu::FRONT_ISA

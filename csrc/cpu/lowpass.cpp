@@ -1,0 +1,18 @@
+#include "passes.h"
+
+namespace front::cpu {
+namespace {
+
+Tensor lowpass(const Tensor& x, std::vector<int64_t> k) {
+  const Types types = types_of("lowpass", x, std::nullopt);
+  const auto sizes = check_matrix("lowpass", x);
+  check_pair("lowpass", "k", k);
+  check_kept("lowpass", "k[0]", k[0], sizes.end()[-2]);
+  check_kept("lowpass", "k[1]", k[1], sizes.end()[-1]);
+  return resize2(x, k[0], k[1], sizes.end()[-2], sizes.end()[-1], Norm{}, types);
+}
+
+}  // namespace
+}  // namespace front::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(front, CPU, m) { m.impl("lowpass", TORCH_BOX(&front::cpu::lowpass)); }

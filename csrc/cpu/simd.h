@@ -1,0 +1,170 @@
+// Vectors and element conversions for one instruction set. Included only by axis_isa.cpp, which is compiled once per
+// instruction set with FRONT_ISA (a namespace) and FRONT_VECTOR_BYTES set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "../params.h"
+
+#define FRONT_INLINE inline __attribute__((always_inline))
+
+namespace front::cpu::FRONT_ISA {
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(FRONT_VECTOR_BYTES)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(FRONT_VECTOR_BYTES)));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+template <class T>
+constexpr int kLanes = FRONT_VECTOR_BYTES / sizeof(T);
+
+template <class T>
+struct Complex {
+  Vector<T> re, im;
+};
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class To, class From>
+FRONT_INLINE To bit_cast(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To y;
+  std::memcpy(&y, &x, sizeof y);
+  return y;
+}
+
+FRONT_INLINE float to_float(float x) { return x; }
+FRONT_INLINE double to_float(double x) { return x; }
+FRONT_INLINE float to_float(BFloat16 x) { return bit_cast<float>(uint32_t{x.bits} << 16); }
+FRONT_INLINE float to_float(Half x) {
+  const uint32_t sign = uint32_t{x.bits & 0x8000u} << 16, rest = x.bits & 0x7fffu;
+  // Shift exponent and mantissa into place and let a multiplication fix the bias: subnormals come out right by
+  // themselves. Infinity and NaN have the exponent that the multiplication would leave finite.
+  const float finite = bit_cast<float>(rest << 13) * 0x1p112f;
+  const uint32_t bits = rest >= 0x7c00u ? (rest << 13) | 0x7f800000u : bit_cast<uint32_t>(finite);
+  return bit_cast<float>(bits | sign);
+}
+
+template <class To>
+FRONT_INLINE To round_to(double x);
+template <class To>
+FRONT_INLINE To round_to(float x);
+template <>
+FRONT_INLINE float round_to<float>(float x) {
+  return x;
+}
+template <>
+FRONT_INLINE double round_to<double>(float x) {
+  return x;
+}
+template <>
+FRONT_INLINE float round_to<float>(double x) {
+  return static_cast<float>(x);
+}
+template <>
+FRONT_INLINE double round_to<double>(double x) {
+  return x;
+}
+template <>
+FRONT_INLINE BFloat16 round_to<BFloat16>(float x) {
+  const uint32_t bits = bit_cast<uint32_t>(x);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  return {static_cast<uint16_t>(x != x ? (bits >> 16) | 0x40u : rounded)};
+}
+template <>
+FRONT_INLINE Half round_to<Half>(float x) {
+  const uint32_t bits = bit_cast<uint32_t>(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u;  // NaN
+  } else if (magnitude >= 0x477ff000u) {
+    half = 0x7c00u;  // rounds to infinity: at least 65520
+  } else if (magnitude < 0x38800000u) {
+    // Subnormal: adding 0.5 makes the float addition itself round to a multiple of 2^-24, ties to even.
+    half = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+  } else {
+    half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1)) >> 13;
+  }
+  return {static_cast<uint16_t>(half | sign)};
+}
+// Through float with the last bit made sticky (round to odd), so that the second rounding is the only one.
+FRONT_INLINE float round_to_odd(double x) {
+  const float nearest = static_cast<float>(x);
+  if (static_cast<double>(nearest) == x || x != x) return nearest;
+  uint32_t bits = bit_cast<uint32_t>(nearest);
+  const double magnitude = x < 0 ? -x : x, got = nearest < 0 ? -static_cast<double>(nearest) : nearest;
+  if (got > magnitude) --bits;  // truncate towards zero
+  return bit_cast<float>(bits | 1);
+}
+template <>
+FRONT_INLINE BFloat16 round_to<BFloat16>(double x) {
+  return round_to<BFloat16>(round_to_odd(x));
+}
+template <>
+FRONT_INLINE Half round_to<Half>(double x) {
+  return round_to<Half>(round_to_odd(x));
+}
+
+template <class T>
+FRONT_INLINE Vector<T> splat(T x) {
+  return x - Vector<T>{};
+}
+
+// W consecutive elements.
+template <class T, class In>
+FRONT_INLINE Vector<T> load(const In* p) {
+  Vector<T> v;
+  if constexpr (sizeof(In) == sizeof(T)) {
+    std::memcpy(&v, p, sizeof v);
+  } else {
+    for (int l = 0; l < kLanes<T>; ++l) v[l] = static_cast<T>(to_float(p[l]));
+  }
+  return v;
+}
+template <class T, class Out>
+FRONT_INLINE void store(Out* p, Vector<T> v) {
+  if constexpr (sizeof(Out) == sizeof(T)) {
+    std::memcpy(p, &v, sizeof v);
+  } else {
+    for (int l = 0; l < kLanes<T>; ++l) p[l] = round_to<Out>(static_cast<T>(v[l]));
+  }
+}
+
+// Interleave the S-element groups of a and b: their first halves, or their second halves.
+template <int S, int Half, class V, int... I>
+FRONT_INLINE V interleave(V a, V b, std::integer_sequence<int, I...>) {
+  constexpr int W = sizeof...(I);
+  return __builtin_shufflevector(a, b, (((I / S) % 2) * W + Half * S + (I / (2 * S)) * 2 * S + I % S)...);
+}
+
+// In-register transpose of a W x W tile: log2(W) rounds that swap the off-diagonal S x S blocks of each 2S x 2S block.
+template <class T, int S = 1>
+FRONT_INLINE void transpose(Vector<T> (&v)[kLanes<T>]) {
+  constexpr int W = kLanes<T>;
+  if constexpr (S < W) {
+    using Indices = std::make_integer_sequence<int, W>;
+    for (int i = 0; i < W; ++i) {
+      if (i & S) continue;
+      const Vector<T> a = v[i], b = v[i + S];
+      v[i] = interleave<S, 0>(a, b, Indices{});
+      v[i + S] = interleave<S, 1>(a, b, Indices{});
+    }
+    transpose<T, 2 * S>(v);
+  }
+}
+
+}  // namespace front::cpu::FRONT_ISA

@@ -1,0 +1,83 @@
+// Everything about an axis that does not depend on the data: twiddles, permutations, combine coefficients. Computed in
+// double (angles reduced exactly, as integer fractions of a turn), stored in the compute type T, immutable afterwards.
+// Kernels see only the `View`s: plain pointers, so that code built for one instruction set never instantiates a
+// container that the linker could share with code for another.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "../params.h"
+#include "../plan.h"
+
+namespace front::cpu {
+
+template <class T>
+struct StageView {
+  int32_t radix;
+  int64_t span;        // sub-transform length that this stage combines
+  const T* twiddles;   // [span][radix - 1] complex: exp(-2 pi i j k / (radix * span))
+  const T* rotations;  // generic radix p: cos and sin of 2 pi q j / p, [2][h][h] for q, j = 1..h = (p-1)/2
+};
+
+template <class T>
+struct FftView {
+  int64_t n;
+  int32_t stages;
+  const StageView<T>* stage;  // innermost first
+  const int32_t* slot;        // [n]: where input j must lie for the in-place stages
+};
+
+template <class T>
+struct DftView {
+  int64_t n;        // transform length
+  FftView<T> fft;   // of length n, or of the convolution
+  const T* chirp;   // Bluestein: exp(-pi i j^2 / n), [n] complex; null for mixed radix
+  const T* kernel;  // Bluestein: DFT of the conjugate chirp, divided by the length, [fft.n] complex
+};
+
+template <class T>
+struct AxisView {
+  int64_t n, kept, split, half;  // half: length of each complex DFT
+  DftView<T> dft;
+  const int32_t*
+      position;           // [n]: input i is real number `position[i]` of the work array of split * half complex numbers
+  const int32_t* result;  // [n]: the same for the natural order that the DFT leaves
+  const T* combine;       // even n: [kept][split][4], odd n: [kept][2]
+  int64_t work;           // complex numbers per lane: split * half, plus Bluestein's two buffers
+};
+
+template <class T>
+class Fft {
+ public:
+  Fft(int64_t n, const std::vector<int32_t>& radices);
+  FftView<T> view() const { return {n_, static_cast<int32_t>(stages_.size()), stages_.data(), slot_.data()}; }
+  const std::vector<int32_t>& slot() const { return slot_; }
+
+ private:
+  int64_t n_;
+  std::vector<T> values_;
+  std::vector<StageView<T>> stages_;
+  std::vector<int32_t> slot_;
+};
+
+template <class T>
+class AxisTables {
+ public:
+  AxisTables(const AxisPlan& plan, Scale scale);
+  AxisView<T> view() const;
+  int64_t bytes() const;
+
+ private:
+  AxisPlan plan_;
+  Fft<T> fft_;
+  std::vector<T> chirp_, kernel_, combine_;
+  std::vector<int32_t> position_, result_;
+};
+
+// Cached by (n, kept, scale, T); the least recently used go first once all together exceed a byte limit.
+template <class T>
+std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale);
+
+}  // namespace front::cpu

@@ -1,0 +1,17 @@
+// The op schemas of namespace `front`, and nothing else. docs/DESIGN.md says what each one computes.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(front, m) {
+  m.def("dct(Tensor x, SymInt? k=None, int dim=-1, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor");
+  m.def("idct(Tensor x, SymInt? size=None, int dim=-1, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor");
+  m.def("dct2(Tensor x, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor");
+  m.def("idct2(Tensor x, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor");
+  m.def("dct_crop(Tensor x, SymInt[2] k, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor");
+  m.def("dct_crop.square(Tensor x, SymInt k, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor");
+  m.def("idct_pad(Tensor x, SymInt[2] size, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor");
+  m.def("idct_pad.square(Tensor x, SymInt size, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor");
+  m.def(
+      "dct_resize(Tensor x, SymInt[2] size, *, SymInt[2]? k=None, str norm=\"ortho\", ScalarType? out_dtype=None) "
+      "-> Tensor");
+  m.def("lowpass(Tensor x, SymInt[2] k) -> Tensor");
+}

@@ -1,0 +1,46 @@
+// The seam between tensors and kernels: plain structs, no torch. Sizes and strides are int64 and count elements.
+#pragma once
+
+#include <cstdint>
+
+namespace front {
+
+enum class DType : int32_t { f16, bf16, f32, f64 };
+
+inline int64_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
+
+// Coefficient u is multiplied by `first` (u = 0) or `other` (u > 0), relative to the orthonormal DCT.
+struct Scale {
+  double first = 1, other = 1;
+};
+
+enum class Direction : int32_t {
+  forward,  // n values -> the first `kept` DCT-II coefficients
+  inverse,  // `kept` coefficients, zero-padded to n -> n values; the exact transpose of forward
+};
+
+// One axis of one tensor pass: every lane (all other axes) is transformed independently.
+struct LaneDim {
+  int64_t size, in_stride, out_stride;
+};
+constexpr int kMaxLaneDims = 64;  // torch's own limit on dimensions
+
+struct AxisPass {
+  Direction direction;
+  int64_t n;     // transform length
+  int64_t kept;  // coefficients read (inverse) or written (forward), 1 <= kept <= n
+  Scale scale;
+  const void* in;
+  void* out;
+  DType in_type, out_type;
+  int64_t in_stride, out_stride;  // along the transformed axis
+  int32_t lane_dims;
+  LaneDim lanes[kMaxLaneDims];  // the last one varies fastest
+};
+
+// The thread pool, passed in so that kernels do not know whose it is: calls body(begin, end, context) on disjoint
+// subranges of [0, count), each at least `grain` long where possible.
+using ParallelBody = void (*)(int64_t begin, int64_t end, void* context);
+using ParallelFor = void (*)(int64_t count, int64_t grain, ParallelBody body, void* context);
+
+}  // namespace front

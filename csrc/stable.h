@@ -1,0 +1,113 @@
+// What the ops need of torch, through its stable ABI. The only header below csrc that knows tensors on the CPU side.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checks.h"
+#include "params.h"
+
+namespace front {
+
+using torch::stable::Tensor;
+using ScalarType = torch::headeronly::ScalarType;
+
+// A `str` argument. NOTE: the stable headers' own conversion to std::string (torch 2.10 to 2.13) never frees the
+// string that it allocates, about 100 bytes a call, so `norm` is read through the C shim.
+struct NormName {
+  std::string value;
+};
+
+inline std::vector<int64_t> to_vector(torch::headeronly::IntHeaderOnlyArrayRef a) { return {a.begin(), a.end()}; }
+inline std::vector<int64_t> sizes_of(const Tensor& x) { return to_vector(x.sizes()); }
+
+// torch's Python names; types that torch may add print under their C++ name.
+inline const char* dtype_name(ScalarType t) {
+  switch (t) {
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Bool:
+      return "bool";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
+    default:
+      return torch::headeronly::toString(t);
+  }
+}
+
+inline DType dtype_of(const char* op, const char* argument, ScalarType t) {
+  switch (t) {
+    case ScalarType::Half:
+      return DType::f16;
+    case ScalarType::BFloat16:
+      return DType::bf16;
+    case ScalarType::Float:
+      return DType::f32;
+    case ScalarType::Double:
+      return DType::f64;
+    default:
+      fail(op, argument, " must be float16, bfloat16, float32 or float64, got ", dtype_name(t));
+  }
+}
+
+inline ScalarType scalar_type_of(DType t) {
+  switch (t) {
+    case DType::f16:
+      return ScalarType::Half;
+    case DType::bf16:
+      return ScalarType::BFloat16;
+    case DType::f32:
+      return ScalarType::Float;
+    default:
+      return ScalarType::Double;
+  }
+}
+
+struct Types {
+  DType in, compute, out;
+};
+
+inline Types types_of(const char* op, const Tensor& x, std::optional<ScalarType> out_dtype) {
+  const DType in = dtype_of(op, "x's dtype", x.scalar_type());
+  const DType out = out_dtype ? dtype_of(op, "out_dtype", *out_dtype) : in;
+  return {in, in == DType::f64 || out == DType::f64 ? DType::f64 : DType::f32, out};
+}
+
+inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, DType type) {
+  return torch::stable::new_empty(like, sizes, scalar_type_of(type));
+}
+
+inline void torch_parallel(int64_t count, int64_t grain, ParallelBody body, void* context) {
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body(begin, end, context); });
+}
+
+}  // namespace front
+
+template <>
+struct torch::stable::detail::ToImpl<front::NormName> {
+  static front::NormName call(StableIValue value, uint64_t, bool) {
+    StringHandle handle = to<StringHandle>(value);
+    size_t length = 0;
+    const char* data = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    front::NormName name{std::string(data, length)};
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return name;
+  }
+};
