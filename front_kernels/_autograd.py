@@ -1,0 +1,183 @@
+"""Derivatives and batching of the ops, for every transform system of torch.
+
+Every op is linear in x, so its derivative in a direction is itself, and its backward is its transpose, which is again
+one of the ops: crop and pad are each other's, with the adjoint norm. Any order follows.
+
+`torch.library.register_autograd` would be shorter, but an op registered with it loses forward-mode tangents without
+an error and does not run under torch.func (both seen with torch 2.13). So the Autograd kernel is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+
+from . import _contract
+from ._contract import adjoint_norm
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LinearOp:
+    """An op as a linear map: `transpose(g, x, arguments)` is its transpose applied to g."""
+
+    name: str
+    fake: Callable[..., Tensor]
+    defaults: Arguments
+    transpose: Callable[[Tensor, torch.Size, torch.dtype, Arguments], Tensor]
+
+    @property
+    def overload(self) -> torch._ops.OpOverload[..., Any]:
+        overload: torch._ops.OpOverload[..., Any] = getattr(torch.ops.front, self.name).default
+        return overload
+
+    def arguments(self, args: Sequence[Any], kwargs: Arguments) -> Arguments:
+        """All arguments but x by name; the dispatcher leaves out those that equal their default."""
+        return self.defaults | dict(zip(self.defaults, args, strict=False)) | kwargs
+
+
+def _norm_and_dtype(arguments: Arguments, dtype: torch.dtype) -> Arguments:
+    return {"norm": adjoint_norm(arguments["norm"]), "out_dtype": dtype}
+
+
+def _dct_t(g: Tensor, shape: torch.Size, dtype: torch.dtype, a: Arguments) -> Tensor:
+    out: Tensor = torch.ops.front.idct.default(g, shape[a["dim"]], a["dim"], **_norm_and_dtype(a, dtype))
+    return out
+
+
+def _idct_t(g: Tensor, shape: torch.Size, dtype: torch.dtype, a: Arguments) -> Tensor:
+    out: Tensor = torch.ops.front.dct.default(g, shape[a["dim"]], a["dim"], **_norm_and_dtype(a, dtype))
+    return out
+
+
+def _dct2_t(g: Tensor, shape: torch.Size, dtype: torch.dtype, a: Arguments) -> Tensor:
+    out: Tensor = torch.ops.front.idct2.default(g, **_norm_and_dtype(a, dtype))
+    return out
+
+
+def _idct2_t(g: Tensor, shape: torch.Size, dtype: torch.dtype, a: Arguments) -> Tensor:
+    out: Tensor = torch.ops.front.dct2.default(g, **_norm_and_dtype(a, dtype))
+    return out
+
+
+def _dct_crop_t(g: Tensor, shape: torch.Size, dtype: torch.dtype, a: Arguments) -> Tensor:
+    out: Tensor = torch.ops.front.idct_pad.default(g, shape[-2:], **_norm_and_dtype(a, dtype))
+    return out
+
+
+def _idct_pad_t(g: Tensor, shape: torch.Size, dtype: torch.dtype, a: Arguments) -> Tensor:
+    out: Tensor = torch.ops.front.dct_crop.default(g, shape[-2:], **_norm_and_dtype(a, dtype))
+    return out
+
+
+def _dct_resize_t(g: Tensor, shape: torch.Size, dtype: torch.dtype, a: Arguments) -> Tensor:
+    out: Tensor = torch.ops.front.dct_resize.default(g, shape[-2:], k=a["k"], **_norm_and_dtype(a, dtype))
+    return out
+
+
+def _lowpass_t(g: Tensor, shape: torch.Size, dtype: torch.dtype, a: Arguments) -> Tensor:
+    out: Tensor = torch.ops.front.lowpass.default(g, a["k"])
+    return out
+
+
+_SCALED: Arguments = {"norm": "ortho", "out_dtype": None}
+OPS = (
+    LinearOp("dct", _contract.dct, {"k": None, "dim": -1, **_SCALED}, _dct_t),
+    LinearOp("idct", _contract.idct, {"size": None, "dim": -1, **_SCALED}, _idct_t),
+    LinearOp("dct2", _contract.dct2, _SCALED, _dct2_t),
+    LinearOp("idct2", _contract.idct2, _SCALED, _idct2_t),
+    LinearOp("dct_crop", _contract.dct_crop, {"k": None, **_SCALED}, _dct_crop_t),
+    LinearOp("idct_pad", _contract.idct_pad, {"size": None, **_SCALED}, _idct_pad_t),
+    LinearOp("dct_resize", _contract.dct_resize, {"size": None, "k": None, **_SCALED}, _dct_resize_t),
+    LinearOp("lowpass", _contract.lowpass, {"k": None}, _lowpass_t),
+)
+
+
+# NOTE: a single-level Function, because the Autograd kernel runs once per level of torch.func; a plain
+# autograd.Function would hand itself back to torch.func and never reach the next level.
+class _Apply(torch.autograd.function._SingleLevelFunction):
+    @staticmethod
+    def forward(x: Tensor, op: LinearOp, below: Callable[[Tensor], Tensor], arguments: Arguments) -> Tensor:
+        return below(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.op, _, ctx.arguments = inputs
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.op.transpose(g, ctx.shape, ctx.dtype, ctx.arguments), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        out: Tensor = ctx.op.overload(tangent, **ctx.arguments)
+        return out
+
+
+def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
+    overload = op.overload
+
+    def kernel(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        grad_mode, forward_mode = torch.is_grad_enabled(), forward_ad._is_fwd_grad_enabled()
+
+        def below(x: Tensor) -> Tensor:
+            # A Function runs its forward without gradients; the outer levels of torch.func still want theirs.
+            with (
+                torch._C._AutoDispatchBelowAutograd(),
+                torch.set_grad_enabled(grad_mode),
+                forward_ad._set_fwd_grad_enabled(forward_mode),
+            ):
+                out: Tensor = overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
+            return out
+
+        if not (grad_mode and x.requires_grad) and not (forward_mode and forward_ad._current_level >= 0):
+            with torch._C._AutoDispatchBelowAutograd():
+                out: Tensor = overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
+            return out
+        with enable_single_level_autograd_function():
+            applied: Tensor = _Apply.apply(x, op, below, op.arguments(args, kwargs))  # type: ignore[attr-defined]
+        return applied
+
+    return kernel
+
+
+def _vmap_rule(op: LinearOp) -> Callable[..., tuple[Tensor, int | None]]:
+    least = 1 if "dim" in op.defaults else 2
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+        x = x.movedim(in_dims[0] or 0, 0)
+        arguments = op.arguments(args, kwargs)
+        _contract._rank(op.name, x[0], least)
+        if "dim" in arguments:
+            arguments["dim"] = _contract._dim(op.name, x[0], arguments["dim"]) + 1
+        return op.overload(x, **arguments), 0
+
+    return rule
+
+
+def _square_kernel(op: LinearOp) -> Callable[..., Tensor]:
+    def square(x: Tensor, k: int, **kwargs: Any) -> Tensor:
+        out: Tensor = op.overload(x, [k, k], **kwargs)
+        return out
+
+    return square
+
+
+def register() -> torch.library.Library:
+    """Registers fake, autograd and vmap kernels of every op; the returned Library keeps them alive."""
+    library = torch.library.Library("front", "IMPL")
+    for op in OPS:
+        torch.library.register_fake(f"front::{op.name}", op.fake)
+        library.impl(op.name, _autograd_kernel(op), "Autograd", with_keyset=True)
+        torch.library.register_vmap(f"front::{op.name}", _vmap_rule(op))
+        if "square" in getattr(torch.ops.front, op.name).overloads():
+            library.impl(f"{op.name}.square", _square_kernel(op), "CompositeImplicitAutograd")
+    return library

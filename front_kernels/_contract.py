@@ -1,0 +1,193 @@
+"""Shapes and dtypes of every op without data (fake tensors), and the argument errors that go with them.
+
+The rules and messages are those of csrc/checks.h; tests/test_errors.py holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+MAX_AXIS = 1 << 30
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NORMS = ("ortho", "backward", "forward")
+
+
+def adjoint_norm(norm: str) -> str:
+    """The norm under which the opposite direction is the transpose of an op called with `norm`."""
+    if norm == "ortho":
+        return norm
+    return norm.removeprefix("adjoint:") if norm.startswith("adjoint:") else f"adjoint:{norm}"
+
+
+def _fail(op: str, message: str) -> NoReturn:
+    raise ValueError(f"front::{op}: {message}")
+
+
+def _show(values: Sequence[int]) -> str:
+    return "[" + ", ".join(str(v) for v in values) + "]"
+
+
+def _types(op: str, x: Tensor, out_dtype: torch.dtype | None) -> torch.dtype:
+    for name, dtype in (("x's dtype", x.dtype), ("out_dtype", out_dtype)):
+        if dtype is not None and dtype not in FLOATS:
+            _fail(op, f"{name} must be float16, bfloat16, float32 or float64, got {str(dtype).removeprefix('torch.')}")
+    return x.dtype if out_dtype is None else out_dtype
+
+
+def _norm(op: str, norm: str) -> None:
+    if norm.removeprefix("adjoint:") not in NORMS:
+        _fail(op, f"norm must be 'ortho', 'backward' or 'forward', got '{norm}'")
+
+
+def _rank(op: str, x: Tensor, least: int) -> None:
+    if x.dim() < least:
+        plural = "dimension" if least == 1 else "dimensions"
+        _fail(op, f"x must have at least {least} {plural}, got shape {_show(x.shape)}")
+
+
+def _axis(op: str, x: Tensor, dim: int) -> None:
+    n, shape = x.shape[dim], x.shape
+    dim = dim - x.dim() if dim >= 0 else dim
+    torch._check_value(
+        n >= 1 and n <= MAX_AXIS,
+        lambda: f"front::{op}: x must have between 1 and {MAX_AXIS} elements along dim {dim}, got shape {_show(shape)}",
+    )
+
+
+def _dim(op: str, x: Tensor, dim: int) -> int:
+    rank = x.dim()
+    if not -rank <= dim < rank:
+        _fail(op, f"dim must be between {-rank} and {rank - 1}, got {dim}")
+    return dim % rank
+
+
+def _pair(op: str, name: str, values: Sequence[int]) -> None:
+    if len(values) != 2:
+        _fail(op, f"{name} must have 2 elements (rows, columns), got {_show(values)}")
+
+
+def _kept(op: str, name: str, value: int, n: int) -> None:
+    torch._check_value(
+        value >= 1 and value <= n,
+        lambda: f"front::{op}: {name} must be between 1 and {n} (the size of x), got {value}",
+    )
+
+
+def _size(op: str, name: str, value: int, least: int) -> None:
+    torch._check_value(
+        value >= least and value <= MAX_AXIS,
+        lambda: f"front::{op}: {name} must be between {least} (the size of x) and {MAX_AXIS}, got {value}",
+    )
+
+
+def _length(op: str, name: str, value: int) -> None:
+    torch._check_value(
+        value >= 1 and value <= MAX_AXIS,
+        lambda: f"front::{op}: {name} must be between 1 and {MAX_AXIS}, got {value}",
+    )
+
+
+def _matrix(op: str, x: Tensor) -> None:
+    _rank(op, x, 2)
+    _axis(op, x, -2)
+    _axis(op, x, -1)
+
+
+def _empty(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return x.new_empty(shape, dtype=dtype)
+
+
+def dct(
+    x: Tensor, k: int | None = None, dim: int = -1, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
+) -> Tensor:
+    dtype = _types("dct", x, out_dtype)
+    _rank("dct", x, 1)
+    dim = _dim("dct", x, dim)
+    _axis("dct", x, dim)
+    kept = x.shape[dim] if k is None else k
+    _kept("dct", "k", kept, x.shape[dim])
+    _norm("dct", norm)
+    return _empty(x, [*x.shape[:dim], kept, *x.shape[dim + 1 :]], dtype)
+
+
+def idct(
+    x: Tensor, size: int | None = None, dim: int = -1, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
+) -> Tensor:
+    dtype = _types("idct", x, out_dtype)
+    _rank("idct", x, 1)
+    dim = _dim("idct", x, dim)
+    _axis("idct", x, dim)
+    n = x.shape[dim] if size is None else size
+    _size("idct", "size", n, x.shape[dim])
+    _norm("idct", norm)
+    return _empty(x, [*x.shape[:dim], n, *x.shape[dim + 1 :]], dtype)
+
+
+def dct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+    dtype = _types("dct2", x, out_dtype)
+    _matrix("dct2", x)
+    _norm("dct2", norm)
+    return _empty(x, x.shape, dtype)
+
+
+def idct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+    dtype = _types("idct2", x, out_dtype)
+    _matrix("idct2", x)
+    _norm("idct2", norm)
+    return _empty(x, x.shape, dtype)
+
+
+def dct_crop(x: Tensor, k: Sequence[int], *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+    dtype = _types("dct_crop", x, out_dtype)
+    _matrix("dct_crop", x)
+    _pair("dct_crop", "k", k)
+    _kept("dct_crop", "k[0]", k[0], x.shape[-2])
+    _kept("dct_crop", "k[1]", k[1], x.shape[-1])
+    _norm("dct_crop", norm)
+    return _empty(x, [*x.shape[:-2], *k], dtype)
+
+
+def idct_pad(x: Tensor, size: Sequence[int], *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+    dtype = _types("idct_pad", x, out_dtype)
+    _matrix("idct_pad", x)
+    _pair("idct_pad", "size", size)
+    _size("idct_pad", "size[0]", size[0], x.shape[-2])
+    _size("idct_pad", "size[1]", size[1], x.shape[-1])
+    _norm("idct_pad", norm)
+    return _empty(x, [*x.shape[:-2], *size], dtype)
+
+
+def dct_resize(
+    x: Tensor,
+    size: Sequence[int],
+    *,
+    k: Sequence[int] | None = None,
+    norm: str = "ortho",
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    dtype = _types("dct_resize", x, out_dtype)
+    _matrix("dct_resize", x)
+    _pair("dct_resize", "size", size)
+    _length("dct_resize", "size[0]", size[0])
+    _length("dct_resize", "size[1]", size[1])
+    if k is not None:
+        _pair("dct_resize", "k", k)
+        for i, value in enumerate(k):
+            torch._check_value(
+                value >= 1, lambda i=i, value=value: f"front::dct_resize: k[{i}] must be at least 1, got {value}"
+            )
+    _norm("dct_resize", norm)
+    return _empty(x, [*x.shape[:-2], *size], dtype)
+
+
+def lowpass(x: Tensor, k: Sequence[int]) -> Tensor:
+    dtype = _types("lowpass", x, None)
+    _matrix("lowpass", x)
+    _pair("lowpass", "k", k)
+    _kept("lowpass", "k[0]", k[0], x.shape[-2])
+    _kept("lowpass", "k[1]", k[1], x.shape[-1])
+    return _empty(x, x.shape, dtype)

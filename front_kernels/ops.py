@@ -1,0 +1,242 @@
+"""The public functions. Each one calls the torch op of the same name in namespace ``front``.
+
+Notation: ``D_n`` is the orthonormal DCT-II matrix of order n, ``D_n[u, i] = s_u cos(pi (2i + 1) u / 2n)`` with
+``s_0 = sqrt(1/n)``, otherwise ``s_u = sqrt(2/n)``; ``D_k`` its first k rows. The last two axes of x are the matrix,
+any axes before them a batch.
+
+Common to all: x may be non-contiguous; its batch may be empty. float16, bfloat16 and float32 compute in float32,
+float64 (as input or `out_dtype`) in float64; the result is contiguous and has x's dtype unless `out_dtype` says
+otherwise. Differentiable to any order in reverse and forward mode; works under torch.compile, torch.export,
+torch.func. NaN and Inf propagate within their lane or matrix. Bad arguments raise ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _C
+
+Pair = int | Sequence[int]
+
+
+def _pair(value: Pair) -> Sequence[int]:
+    return value if isinstance(value, Sequence) else (value, value)
+
+
+def dct(
+    x: Tensor, k: int | None = None, dim: int = -1, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
+) -> Tensor:
+    r"""First k coefficients of the DCT-II along one axis: ``D_k x``.
+
+    Equivalent to: ``scipy.fft.dct(x, type=2, axis=dim, norm=norm)`` cut to its first k entries along `dim`, of which
+    no others are computed.
+
+    Args:
+        x: [..., n, ...], float16, bfloat16, float32 or float64.
+        k: how many coefficients to keep, 1 <= k <= n; None keeps all.
+        dim: the axis.
+        norm: "ortho", "backward" or "forward", as in `scipy.fft.dct`. "backward" is ``2 sum_i x_i cos(...)``,
+            "forward" is that divided by 2n.
+        out_dtype: dtype of the result.
+
+    Returns:
+        [..., k, ...].
+
+    Raises:
+        ValueError: k, dim, norm, the dtype or out_dtype is not allowed, or x is empty along dim.
+
+    Source: Makhoul, "A fast cosine transform in one and two dimensions", IEEE TASSP 28 (1980).
+    """
+    out: Tensor = torch.ops.front.dct.default(x, k, dim, norm=norm, out_dtype=out_dtype)
+    return out
+
+
+def idct(
+    x: Tensor, size: int | None = None, dim: int = -1, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
+) -> Tensor:
+    r"""Inverse of `dct` along one axis, of x zero-padded to `size`: ``D_k^T x`` with ``D_k`` of order `size`.
+
+    Equivalent to: ``scipy.fft.idct(x, type=2, n=size, axis=dim, norm=norm)``. The zeros are neither stored nor read.
+
+    Args:
+        x: [..., k, ...] coefficients, float16, bfloat16, float32 or float64.
+        size: length of the result along dim, k <= size <= 2**30; None means k.
+        dim: the axis.
+        norm: "ortho", "backward" or "forward", as in `scipy.fft.idct`.
+        out_dtype: dtype of the result.
+
+    Returns:
+        [..., size, ...].
+
+    Raises:
+        ValueError: size, dim, norm, the dtype or out_dtype is not allowed, or x is empty along dim.
+    """
+    out: Tensor = torch.ops.front.idct.default(x, size, dim, norm=norm, out_dtype=out_dtype)
+    return out
+
+
+def dct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+    r"""Two-dimensional DCT-II of the last two axes: ``D_m x D_n^T``.
+
+    Equivalent to: ``scipy.fft.dctn(x, type=2, axes=(-2, -1), norm=norm)``.
+
+    Args:
+        x: [..., m, n], float16, bfloat16, float32 or float64.
+        norm: "ortho", "backward" or "forward", as in `scipy.fft.dctn`.
+        out_dtype: dtype of the result.
+
+    Returns:
+        [..., m, n].
+
+    Raises:
+        ValueError: norm, the shape, the dtype or out_dtype is not allowed.
+    """
+    out: Tensor = torch.ops.front.dct2.default(x, norm=norm, out_dtype=out_dtype)
+    return out
+
+
+def idct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+    r"""Inverse of `dct2`: ``D_m^T x D_n``.
+
+    Equivalent to: ``scipy.fft.idctn(x, type=2, axes=(-2, -1), norm=norm)``.
+
+    Args:
+        x: [..., m, n] coefficients, float16, bfloat16, float32 or float64.
+        norm: "ortho", "backward" or "forward", as in `scipy.fft.idctn`.
+        out_dtype: dtype of the result.
+
+    Returns:
+        [..., m, n].
+
+    Raises:
+        ValueError: norm, the shape, the dtype or out_dtype is not allowed.
+    """
+    out: Tensor = torch.ops.front.idct2.default(x, norm=norm, out_dtype=out_dtype)
+    return out
+
+
+def dct_crop(x: Tensor, k: Pair, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+    r"""Low-frequency corner of the two-dimensional DCT-II: ``D_k0 x D_k1^T``.
+
+    Equivalent to: ``dct2(x, norm=norm)[..., :k0, :k1]``, of which no more is computed than the corner and, for every
+    row, its first k1 coefficients. With norm="ortho" it is the transpose of `idct_pad`.
+
+    Args:
+        x: [..., m, n], float16, bfloat16, float32 or float64.
+        k: (k0, k1) or one int for both, 1 <= k0 <= m, 1 <= k1 <= n.
+        norm: "ortho", "backward" or "forward", as in `scipy.fft.dctn`.
+        out_dtype: dtype of the result.
+
+    Returns:
+        [..., k0, k1].
+
+    Raises:
+        ValueError: k, norm, the shape, the dtype or out_dtype is not allowed.
+
+    Source: the extraction step of FRONT, Shen et al., ICML 2026, arXiv:2603.07523.
+    """
+    out: Tensor = torch.ops.front.dct_crop.default(x, _pair(k), norm=norm, out_dtype=out_dtype)
+    return out
+
+
+def idct_pad(x: Tensor, size: Pair, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+    r"""Inverse two-dimensional DCT of x zero-padded to `size`: ``D_k0^T x D_k1`` with ``D`` of the orders `size`.
+
+    Equivalent to: ``idct2`` of a zero matrix of shape `size` with x in its low-frequency corner; the zeros are
+    neither stored nor read. ``dct_crop(idct_pad(x, size), x.shape[-2:]) == x``.
+
+    Args:
+        x: [..., k0, k1] coefficients, float16, bfloat16, float32 or float64.
+        size: (m, n) or one int for both, k0 <= m, k1 <= n, both <= 2**30.
+        norm: "ortho", "backward" or "forward", as in `scipy.fft.idctn` at `size`.
+        out_dtype: dtype of the result.
+
+    Returns:
+        [..., m, n].
+
+    Raises:
+        ValueError: size, norm, the shape, the dtype or out_dtype is not allowed.
+
+    Source: the initialisation step of FRONT, Shen et al., ICML 2026, arXiv:2603.07523.
+    """
+    out: Tensor = torch.ops.front.idct_pad.default(x, _pair(size), norm=norm, out_dtype=out_dtype)
+    return out
+
+
+def dct_resize(
+    x: Tensor, size: Pair, *, k: Pair | None = None, norm: str = "ortho", out_dtype: torch.dtype | None = None
+) -> Tensor:
+    r"""Matrix of another size with the same low frequencies: ``idct_pad(dct_crop(x, min(k, shape, size)), size)``.
+
+    The coefficients in between stay in the compute dtype. Under "ortho" a white matrix keeps its variance when it
+    shrinks; "backward" multiplies each axis by sqrt(n / size), "forward" by sqrt(size / n).
+
+    Args:
+        x: [..., m, n], float16, bfloat16, float32 or float64.
+        size: (m', n') of the result or one int for both, at least 1.
+        k: at most how many coefficients of each axis to keep, at least 1; None keeps all that fit.
+        norm: "ortho", "backward" or "forward": the norm of both directions.
+        out_dtype: dtype of the result.
+
+    Returns:
+        [..., m', n'].
+
+    Raises:
+        ValueError: size, k, norm, the shape, the dtype or out_dtype is not allowed.
+    """
+    kept = None if k is None else _pair(k)
+    out: Tensor = torch.ops.front.dct_resize.default(x, _pair(size), k=kept, norm=norm, out_dtype=out_dtype)
+    return out
+
+
+def lowpass(x: Tensor, k: Pair) -> Tensor:
+    r"""x without its high frequencies: ``D_k0^T (D_k0 x D_k1^T) D_k1``, an orthogonal projection.
+
+    Equivalent to: ``dct_resize(x, x.shape[-2:], k=k)``.
+
+    Args:
+        x: [..., m, n], float16, bfloat16, float32 or float64.
+        k: (k0, k1) or one int for both, 1 <= k0 <= m, 1 <= k1 <= n.
+
+    Returns:
+        [..., m, n], dtype of x.
+
+    Raises:
+        ValueError: k, the shape or the dtype is not allowed.
+    """
+    out: Tensor = torch.ops.front.lowpass.default(x, _pair(k))
+    return out
+
+
+def plan_for(shape: Sequence[int], k: Pair | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """How the CPU engine would transform a matrix of `shape`, of which the k0 x k1 corner is kept.
+
+    Args:
+        shape: (m, n).
+        k: (k0, k1) or one int for both; None keeps all.
+        dtype: dtype of the matrix.
+
+    Returns:
+        {"rows": plan of the pass along the rows (length n), "columns": that along the columns (length m),
+        "compute_dtype"}; a plan has the algorithm, radices, lengths and a cost in vector operations per lane, and
+        "text" says the same in one line.
+
+    Raises:
+        ValueError: shape or k is not allowed.
+    """
+    if len(shape) != 2:
+        raise ValueError(f"shape must have 2 elements (rows, columns), got {list(shape)}")
+    k0, k1 = shape if k is None else _pair(k)
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    rows, columns = _C.plan_axis(shape[1], k1), _C.plan_axis(shape[0], k0)
+    return {"rows": rows, "columns": columns, "compute_dtype": compute}
+
+
+def build_info() -> dict[str, Any]:
+    """Version, compiler, stable-ABI target, the torch it was built with and the CPU instruction sets built."""
+    info: dict[str, Any] = _C.build_info()
+    return info
