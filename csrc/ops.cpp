@@ -14,4 +14,6 @@ STABLE_TORCH_LIBRARY(front, m) {
       "dct_resize(Tensor x, SymInt[2] size, *, SymInt[2]? k=None, str norm=\"ortho\", ScalarType? out_dtype=None) "
       "-> Tensor");
   m.def("lowpass(Tensor x, SymInt[2] k) -> Tensor");
+
+  m.def("_cpu_isa() -> str");  // private: which instruction set runs
 }

@@ -237,6 +237,13 @@ def plan_for(shape: Sequence[int], k: Pair | None = None, dtype: torch.dtype = t
 
 
 def build_info() -> dict[str, Any]:
-    """Version, compiler, stable-ABI target, the torch it was built with and the CPU instruction sets built."""
-    info: dict[str, Any] = _C.build_info()
-    return info
+    """What was built and what runs.
+
+    Returns:
+        {"version", "compiler", "torch_target": the stable ABI's version, "torch_built_with", "cpu_isas": the
+        instruction sets built, "cpu_isa": the one in use (FRONT_CPU_ISA forces one), "cuda": whether CUDA was built}.
+
+    Raises:
+        ValueError: FRONT_CPU_ISA names an instruction set that this machine or build lacks.
+    """
+    return {**_C.build_info(), "cpu_isa": torch.ops.front._cpu_isa()}

@@ -1,0 +1,50 @@
+"""The comparator that judges the kernels; tests/test_compare.py judges it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Relative L2 error against float64 that an op may have, by compute dtype.
+TOLERANCE = {torch.float32: 5e-7, torch.float64: 2e-14}
+# Unit roundoff of the dtypes that only round a float32 result.
+ROUNDOFF = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """||actual - expected|| / ||expected||, in float64."""
+    difference = actual.to(torch.float64) - expected.to(torch.float64)
+    return float(difference.norm() / expected.to(torch.float64).norm().clamp_min(torch.finfo(torch.float64).tiny))
+
+
+def assert_matches(
+    actual: Tensor, expected: Tensor, *, dtype: torch.dtype, tolerance: float | None = None, rms: float = 0.0
+) -> None:
+    """Fails unless `actual` (of `dtype`) is `expected` (float64) up to its rounding.
+
+    Three measures, since each forgives what another sees: the relative L2 error of everything, that of every matrix
+    row, and every element on the scale of its row. For float16 and bfloat16 each element may be off by its rounding.
+    Errors are relative to the root mean square of `expected`, or to `rms` where that is more: what it would be had
+    the few sums that make up `expected` not cancelled by chance.
+    """
+    assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {dtype}"
+    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    assert expected.dtype == torch.float64
+    if expected.numel() == 0:
+        return
+    assert torch.isfinite(actual).all(), "not finite"
+    limit = tolerance or TOLERANCE.get(dtype, TOLERANCE[torch.float32])
+    rounding = ROUNDOFF.get(dtype, 0.0)
+    a, e = actual.to(torch.float64), expected
+    if rounding:
+        smallest = 1.01 * torch.finfo(dtype).smallest_normal * rounding  # half a step of the subnormals
+        a = torch.where((a - e).abs() <= 1.01 * rounding * e.abs() + smallest, e, a)
+    scale = max(float(e.norm()) / e.numel() ** 0.5, rms)
+    error = float((a - e).norm()) / e.numel() ** 0.5 / scale if scale else float((a - e).norm())
+    assert error <= limit, f"relative L2 error {error:.3g} > {limit:.3g}"
+    rows_a, rows_e = a.reshape(-1, a.shape[-1]), e.reshape(-1, e.shape[-1])
+    row_scale = (rows_e.norm(dim=-1) / rows_e.shape[-1] ** 0.5).clamp_min(scale)
+    row_error = ((rows_a - rows_e).norm(dim=-1) / rows_e.shape[-1] ** 0.5 / row_scale).max().item()
+    assert row_error <= 4 * limit, f"relative error {row_error:.3g} of one row > {4 * limit:.3g}"
+    element = ((rows_a - rows_e).abs() / rows_e.abs().clamp_min(scale)).max().item()
+    assert element <= 16 * limit, f"error {element:.3g} of one element > {16 * limit:.3g} of the scale"

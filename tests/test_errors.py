@@ -1,0 +1,141 @@
+"""Every refused argument: its message, the same from data, from meta tensors and from fake ones."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import front_kernels as fk
+
+MAX = 2**30
+DTYPES = "must be float16, bfloat16, float32 or float64, got"
+
+
+def floats(*shape: int) -> torch.Tensor:
+    return torch.empty(shape)
+
+
+CASES = [
+    (lambda: fk.dct_crop(floats(4, 6), (5, 3)), "front::dct_crop: k[0] must be between 1 and 4 (the size of x), got 5"),
+    (lambda: fk.dct_crop(floats(4, 6), (3, 7)), "front::dct_crop: k[1] must be between 1 and 6 (the size of x), got 7"),
+    (lambda: fk.dct_crop(floats(4, 6), (0, 3)), "front::dct_crop: k[0] must be between 1 and 4 (the size of x), got 0"),
+    (lambda: fk.dct_crop(floats(4, 6), -1), "front::dct_crop: k[0] must be between 1 and 4 (the size of x), got -1"),
+    (lambda: fk.dct_crop(floats(4, 6), 5), "front::dct_crop: k[0] must be between 1 and 4 (the size of x), got 5"),
+    (lambda: fk.dct_crop(floats(6), (1, 1)), "front::dct_crop: x must have at least 2 dimensions, got shape [6]"),
+    (
+        lambda: fk.dct_crop(floats(2, 0, 6), (1, 1)),
+        f"front::dct_crop: x must have between 1 and {MAX} elements along dim -2, got shape [2, 0, 6]",
+    ),
+    (
+        lambda: fk.dct_crop(floats(4, 6), (2, 2), norm="orto"),
+        "front::dct_crop: norm must be 'ortho', 'backward' or 'forward', got 'orto'",
+    ),
+    (
+        lambda: fk.dct_crop(floats(4, 6), (2, 2), norm="adjoint:"),
+        "front::dct_crop: norm must be 'ortho', 'backward' or 'forward', got 'adjoint:'",
+    ),
+    (
+        lambda: fk.dct_crop(floats(4, 6), (2, 2), out_dtype=torch.int32),
+        f"front::dct_crop: out_dtype {DTYPES} int32",
+    ),
+    (lambda: fk.dct_crop(floats(4, 6).long(), (2, 2)), f"front::dct_crop: x's dtype {DTYPES} int64"),
+    (lambda: fk.dct_crop(floats(4, 6).cfloat(), (2, 2)), f"front::dct_crop: x's dtype {DTYPES} complex64"),
+    (lambda: fk.dct2(floats(4, 6).bool()), f"front::dct2: x's dtype {DTYPES} bool"),
+    (lambda: fk.idct2(floats(4, 6).byte()), f"front::idct2: x's dtype {DTYPES} uint8"),
+    (lambda: fk.dct2(floats(3)), "front::dct2: x must have at least 2 dimensions, got shape [3]"),
+    (lambda: fk.idct2(floats()), "front::idct2: x must have at least 2 dimensions, got shape []"),
+    (lambda: fk.dct2(floats(3, 4), norm="x"), "front::dct2: norm must be 'ortho', 'backward' or 'forward', got 'x'"),
+    (lambda: fk.idct2(floats(3, 4), norm=""), "front::idct2: norm must be 'ortho', 'backward' or 'forward', got ''"),
+    (lambda: fk.dct(floats(5), 6), "front::dct: k must be between 1 and 5 (the size of x), got 6"),
+    (lambda: fk.dct(floats(5), 0), "front::dct: k must be between 1 and 5 (the size of x), got 0"),
+    (lambda: fk.dct(floats(5, 2), dim=2), "front::dct: dim must be between -2 and 1, got 2"),
+    (lambda: fk.dct(floats(5, 2), dim=-3), "front::dct: dim must be between -2 and 1, got -3"),
+    (lambda: fk.dct(floats()), "front::dct: x must have at least 1 dimension, got shape []"),
+    (
+        lambda: fk.dct(floats(5, 0)),
+        f"front::dct: x must have between 1 and {MAX} elements along dim -1, got shape [5, 0]",
+    ),
+    (lambda: fk.dct(floats(5), norm="a"), "front::dct: norm must be 'ortho', 'backward' or 'forward', got 'a'"),
+    (lambda: fk.dct(floats(5).int()), f"front::dct: x's dtype {DTYPES} int32"),
+    (lambda: fk.idct(floats(5), 4), f"front::idct: size must be between 5 (the size of x) and {MAX}, got 4"),
+    (
+        lambda: fk.idct(floats(5), MAX + 1),
+        f"front::idct: size must be between 5 (the size of x) and {MAX}, got {MAX + 1}",
+    ),
+    (lambda: fk.idct(floats(5, 2), None, 5), "front::idct: dim must be between -2 and 1, got 5"),
+    (lambda: fk.idct(floats(5), norm="b"), "front::idct: norm must be 'ortho', 'backward' or 'forward', got 'b'"),
+    (
+        lambda: fk.idct_pad(floats(4, 6), (3, 9)),
+        f"front::idct_pad: size[0] must be between 4 (the size of x) and {MAX}, got 3",
+    ),
+    (
+        lambda: fk.idct_pad(floats(4, 6), (4, 5)),
+        f"front::idct_pad: size[1] must be between 6 (the size of x) and {MAX}, got 5",
+    ),
+    (
+        lambda: fk.idct_pad(floats(4, 6), (9, 9), norm="c"),
+        "front::idct_pad: norm must be 'ortho', 'backward' or 'forward', got 'c'",
+    ),
+    (
+        lambda: fk.idct_pad(floats(1, 1), (MAX + 1, 1)),
+        f"front::idct_pad: size[0] must be between 1 (the size of x) and {MAX}, got {MAX + 1}",
+    ),
+    (lambda: fk.dct_resize(floats(4, 6), (0, 5)), f"front::dct_resize: size[0] must be between 1 and {MAX}, got 0"),
+    (lambda: fk.dct_resize(floats(4, 6), (5, -1)), f"front::dct_resize: size[1] must be between 1 and {MAX}, got -1"),
+    (lambda: fk.dct_resize(floats(4, 6), 5, k=(0, 1)), "front::dct_resize: k[0] must be at least 1, got 0"),
+    (lambda: fk.dct_resize(floats(4, 6), 5, k=(1, 0)), "front::dct_resize: k[1] must be at least 1, got 0"),
+    (
+        lambda: fk.dct_resize(floats(4, 6), 5, norm="d"),
+        "front::dct_resize: norm must be 'ortho', 'backward' or 'forward', got 'd'",
+    ),
+    (lambda: fk.lowpass(floats(4, 6), (5, 1)), "front::lowpass: k[0] must be between 1 and 4 (the size of x), got 5"),
+    (lambda: fk.lowpass(floats(4, 6), (1, 7)), "front::lowpass: k[1] must be between 1 and 6 (the size of x), got 7"),
+    (lambda: fk.lowpass(floats(4, 6).short(), (1, 1)), f"front::lowpass: x's dtype {DTYPES} int16"),
+]
+
+
+@pytest.mark.parametrize("where", ["cpu", "meta", "fake"])
+@pytest.mark.parametrize(("call", "message"), CASES, ids=[m for _, m in CASES])
+def test_message(call, message, where):
+    context = FakeTensorMode() if where == "fake" else torch.device(where)
+    with context, pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: torch.ops.front.dct_crop(floats(4, 6), [1, 2, 3]),
+        lambda: torch.ops.front.idct_pad(floats(4, 6), [1, 2, 3]),
+        lambda: torch.ops.front.dct_resize(floats(4, 6), [9, 9, 9]),
+        lambda: torch.ops.front.lowpass(floats(4, 6), [1, 2, 3]),
+    ],
+)
+@pytest.mark.parametrize("where", ["cpu", "meta"])
+def test_three_sizes_are_refused(call, where):
+    message = r"must have 2 elements \(rows, columns\), got \[\d, \d, \d\]"
+    with torch.device(where), pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_cuda_tensor_without_an_engine_is_refused_not_moved():
+    """Through the CUDA kernel of each op, called by hand since no device is needed to refuse."""
+    for op in fk._autograd.OPS:
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"front::{op.name}", "CUDA")
+        with pytest.raises(
+            NotImplementedError, match=rf"front::{op.name}: x is on a CUDA device, but .* no CUDA engine"
+        ):
+            fk.engines._no_engine(op.name)(torch.empty(2, 2))
+    assert fk.engines.available() == ()
+
+
+def test_plan_for_refuses():
+    with pytest.raises(ValueError, match=r"shape must have 2 elements \(rows, columns\), got \[3\]"):
+        fk.plan_for((3,))
+    with pytest.raises(ValueError, match="kept must be between 1 and 4, got 5"):
+        fk.plan_for((9, 4), (2, 5))
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        fk.plan_for((4, 0))

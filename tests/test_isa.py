@@ -1,0 +1,59 @@
+"""Every instruction set that this machine has computes the same results."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import front_kernels as fk
+
+BUILT = fk.build_info()["cpu_isas"].split(", ")
+PROBE = "import front_kernels as fk; print(fk.build_info()['cpu_isa'])"
+
+
+def probe(isa: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "FRONT_CPU_ISA": isa}
+    return subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("isa", BUILT)
+def test_values_under(isa):
+    found = probe(isa)
+    if found.returncode != 0:
+        pytest.skip(f"this machine has no {isa}: {found.stderr.splitlines()[-1]}")
+    assert found.stdout.strip() == isa
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "test_ops_values.py",
+            "test_ops_laws.py",
+        ],
+        env={**os.environ, "FRONT_CPU_ISA": isa},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-4000:]
+
+
+def test_an_unknown_instruction_set_is_refused():
+    run = probe("avx1024")
+    assert run.returncode != 0
+    assert "ValueError: FRONT_CPU_ISA must be one that this machine and build have (" in run.stderr
+    assert "generic), got 'avx1024'" in run.stderr
+
+
+def test_generic_is_always_there():
+    assert BUILT[-1] == "generic"
+    assert probe("generic").stdout.strip() == "generic"

@@ -1,0 +1,125 @@
+"""Memory: nothing leaks over a million calls, nothing is written that is not ours, the intermediate is M x k1."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import front_kernels as fk
+
+MILLION_CALLS = """
+import resource, torch
+import front_kernels as fk
+torch.set_num_threads(1)
+op, small = torch.ops.front.dct_crop.default, torch.randn(3, 4)
+
+def rss():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * resource.getpagesize()
+
+def calls(n):
+    for i in range(n):
+        op(small, [2, 3], norm="backward", out_dtype=torch.float64)
+
+with torch.inference_mode():
+    calls(50_000)
+    before = rss()
+    calls(1_000_000)
+print("without autograd", rss() - before)
+x = torch.randn(3, 4, requires_grad=True)
+
+def grads(n):
+    for i in range(n):
+        y = op(x, [2, 3], norm="backward")
+    y.sum().backward()
+
+grads(5_000)
+before = rss()
+grads(50_000)
+print("with autograd", rss() - before)
+
+def refused(n):
+    for i in range(n):
+        try:
+            op(small, [9, 9], norm="backward")
+        except ValueError:
+            pass
+
+refused(5_000)
+before = rss()
+refused(50_000)
+print("refused", rss() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
+def test_flat_rss_over_a_million_small_calls():
+    """A leak of one string argument, about 100 bytes a call, would show as 100 MB."""
+    run = subprocess.run([sys.executable, "-c", MILLION_CALLS], capture_output=True, text=True, check=True)
+    growth = {line.rpartition(" ")[0]: int(line.rpartition(" ")[2]) for line in run.stdout.splitlines()}
+    assert set(growth) == {"without autograd", "with autograd", "refused"}
+    for what, grown in growth.items():
+        assert grown < 2 << 20, f"{what}: {grown} bytes"
+
+
+PEAK = """
+import resource, sys, torch
+import front_kernels as fk
+torch.set_num_threads(2)
+m, n, k = 4096, 8192, 256
+fk.dct_crop(torch.randn(64, 64), 8)
+x = torch.zeros(m, n)
+y = torch.zeros(k, k)
+
+def peak():
+    with open("/proc/self/status") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) * 1024
+
+open("/proc/self/clear_refs", "w").write("5")  # VmHWM starts again from here
+before = peak()
+if sys.argv[1] == "crop":
+    out = fk.dct_crop(x, k)
+else:
+    out = fk.idct_pad(y, (m, n))
+print(peak() - before - out.numel() * 4)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+@pytest.mark.parametrize("op", ["crop", "pad"])
+def test_extra_memory_is_the_intermediate_and_a_buffer_per_thread(op):
+    run = subprocess.run([sys.executable, "-c", PEAK, op], capture_output=True, text=True, check=True)
+    intermediate, buffers = 4096 * 256 * 4, 2 * 8192 * 64
+    assert int(run.stdout) <= intermediate + buffers + (6 << 20)  # a full spectrum would be 128 MiB
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_the_input_and_what_lies_around_it_stay_as_they_are(dtype):
+    big = torch.randn(40, 50).to(dtype)
+    before = big.clone()
+    view = big[3:30, 5:45:2]
+    version = big._version
+    for op in (
+        lambda x: fk.dct(x, 3, 0),
+        lambda x: fk.idct(x, 50),
+        fk.dct2,
+        fk.idct2,
+        lambda x: fk.dct_crop(x, (4, 5)),
+        lambda x: fk.idct_pad(x, 60),
+        lambda x: fk.dct_resize(x, (20, 30)),
+        lambda x: fk.lowpass(x, 5),
+    ):
+        out = op(view)
+        assert out.data_ptr() != view.data_ptr()
+        assert torch.equal(big, before)
+    assert big._version == version
+
+
+@pytest.mark.parametrize("op", [lambda x: fk.dct_crop(x, x.shape[-2:]), lambda x: fk.idct_pad(x, x.shape[-2:])])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
+def test_a_result_never_aliases_its_input(op, shape):
+    x = torch.randn(shape)
+    assert op(x).data_ptr() != x.data_ptr()
