@@ -1,0 +1,132 @@
+"""Files and folders that appear whole or not at all.
+
+What is written goes to a temporary name beside the target, is flushed to disk, and is renamed over the target in one
+step. On any exception, an interrupt included, the temporary is removed and the target is what it was.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["atomic_folder", "atomic_path", "check_output"]
+
+# A file name may have 255 bytes; the rest is the temporary's own part.
+MAX_STEM_BYTES = 200
+
+
+def _sibling(path: Path, ending: str) -> Path:
+    stem = path.name.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
+    return path.with_name(f".{stem}.{secrets.token_hex(4)}.{ending}")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_model_folder(path: Path) -> bool:
+    names = {entry.name for entry in path.iterdir()}
+    return not names or ("config.json" in names and all(entry.is_file() for entry in path.iterdir()))
+
+
+def check_output(path: Path, *, force: bool, folder: bool) -> Path:
+    """The real path that would be written (links followed), after the checks that need no work yet.
+
+    Raises:
+        FileExistsError: It exists and `force` is False; or it is something that is never replaced: a device, a folder
+            where a file goes, or a folder that is not a model's (a ``config.json`` and plain files only).
+        FileNotFoundError: Its folder does not exist.
+        PermissionError: Its folder cannot be written.
+    """
+    real = Path(os.path.realpath(path))
+    if not real.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {real.parent} does not exist")
+    if not os.access(real.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: the folder {real.parent} cannot be written")
+    if not real.exists():
+        return real
+    if folder and not real.is_dir():
+        raise FileExistsError(f"{path}: exists and is not a folder")
+    if not folder and not real.is_file():
+        raise FileExistsError(f"{path}: exists and is not a regular file")
+    if folder and not any(real.iterdir()):
+        return real
+    if not force:
+        raise FileExistsError(f"{path}: exists; it is replaced only with force (--force)")
+    if folder and (not _is_model_folder(real) or real == Path.cwd()):
+        raise FileExistsError(
+            f"{path}: not replaced, because only a folder with a config.json and no sub-folders, "
+            "other than the current one, is replaced whole; remove it or choose another name"
+        )
+    return real
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """A temporary path to write; when the block ends well, the file there becomes `path`.
+
+    The file gets the permissions of the one that it replaces, or those of a new file.
+
+    Raises:
+        FileExistsError, FileNotFoundError, PermissionError: As in `check_output`.
+    """
+    real = check_output(Path(path), force=force, folder=False)
+    temporary = _sibling(real, "part")
+    try:
+        with temporary.open("xb") as reserved:
+            mode = stat.S_IMODE(os.fstat(reserved.fileno()).st_mode)
+        yield temporary
+        # A writer may have put a file of its own, with private permissions, in the place of the reserved one.
+        temporary.chmod(stat.S_IMODE(real.stat().st_mode) if real.exists() else mode)
+        _flush(temporary)
+        check_output(Path(path), force=force, folder=False)
+        os.replace(temporary, real)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush(real.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """A temporary folder to fill; when the block ends well, it becomes `path`.
+
+    An existing folder is moved aside by a rename and removed only once the new one is in its place.
+
+    Raises:
+        FileExistsError, FileNotFoundError, PermissionError: As in `check_output`.
+    """
+    real = check_output(Path(path), force=force, folder=True)
+    temporary, aside = _sibling(real, "part"), _sibling(real, "old")
+    try:
+        temporary.mkdir()
+        mode = stat.S_IMODE(temporary.stat().st_mode) & 0o666
+        yield temporary
+        for entry in temporary.rglob("*"):
+            if entry.is_file():
+                entry.chmod(mode)
+            _flush(entry)
+        _flush(temporary)
+        check_output(Path(path), force=force, folder=True)
+        if real.exists():
+            os.rename(real, aside)
+        os.rename(temporary, real)
+    except BaseException:
+        if aside.exists():
+            if real.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                os.rename(aside, real)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _flush(real.parent)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,157 @@
+"""What becomes of every tensor of the target, decided from names, shapes and dtypes before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from front_models._kinds import class_layers, is_table, kind_of, skips
+from front_models._roles import Role, find_axes, group_roles, joint_axes, split_name
+from front_models._walk import TensorInfo
+
+__all__ = ["Item", "plan", "source_roles", "unusable"]
+
+
+@dataclass
+class Item:
+    """One role of the target.
+
+    Attributes:
+        role, kind: the target's role.
+        source: the source's role, None where it lacks it.
+        layer: the one source layer that is taken, where the source's grouping does not count here; else None.
+        action: `transferred`, or why not.
+        write: indices of the role's tensors that are written.
+    """
+
+    role: Role
+    kind: str
+    source: Role | None = None
+    layer: int | None = None
+    action: str = "transferred"
+    write: tuple[int, ...] = ()
+
+
+def unusable(role: Role, infos: Mapping[str, TensorInfo]) -> str | None:
+    """Why tensors are no weights to transform, or None."""
+    for name in role.names:
+        dtype = infos[name].dtype
+        if not dtype.is_floating_point:
+            return f"{str(dtype).removeprefix('torch.')} tensor"
+        if is_table(name, infos[name].shape):
+            return "a table or statistic, not a weight"
+        if 0 in infos[name].shape:
+            return "no elements"
+    return None
+
+
+def source_roles(infos: Mapping[str, TensorInfo], *, depth: bool) -> tuple[list[Role], frozenset[str]]:
+    """Roles and layer axes of a model by itself; every tensor is a role where `depth` is False."""
+    shapes = {name: info.shape for name, info in infos.items()}
+    axes = find_axes(shapes) if depth else frozenset()
+    return group_roles(shapes, axes), axes
+
+
+def plan(
+    infos: Mapping[str, TensorInfo],
+    tied: Mapping[str, str],
+    sources: Sequence[Role],
+    source_axes: Set[str],
+    *,
+    depth: bool,
+    skip: Sequence[str],
+    argument: str,
+) -> list[Item]:
+    """One item per role of the target, in the target's order.
+
+    Args:
+        infos, tied: the target's tensors, and for every name the first name with the same data.
+        sources: the source's roles.
+        source_axes: the source's layer axes.
+        depth: whether there are layer axes at all.
+        skip: checked skip words of both sides.
+        argument: the target's name in errors.
+
+    Raises:
+        ValueError: source and target have no role in common.
+    """
+    shapes = {name: info.shape for name, info in infos.items()}
+    source_names = [name for role in sources for name in role.names]
+    axes = joint_axes(shapes, find_axes(shapes), source_names, source_axes) if depth else frozenset()
+    found = _by_template(sources, axes)
+    class_names = class_layers(shapes)
+    items = []
+    for role in group_roles(shapes, axes):
+        item = Item(role, kind_of(role.template))
+        item.source, item.layer = found.get(role.template, (None, None))
+        item.action = _decide(item, infos, class_names, skip)
+        items.append(item)
+    if all(item.source is None for item in items):
+        raise ValueError(
+            f"{argument}: has no role in common with the source; the source has {_few(source_names)}, "
+            f"{argument} has {_few(infos)}"
+        )
+    _resolve_ties(items, tied, skip)
+    return items
+
+
+def _by_template(sources: Iterable[Role], axes: Set[str]) -> dict[str, tuple[Role, int | None]]:
+    """Template under the joint axes -> source role, and its layer where the role's own axis is not a joint one."""
+    found: dict[str, tuple[Role, int | None]] = {}
+    for role in sources:
+        templates = [split_name(name, axes)[0] for name in role.names]
+        whole = len(set(templates)) == 1
+        for i, template in enumerate(templates):
+            found[template] = (role, None if whole else i)
+    return found
+
+
+def _decide(item: Item, infos: Mapping[str, TensorInfo], class_names: Set[str], skip: Sequence[str]) -> str:
+    role = item.role
+    reason = unusable(role, infos)
+    if reason is not None:
+        return f"left: {reason}"
+    words = [skips(skip, item.kind, role.template, name) for name in role.names]
+    if all(word is not None for word in words):
+        return f"skipped: {words[0]}"
+    if item.source is None:
+        return "left: the source has no such role"
+    if len(item.source.shape) != len(role.shape):
+        return f"left: the source has {len(item.source.shape)} axes, the target {len(role.shape)}"
+    if role.names[0] in class_names and item.source.shape[0] != role.shape[0]:
+        return f"left: {item.source.shape[0]} classes in the source, {role.shape[0]} in the target"
+    item.write = tuple(i for i, word in enumerate(words) if word is None)
+    skipped = len(words) - len(item.write)
+    return f"transferred ({skipped} of {len(words)} tensors skipped)" if skipped else "transferred"
+
+
+def _resolve_ties(items: Sequence[Item], tied: Mapping[str, str], skip: Sequence[str]) -> None:
+    """Let the first role that can write a tied tensor write it once, and none where one of its names is skipped."""
+    held: dict[str, str] = {}
+    for item in items:
+        for name in item.role.names:
+            if skips(skip, item.kind, item.role.template, name) is not None:
+                held.setdefault(tied[name], name)
+    writer: dict[str, str] = {}
+    for item in items:
+        if not item.action.startswith("transferred"):
+            continue
+        write = []
+        for i in item.write:
+            name = item.role.names[i]
+            if tied[name] not in held and writer.setdefault(tied[name], name) == name:
+                write.append(i)
+        item.write = tuple(write)
+    for item in items:
+        if item.action.startswith("skipped") or (item.action.startswith("transferred") and item.write):
+            continue
+        owners = [tied[name] for name in item.role.names]
+        if all(owner in writer for owner in owners):
+            item.action = f"tied: written as {writer[owners[0]]}"
+        elif item.action.startswith("transferred"):
+            item.action = f"skipped: tied to {next(held[owner] for owner in owners if owner in held)}"
+
+
+def _few(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(repr(name) for name in shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -1,0 +1,220 @@
+"""extract, initialize and transfer: the public calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, MutableMapping
+
+import torch
+from torch import Tensor, nn
+
+from front_models._blocks import one_layer
+from front_models._kinds import check_skip, kind_of, skips
+from front_models._learngene import GeneRole, Learngene
+from front_models._options import DepthFill, Gain, MlpAxes, Progress, check_extraction, check_initialization
+from front_models._plan import Item, plan, unusable
+from front_models._report import TransferReport
+from front_models._roles import Role
+from front_models._run import Reader, Rebuild, carry_out, check_depths, check_writable
+from front_models._walk import Weights, describe, matrix_shape, named_tensors, tied_names
+
+__all__ = ["extract", "initialize", "transfer"]
+
+
+@torch.no_grad()
+def extract(
+    source: Weights,
+    *,
+    keep_ratio: float = 1.0,
+    mlp_axes: MlpAxes = "both",
+    depth: bool = True,
+    skip: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> Learngene:
+    """The learngene of a model: per role `C_L · (C_M X C_N^T)[:k0, :k1]` of the standardised weights X.
+
+    C_N[u, i] = cos(pi (2i+1) u / 2N). The tensors of one role in L layers are transformed along the layers too.
+
+    Args:
+        source: a mapping of names to tensors of any shape, a module, or a path to weights (file or folder). float16 and
+            bfloat16 are computed in float32, float64 in float64; other dtypes and tables are not weights and left out.
+        keep_ratio: share in (0, 1] of the coefficients kept along each transformed axis, at least one.
+        mlp_axes: `both`, or `hidden`: the two MLP projections are transformed along their hidden axis only.
+        depth: False makes every layer a role of its own, matched by its name.
+        skip: roles to leave out: `qkv`, `o`, `mlp`, `norm`, `embed`, `head`, or patterns (with *, ?, [ or .) on role or
+            tensor names. A pattern that takes in only some layers of a role drops nothing here, but keeps those
+            tensors from being written later.
+        progress: called after each role as `progress(done, total, role)`.
+
+    Returns:
+        The gene; the source is unchanged.
+
+    Raises:
+        TypeError: `source` or an option is of a wrong type.
+        ValueError: A tensor has no data (meta) or is not strided, an option is out of range, a skip word is unknown, no
+            weights are left to extract, or `mlp_axes="hidden"` finds no MLP projections.
+
+    Source: Shen et al., FRONT, ICML 2026, arXiv:2603.07523.
+    """
+    check_extraction(keep_ratio, mlp_axes, depth)
+    words = check_skip(skip)
+    reader = Reader(named_tensors(source, "source"), keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth)
+    wanted: list[Role] = []
+    ties: dict[str, str] = {}
+    owners: dict[tuple[str, ...], str] = {}
+    tied = tied_names(reader.tensors)
+    for role in reader.roles:
+        kind = kind_of(role.template)
+        skipped = all(skips(words, kind, role.template, name) for name in role.names)
+        if skipped or unusable(role, reader.infos) is not None:
+            continue
+        owner = owners.setdefault(tuple(tied[name] for name in role.names), role.template)
+        if owner == role.template:
+            wanted.append(role)
+        else:
+            ties[role.template] = owner
+    if not wanted:
+        raise ValueError("source: nothing to extract; it holds no floating-point weights that are not skipped")
+    roles: dict[str, GeneRole] = {}
+    for done, role in enumerate(wanted, 1):
+        roles[role.template] = reader.extract(role)
+        if progress is not None:
+            progress(done, len(wanted), role.template)
+    return Learngene(roles=roles, ties=ties, keep_ratio=float(keep_ratio), mlp_axes=mlp_axes, depth=depth, skip=words)
+
+
+@torch.no_grad()
+def initialize(
+    target: nn.Module | MutableMapping[str, Tensor],
+    gene: Learngene,
+    *,
+    gain: Gain | None = None,
+    depth_fill: DepthFill = "zero",
+    select_n: int | None = None,
+    skip: Iterable[str] = (),
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> TransferReport:
+    """Start a model from a learngene, in place: `C_M'^-1 pad(C) C_N'^-T · gain · std + mean` at the target's sizes.
+
+    Along the layers the first n = min(L, L', select_n) coefficients are kept and inverted at the target's depth L'.
+
+    Args:
+        target: a module, or a mapping of names to its tensors; any strides, shapes and floating-point dtypes. What the
+            gene lacks, integer tensors, tables, and a classifier head with another number of classes stay as they are.
+        gene: what `extract` gave; it is not changed.
+        gain: None; `area` multiplies each transformed axis by n_target / n_kept; `ortho` by sqrt(n_target / n_source).
+        depth_fill: the depth slots beyond n hold 0 (`zero`) or draws from N(mean, std) of the kept block (`random`); or
+            the slots hold each kept coefficient in order, repeated as evenly as possible (`consistence`); or the
+            inverse is taken at the source's depth and its first L' layers are used (`repeat`).
+        select_n: at most this many depth coefficients are used.
+        skip: roles to leave as they are, as in `extract`, besides those that the gene leaves out.
+        generator: source of the `random` draws; torch's default generator if None.
+        progress: called after each role as `progress(done, total, role)`.
+
+    Returns:
+        One row per role of the target.
+
+    Raises:
+        TypeError: An argument is of a wrong type.
+        ValueError: An option is out of range, gene and target have nothing in common, a target tensor cannot be written
+            in place or is not strided, or `repeat` meets a deeper target. Nothing has been written then.
+
+    Source: Shen et al., FRONT, ICML 2026, arXiv:2603.07523.
+    """
+    check_initialization(gain, depth_fill, select_n, generator)
+    how = Rebuild(gain, depth_fill, select_n, generator)
+    if not isinstance(gene, Learngene):
+        raise TypeError(f"gene: got {type(gene).__name__}; allowed is a Learngene")
+    if not isinstance(target, (nn.Module, MutableMapping)):
+        raise TypeError(f"target: got {type(target).__name__}; allowed are a torch.nn.Module or a state dict")
+    words = (*gene.skip, *check_skip(skip))
+    tensors = named_tensors(target, "target")
+    aliases = [
+        Role(template, gene.roles[owner].layers, gene.roles[owner].shape) for template, owner in gene.ties.items()
+    ]
+    sources = [role.role for role in gene.roles.values()] + aliases
+    axes = frozenset(role.template.partition("{}")[0] for role in sources if role.layers)
+    items = plan(describe(tensors), tied_names(tensors), sources, axes, depth=gene.depth, skip=words, argument="target")
+    check_depths(items, depth_fill)
+    check_writable(target, tensors, items)
+
+    def fetch(item: Item, source: Role) -> GeneRole:
+        role = gene.roles[gene.ties.get(source.template, source.template)]
+        return role if item.layer is None else one_layer(role, item.layer)
+
+    def write(name: str, matrix: Tensor) -> Tensor:
+        tensors[name].copy_(matrix.reshape(tensors[name].shape))
+        return tensors[name]
+
+    return carry_out(items, how, fetch, write, tensors.__getitem__, progress)
+
+
+@torch.no_grad()
+def transfer(
+    source: Weights,
+    like: Weights,
+    *,
+    keep_ratio: float = 1.0,
+    mlp_axes: MlpAxes = "both",
+    depth: bool = True,
+    skip: Iterable[str] = (),
+    gain: Gain | None = None,
+    depth_fill: DepthFill = "zero",
+    select_n: int | None = None,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Tensor], TransferReport]:
+    """`initialize(copy of like, extract(source))`, one role at a time: new tensors, and the inputs stay as they are.
+
+    Besides source and result, memory holds at most one role's kept coefficients and two matrices (with
+    `depth_fill="random"` also the drawn coefficients of that role).
+
+    Args:
+        source: the trained model, as in `extract`.
+        like: the model to start: a mapping of names to tensors, a module, or a path. It gives the result its names,
+            shapes, dtypes, devices and ties, and the values of what is not transferred.
+        keep_ratio, mlp_axes, depth, skip: as in `extract`; `skip` counts for both sides.
+        gain, depth_fill, select_n, generator: as in `initialize`.
+        progress: called after each role of the target as `progress(done, total, role)`.
+
+    Returns:
+        The new state dict (contiguous tensors; names that are tied in `like` share one tensor) and the report.
+
+    Raises:
+        TypeError, ValueError: As in `extract` and `initialize`.
+
+    Source: Shen et al., FRONT, ICML 2026, arXiv:2603.07523.
+    """
+    check_extraction(keep_ratio, mlp_axes, depth)
+    check_initialization(gain, depth_fill, select_n, generator)
+    how = Rebuild(gain, depth_fill, select_n, generator)
+    words = check_skip(skip)
+    reader = Reader(named_tensors(source, "source"), keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth)
+    tensors = named_tensors(like, "like")
+    infos, tied = describe(tensors), tied_names(tensors)
+    usable = [role for role in reader.roles if unusable(role, reader.infos) is None]
+    items = plan(infos, tied, usable, reader.axes, depth=depth, skip=words, argument="like")
+    check_depths(items, depth_fill)
+    # All results first: made between the temporaries of the roles, they would keep freed memory from being reused.
+    new = {
+        tied[name]: torch.empty(infos[name].shape, dtype=infos[name].dtype, device=tensors[name].device)
+        for item in items
+        for name in (item.role.names[i] for i in item.write)
+    }
+
+    def fetch(item: Item, source: Role) -> GeneRole:
+        exact = depth_fill != "random"  # its draws have the mean and deviation of all that is kept
+        limit = matrix_shape(item.role.shape) if exact else None
+        return reader.extract(source, layer=item.layer, depth_kept=how.kept_depth(item), limit=limit)
+
+    def write(name: str, matrix: Tensor) -> Tensor:
+        return new[tied[name]].copy_(matrix.reshape(infos[name].shape))
+
+    def read(name: str) -> Tensor:
+        return new[tied[name]] if tied[name] in new else tensors[name]
+
+    report = carry_out(items, how, fetch, write, read, progress)
+    for name in tensors:
+        if tied[name] not in new:
+            new[tied[name]] = tensors[name].detach().clone(memory_format=torch.contiguous_format)
+    return {name: new[tied[name]] for name in tensors}, report

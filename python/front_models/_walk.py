@@ -1,0 +1,111 @@
+"""Names, shapes and tensors of a model, whatever holds them: a state dict, a module, or a file read lazily.
+
+A mapping may offer `shape_of(name)` and `dtype_of(name)`, which spare reading the data, and `metadata` with
+`{removed name: kept name}` for tied tensors, as `safetensors.torch.save_model` writes it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from front_models._files import open_weights
+
+__all__ = ["TensorInfo", "Weights", "describe", "matrix_shape", "named_tensors", "tied_names"]
+
+Weights = Mapping[str, Tensor] | nn.Module | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Shape and dtype of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The matrix that a tensor of `shape` is seen as.
+
+    0-D -> (1, 1); (n,) -> (1, n); (m, n) -> (m, n); (A, B, n) -> (A*B, n); 4-D and higher (O, I, ...) -> (O*I, rest).
+    A vector is a matrix with one row: along an axis of length 1 the transform is the identity.
+    """
+    if len(shape) < 2:
+        return 1, math.prod(shape)
+    if len(shape) == 2:
+        return shape[0], shape[1]
+    return math.prod(shape[:2]), math.prod(shape[2:])
+
+
+def named_tensors(weights: Weights, argument: str) -> Mapping[str, Tensor]:
+    """The tensors by name; those of a module are its own parameters and persistent buffers, not copies.
+
+    Raises:
+        TypeError: `weights` is of another type, or a mapping that holds something else than tensors under names.
+        ValueError: There are no tensors, or one that has no data (meta) or is not strided.
+    """
+    tensors: Mapping[str, Tensor]
+    if isinstance(weights, nn.Module):
+        state = weights.state_dict(keep_vars=True)
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    elif isinstance(weights, (str, os.PathLike)):
+        tensors = open_weights(weights)
+    elif isinstance(weights, Mapping):
+        tensors = weights
+    else:
+        raise TypeError(
+            f"{argument}: got {type(weights).__name__}; allowed are a mapping of names to tensors, "
+            "a torch.nn.Module, or a path"
+        )
+    if len(tensors) == 0:
+        raise ValueError(f"{argument}: holds no tensors")
+    if not hasattr(tensors, "shape_of"):
+        _check_entries(tensors, argument)
+    return tensors
+
+
+def _check_entries(weights: Mapping[str, Tensor], argument: str) -> None:
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):  # a caller without a type checker
+            raise TypeError(
+                f"{argument}: a mapping of names to tensors is needed, but {name!r} holds {type(value).__name__}"
+            )
+        if value.device.type == "meta" or value.layout is not torch.strided:
+            where = "on the meta device" if value.device.type == "meta" else f"of layout {value.layout}"
+            raise ValueError(f"{argument}: {name} is {where}; allowed are strided tensors with data")
+
+
+def describe(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
+    """Shape and dtype of every tensor, without reading data where the mapping allows it."""
+    shape_of, dtype_of = getattr(tensors, "shape_of", None), getattr(tensors, "dtype_of", None)
+    if shape_of is not None and dtype_of is not None:
+        return {name: TensorInfo(tuple(shape_of(name)), dtype_of(name)) for name in tensors}
+    return {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+
+
+def tied_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """`{name: first name with the same data}` for every name; a name that is tied to none maps to itself.
+
+    Tensors are tied when they are one storage seen the same way, or when the file's metadata say so.
+    """
+    metadata: Mapping[str, str] = getattr(tensors, "metadata", None) or {}
+    first: dict[object, str] = {}
+    tied: dict[str, str] = {}
+    for name in tensors:
+        kept = metadata.get(name, name)
+        tied[name] = first.setdefault(_identity(tensors, kept if kept in tensors else name), name)
+    return tied
+
+
+def _identity(tensors: Mapping[str, Tensor], name: str) -> object:
+    tensor = tensors[name]
+    # A lazy mapping makes a new tensor at each access: its address says nothing once it is freed.
+    held = tensors[name] is tensor
+    if not held or tensor.numel() == 0:
+        return name
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
