@@ -1,0 +1,351 @@
+"""The command line: every command, its errors and exit codes, and that a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import front_models
+import front_models._files as files_module
+from command import assert_error, names_in
+from front_models._cli import main
+from front_models._files import open_weights, save_weights
+
+
+def mlp(width: int, layers: int, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"fc1.weight": (2 * width, width), "fc1.bias": (2 * width,), "fc2.weight": (width, 2 * width)}
+    weights = {
+        f"blocks.{i}.mlp.{name}": torch.randn(shape, generator=generator)
+        for i in range(layers)
+        for name, shape in shapes.items()
+    }
+    return {**weights, "extra.weight": torch.randn(3, width, generator=generator)}
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, made the current one, with source.safetensors and like.safetensors."""
+    source = mlp(8, 2, seed=1)
+    del source["extra.weight"]
+    save_file(source, tmp_path / "source.safetensors")
+    save_file(mlp(6, 3, seed=2), tmp_path / "like.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+TRANSFER = ["transfer", "source.safetensors", "--like", "like.safetensors", "-o"]
+
+
+# What the commands do
+
+
+def test_transfer_to_a_file(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRANSFER, "out.safetensors"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "blocks.{}.mlp.fc1.weight" in captured.out
+    assert "wrote out.safetensors" in captured.out
+    expected, _ = front_models.transfer("source.safetensors", "like.safetensors")
+    written = load_file("out.safetensors")
+    assert sorted(written) == sorted(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(written[name], tensor)
+    assert torch.equal(written["extra.weight"], load_file("like.safetensors")["extra.weight"])
+    with safe_open("out.safetensors", framework="pt") as stored:
+        assert stored.metadata() == {"format": "pt"}
+
+
+def test_extract_and_init_equal_transfer(files: Path) -> None:
+    options = ["--gain", "area", "--depth-fill", "random", "--select-n", "1", "--seed", "5"]
+    assert main(["extract", "source.safetensors", "-o", "gene.safetensors", "--keep-ratio", "0.5"]) == 0
+    assert main(["init", "gene.safetensors", "--like", "like.safetensors", "-o", "a.safetensors", *options]) == 0
+    assert main([*TRANSFER, "b.safetensors", "--keep-ratio", "0.5", *options]) == 0
+    one, other = load_file("a.safetensors"), load_file("b.safetensors")
+    before = load_file("like.safetensors")
+    for name in before:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-6)
+        assert torch.equal(one[name], before[name]) == (name == "extra.weight")
+
+
+def test_ties_of_a_file_stay(files: Path) -> None:
+    shared = torch.randn(9, 6)
+    save_weights("tied.safetensors", {**load_file("like.safetensors"), "embed.weight": shared, "head.weight": shared})
+    save_file({**load_file("source.safetensors"), "embed.weight": torch.randn(9, 8)}, "source.safetensors")
+    assert main(["extract", "source.safetensors", "-o", "gene.safetensors"]) == 0
+    assert main(["init", "gene.safetensors", "--like", "tied.safetensors", "-o", "a.safetensors"]) == 0
+    assert main(["transfer", "source.safetensors", "--like", "tied.safetensors", "-o", "b.safetensors"]) == 0
+    for path in ("a.safetensors", "b.safetensors"):
+        written = open_weights(path)
+        assert written.aliases == {"head.weight": "embed.weight"}
+        assert not torch.equal(written["embed.weight"], shared)
+    assert torch.equal(open_weights("tied.safetensors")["embed.weight"], shared)
+
+
+def test_the_output_may_be_the_source(files: Path) -> None:
+    expected, _ = front_models.transfer("source.safetensors", "like.safetensors")
+    expected = {name: tensor.clone() for name, tensor in expected.items()}
+    assert main([*TRANSFER, "source.safetensors", "--force"]) == 0
+    written = load_file("source.safetensors")
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["--keep-ratio", "0.4"], {"keep_ratio": 0.4}),
+        (["--mlp-axes", "hidden"], {"mlp_axes": "hidden"}),
+        (["--no-depth"], {"depth": False}),
+        (["--gain", "ortho"], {"gain": "ortho"}),
+        (["--depth-fill", "consistence"], {"depth_fill": "consistence"}),
+        (["--select-n", "1"], {"select_n": 1}),
+        (["--skip", "norm,*.fc2.*", "--skip", "qkv"], {"skip": ("norm", "*.fc2.*", "qkv")}),
+    ],
+)
+def test_options_reach_the_transfer(files: Path, flags: list[str], options: dict[str, Any]) -> None:
+    assert main([*TRANSFER, "out.safetensors", *flags]) == 0
+    expected, _ = front_models.transfer("source.safetensors", "like.safetensors", **options)
+    plain, _ = front_models.transfer("source.safetensors", "like.safetensors")
+    written = load_file("out.safetensors")
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+    assert not all(torch.equal(written[name], tensor) for name, tensor in plain.items())
+
+
+def test_json(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({**load_file("source.safetensors"), "nan": torch.full((4,), torch.nan)}, "source.safetensors")
+    save_file({**load_file("like.safetensors"), "nan": torch.zeros(4)}, "like.safetensors")
+    documents = []
+    for command in (
+        ["extract", "source.safetensors", "-o", "gene.safetensors"],
+        ["init", "gene.safetensors", "--like", "like.safetensors", "-o", "a.safetensors"],
+        [*TRANSFER, "b.safetensors"],
+        ["inspect", "source.safetensors"],
+    ):
+        assert main([*command, "--json"]) == 0
+        captured = capsys.readouterr()
+        assert captured.err == ""
+        documents.append(json.loads(captured.out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON")))
+    gene, init, transfer, inspect = documents
+    assert {row["role"]: row["kept"] for row in gene["rows"]}["blocks.{}.mlp.fc1.weight"] == [16, 8]
+    assert [row["role"] for row in init["rows"]] == [row["role"] for row in transfer["rows"]]
+    assert transfer["output"] == "b.safetensors"
+    row = {row["role"]: row for row in transfer["rows"]}["blocks.{}.mlp.fc1.weight"]
+    assert (row["source_shape"], row["source_depth"]) == ([16, 8], 2)
+    assert (row["target_shape"], row["target_depth"]) == ([12, 6], 3)
+    assert 0 < row["energy_kept"] < 1
+    assert {row["role"]: row["depth"] for row in inspect["rows"]}["blocks.{}.mlp.fc2.weight"] == 2
+
+
+def test_inspect_prints_whole_names_and_draws(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a.very.long.name." * 12 + "weight"
+    save_file({name: torch.randn(9, 9)}, "long.safetensors")
+    assert main(["inspect", "long.safetensors", "--plot", "energy.png"]) == 0
+    out = capsys.readouterr().out
+    assert name in out
+    assert "wrote energy.png" in out
+    assert Path("energy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_whose_config_is_not_hugging_faces(files: Path) -> None:
+    """As timm's: the weights in it are the target."""
+    Path("like").mkdir()
+    Path("like.safetensors").rename("like/model.safetensors")
+    Path("like/config.json").write_text('{"architecture": "vit_tiny"}')
+    assert main(["transfer", "source.safetensors", "--like", "like", "-o", "out"]) == 0
+    assert names_in(files / "out") == ["config.json", "model.safetensors"]
+    assert Path("out/config.json").read_text() == '{"architecture": "vit_tiny"}'
+    expected, _ = front_models.transfer("source.safetensors", "like")
+    assert torch.equal(
+        load_file("out/model.safetensors")["blocks.1.mlp.fc1.weight"], expected["blocks.1.mlp.fc1.weight"]
+    )
+
+
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["extract"], ["init"], ["transfer"], ["inspect"]):
+        assert main([*command, "--help"]) == 0
+        assert "Example" in capsys.readouterr().out
+    assert main([]) == 0
+    assert "Usage: front" in capsys.readouterr().out
+
+
+# Errors: one line on stderr, nothing on stdout, nothing left behind
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--keep-ratio", "0"], "'--keep-ratio': 0 is not in the range (0, 1]"),
+        (["--keep-ratio", "1.5"], "'--keep-ratio': 1.5 is not in the range (0, 1]"),
+        (["--keep-ratio", "nan"], "'--keep-ratio': nan is not in the range (0, 1]"),
+        (["--keep-ratio", "many"], "'--keep-ratio': 'many' is not a valid float"),
+        (["--select-n", "0"], "'--select-n': 0 is not in the range x>=1"),
+        (["--seed", "-1"], "'--seed': -1 is not in the range 0<=x<=4294967295"),
+        (["--gain", "loud"], "'--gain': 'loud' is not one of 'none', 'area', 'ortho'"),
+        (["--depth-fill", "x"], "'--depth-fill': 'x' is not one of"),
+        (["--mlp-axes", "x"], "'--mlp-axes': 'x' is not one of"),
+        (["--skip", "norm,atention"], "unknown word 'atention'; allowed are qkv, o, mlp, norm"),
+        (["--skip", "norm,"], "unknown word ''"),
+        (["--nonsense"], "No such option"),
+        (["-o", "out.pt"], "'out.pt' must end in .safetensors, or be a folder"),
+    ],
+)
+def test_wrong_usage(files: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
+    assert_error(capsys, main([*TRANSFER, "out.safetensors", *flags]), 2, message)
+    assert names_in(files) == ["like.safetensors", "source.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["transfer", "source.safetensors", "-o", "out"], "Missing option '--like'"),
+        (["transfer"], "Missing argument 'SRC'"),
+        (["transmit"], "No such command 'transmit'"),
+        (["extract", "source.safetensors", "-o", "gene"], "'gene' must end in .safetensors"),
+        (["inspect", "source.safetensors", "--plot", "a.jpg"], "must end in one of .png, .svg, .pdf"),
+    ],
+)
+def test_wrong_commands(files: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str) -> None:
+    assert_error(capsys, main(command), 2, message)
+
+
+def test_bad_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = Path("source.safetensors").read_bytes()
+    Path("cut.safetensors").write_bytes(whole[:-10])
+    Path("model.onnx").touch()
+    Path("empty").mkdir()
+    save_file({"something.else": torch.zeros(3)}, "other.safetensors")
+    front_models.extract("source.safetensors").save("gene.safetensors")
+    before = names_in(files)
+    like = ["--like", "like.safetensors", "-o", "out.safetensors"]
+    for command, message in (
+        (["transfer", "nope.safetensors", *like], "nope.safetensors: no such file or folder"),
+        (["transfer", "cut.safetensors", *like], "cut.safetensors: truncated or not a safetensors file"),
+        (["transfer", "model.onnx", *like], "model.onnx: unknown suffix '.onnx'"),
+        (["transfer", "empty", *like], "empty: the folder has none of model.safetensors"),
+        (["transfer", "gene.safetensors", *like], "gene.safetensors: a learngene, not a model's weights"),
+        (["transfer", "other.safetensors", *like], "something.else"),
+        (["init", "source.safetensors", *like], "not a learngene"),
+        (["init", "nope.safetensors", *like], "nope.safetensors"),
+        (["init", "cut.safetensors", *like], "cut.safetensors"),
+        (["transfer", "source.safetensors", "--like", "nope", "-o", "out"], "nope: no such file or folder"),
+        ([*TRANSFER, "out"], "a folder needs a config.json"),
+        ([*TRANSFER, "none/out.safetensors"], "none does not exist"),
+        ([*TRANSFER, "out.safetensors", "--depth-fill", "repeat"], "repeat"),
+        (["extract", "cut.safetensors", "-o", "out.safetensors"], "cut.safetensors: truncated"),
+        (["inspect", "cut.safetensors"], "cut.safetensors: truncated"),
+        (["inspect", "other.safetensors", "--plot", "a.png"], "no matrix with both sides of 8 and more to draw"),
+    ):
+        assert_error(capsys, main(command), 1, message)
+        assert names_in(files) == before, command
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("it-ran",)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_a_pickle_is_not_run(files: Path, capsys: pytest.CaptureFixture[str], how: str) -> None:
+    if how == "torch":
+        torch.save({"w": Evil()}, "evil.pt")
+    else:
+        Path("evil.pt").write_bytes(pickle.dumps({"w": Evil()}))
+    for command in (
+        ["transfer", "evil.pt", "--like", "like.safetensors", "-o", "out.safetensors"],
+        ["transfer", "source.safetensors", "--like", "evil.pt", "-o", "out.safetensors"],
+        ["inspect", "evil.pt"],
+    ):
+        assert_error(capsys, main(command), 1, "evil.pt: ")
+    assert names_in(files) == ["evil.pt", "like.safetensors", "source.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        ([*TRANSFER, "out.safetensors"], "out.safetensors"),
+        (["extract", "source.safetensors", "-o", "out.safetensors"], "out.safetensors"),
+        (["inspect", "source.safetensors", "--plot", "out.png"], "out.png"),
+    ],
+)
+def test_force(files: Path, capsys: pytest.CaptureFixture[str], command: list[str], output: str) -> None:
+    Path(output).write_text("precious")
+    code = main(command)
+    assert_error(capsys, code, 1, f"{output}: exists; it is replaced only with force (--force)")
+    assert Path(output).read_text() == "precious"
+    assert main([*command, "--force"]) == 0
+    assert Path(output).stat().st_size > 100
+    assert names_in(files) == sorted(["like.safetensors", "source.safetensors", output])
+
+
+def test_a_full_disk(files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("out.safetensors").write_text("precious")
+
+    def write_half(tensors: dict[str, Tensor], path: Path, metadata: object) -> None:
+        Path(path).write_bytes(b"\0" * 100)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(files_module, "save_file", write_half)
+    assert_error(capsys, main([*TRANSFER, "out.safetensors", "--force"]), 1, "No space left on device")
+    assert Path("out.safetensors").read_text() == "precious"
+    assert names_in(files) == ["like.safetensors", "out.safetensors", "source.safetensors"]
+
+
+# As a process of its own
+
+
+def run_front(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from front_models._cli import main; sys.exit(main())"
+    return subprocess.run([sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_a_process(files: Path) -> None:
+    done = run_front(*TRANSFER, "out.safetensors", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["command"] == "transfer"
+    done = run_front("inspect", "nope")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "front: error: nope: no such file or folder\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_while_writing_leaves_nothing(files: Path, number: signal.Signals, code: int) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "import front_models._files as files\n"
+        "from front_models._cli import main\n"
+        "def write_half(tensors, path, metadata):\n"
+        "    Path(path).write_bytes(bytes(100))\n"
+        "    print('writing', flush=True)\n"
+        "    time.sleep(60)\n"
+        "files.save_file = write_half\n"
+        "sys.exit(main())\n"
+    )
+    Path("out.safetensors").write_text("precious")
+    command = [sys.executable, "-P", "-c", script, *TRANSFER, "out.safetensors", "--force"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert len(names_in(files)) == 4
+        started = time.monotonic()
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+        assert time.monotonic() - started < 30
+    assert process.returncode == code
+    assert "Traceback" not in error
+    assert Path("out.safetensors").read_text() == "precious"
+    assert names_in(files) == ["like.safetensors", "out.safetensors", "source.safetensors"]
