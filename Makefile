@@ -30,7 +30,7 @@ demo: $(VENV)/.built $(VENV)/.model
 	$(BIN)/python demo/demo.py
 
 test: $(VENV)/.built $(VENV)/.model
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .

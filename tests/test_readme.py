@@ -18,7 +18,7 @@ def test_there_are_fences():
 @pytest.mark.parametrize("code", FENCES, ids=[code.splitlines()[0] for code in FENCES])
 def test_fence(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     if "print(" in code:
         assert capsys.readouterr().out.strip()
 
