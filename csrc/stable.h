@@ -39,12 +39,36 @@ inline const char* dtype_name(ScalarType t) {
       return "int32";
     case ScalarType::Long:
       return "int64";
+    case ScalarType::UInt16:
+      return "uint16";
+    case ScalarType::UInt32:
+      return "uint32";
+    case ScalarType::UInt64:
+      return "uint64";
     case ScalarType::Bool:
       return "bool";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::ComplexHalf:
+      return "complex32";
     case ScalarType::ComplexFloat:
       return "complex64";
     case ScalarType::ComplexDouble:
       return "complex128";
+    case ScalarType::Float8_e5m2:
+      return "float8_e5m2";
+    case ScalarType::Float8_e4m3fn:
+      return "float8_e4m3fn";
+    case ScalarType::Float8_e5m2fnuz:
+      return "float8_e5m2fnuz";
+    case ScalarType::Float8_e4m3fnuz:
+      return "float8_e4m3fnuz";
     default:
       return torch::headeronly::toString(t);
   }
@@ -83,13 +107,28 @@ struct Types {
 };
 
 inline Types types_of(const char* op, const Tensor& x, std::optional<ScalarType> out_dtype) {
-  const DType in = dtype_of(op, "x's dtype", x.scalar_type());
+  ScalarType found{};
+  try {
+    found = x.scalar_type();
+  } catch (const std::exception&) {  // the stable ABI does not know every dtype
+    fail(op, "x's dtype must be float16, bfloat16, float32 or float64");
+  }
+  const DType in = dtype_of(op, "x's dtype", found);
   const DType out = out_dtype ? dtype_of(op, "out_dtype", *out_dtype) : in;
   return {in, in == DType::f64 || out == DType::f64 ? DType::f64 : DType::f32, out};
 }
 
 inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, DType type) {
-  return torch::stable::new_empty(like, sizes, scalar_type_of(type));
+  try {
+    return torch::stable::new_empty(like, sizes, scalar_type_of(type));
+  } catch (const std::exception&) {  // its message names torch's C call, not the cause
+    double bytes = static_cast<double>(size_of(type));
+    for (int64_t size : sizes) bytes *= static_cast<double>(size);
+    std::ostringstream s;
+    s << "front: cannot allocate " << bytes / (1 << 30) << " GiB for a " << dtype_name(scalar_type_of(type))
+      << " tensor of shape " << shape_string(sizes);
+    throw std::runtime_error(s.str());
+  }
 }
 
 inline void torch_parallel(int64_t count, int64_t grain, ParallelBody body, void* context) {

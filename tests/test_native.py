@@ -31,3 +31,20 @@ def test_axis_kernels_under_sanitizers(tmp_path, vector_bytes):
     run = subprocess.run([str(binary)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.endswith("0 failed\n"), run.stdout
+
+
+def test_code_for_one_instruction_set_shares_no_symbol_with_another(tmp_path):
+    """Whatever an instruction set's object defines outside its own namespace, another one could pick up."""
+    if shutil.which("g++") is None or shutil.which("nm") is None:
+        pytest.skip("no g++ or no nm on this machine")
+    isa = ["-DFRONT_ISA=avx2", "-DFRONT_ISA_ENTRY=kAvx2", "-DFRONT_VECTOR_BYTES=32", "-DFRONT_X86"]
+    for level in ("-O0", "-Os"):
+        compile_only = ["g++", "-std=gnu++17", level, "-Wno-psabi", *isa, "-c", "-o", str(tmp_path / "isa.o")]
+        subprocess.run([*compile_only, str(ROOT / "csrc" / "cpu" / "axis_isa.cpp")], check=True)
+        nm = subprocess.run(
+            ["nm", "-C", "--defined-only", "--extern-only", str(tmp_path / "isa.o")], capture_output=True, check=True
+        )
+        names = [line.split(" ", 2)[2] for line in nm.stdout.decode().splitlines()]
+        assert "front::cpu::kAvx2" in names
+        shared = [n for n in names if "front::cpu::avx2::" not in n and n != "front::cpu::kAvx2"]
+        assert shared == [], level

@@ -16,22 +16,24 @@ struct Isa {
 };
 
 template <class T>
-int64_t lanes_per_block(const Isa& isa) {
+static int64_t lanes_per_block(const Isa& isa) {
   return isa.vector_bytes / static_cast<int64_t>(sizeof(T));
 }
 
+// NOTE: static, so that no copy built for one instruction set can stand in for another's.
+//
 // Lanes are cut into blocks of `width`: along the innermost lane axis where that is at least `width` long, so that a
 // block's lanes are equidistant; across all lanes otherwise.
-inline int64_t lane_count(const AxisPass& pass) {
+static inline int64_t lane_count(const AxisPass& pass) {
   int64_t count = 1;
   for (int32_t d = 0; d < pass.lane_dims; ++d) count *= pass.lanes[d].size;
   return count;
 }
-inline int64_t inner_lanes(const AxisPass& pass, int64_t width) {
+static inline int64_t inner_lanes(const AxisPass& pass, int64_t width) {
   const int64_t inner = pass.lane_dims ? pass.lanes[pass.lane_dims - 1].size : 1;
   return inner >= width ? inner : lane_count(pass);
 }
-inline int64_t block_count(const AxisPass& pass, int64_t width) {
+static inline int64_t block_count(const AxisPass& pass, int64_t width) {
   const int64_t lanes = lane_count(pass);
   if (lanes == 0) return 0;
   const int64_t inner = inner_lanes(pass, width);

@@ -12,8 +12,9 @@ Tensor dct(const Tensor& x, std::optional<int64_t> k, int64_t dim, const NormNam
   check_axis("dct", sizes, dim);
   const int64_t n = sizes[dim], kept = k.value_or(n);
   check_kept("dct", "k", kept, n);
+  const Norm scale = parse_norm("dct", norm.value);
   const Tensor out = empty(x, with_size(sizes, dim, kept), types.out);
-  run_pass(Direction::forward, parse_norm("dct", norm.value), n, kept, dim, x, out, types);
+  run_pass(Direction::forward, scale, n, kept, dim, x, out, types);
   return out;
 }
 
@@ -26,8 +27,9 @@ Tensor idct(const Tensor& x, std::optional<int64_t> size, int64_t dim, const Nor
   check_axis("idct", sizes, dim);
   const int64_t kept = sizes[dim], n = size.value_or(kept);
   check_size("idct", "size", n, kept);
+  const Norm scale = parse_norm("idct", norm.value);
   const Tensor out = empty(x, with_size(sizes, dim, n), types.out);
-  run_pass(Direction::inverse, parse_norm("idct", norm.value), n, kept, dim, x, out, types);
+  run_pass(Direction::inverse, scale, n, kept, dim, x, out, types);
   return out;
 }
 

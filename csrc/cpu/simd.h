@@ -52,11 +52,11 @@ FRONT_INLINE double to_float(double x) { return x; }
 FRONT_INLINE float to_float(BFloat16 x) { return bit_cast<float>(uint32_t{x.bits} << 16); }
 FRONT_INLINE float to_float(Half x) {
   const uint32_t sign = uint32_t{x.bits & 0x8000u} << 16, rest = x.bits & 0x7fffu;
-  // Shift exponent and mantissa into place and let a multiplication fix the bias: subnormals come out right by
-  // themselves. Infinity and NaN have the exponent that the multiplication would leave finite.
-  const float finite = bit_cast<float>(rest << 13) * 0x1p112f;
-  const uint32_t bits = rest >= 0x7c00u ? (rest << 13) | 0x7f800000u : bit_cast<uint32_t>(finite);
-  return bit_cast<float>(bits | sign);
+  // Integer arithmetic and normal floats only, so that flushing float32 subnormals to zero (set_flush_denormal) leaves
+  // float16's, which are normal in float32, alone.
+  const uint32_t subnormal = bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(rest)) * 0x1p-24f);
+  const uint32_t bits = rest >= 0x7c00u ? (rest << 13) | 0x7f800000u : (rest << 13) + 0x38000000u;
+  return bit_cast<float>((rest < 0x400u ? subnormal : bits) | sign);
 }
 
 template <class To>

@@ -11,7 +11,7 @@ namespace front::cpu {
 namespace {
 
 constexpr double kPi = 3.14159265358979323846264338327950288;
-constexpr int64_t kCacheBytes = int64_t{64} << 20;
+constexpr int64_t kCacheBytes = int64_t{32} << 20;  // of each cache: two per compute type
 
 // exp(-2 pi i num / den), exact to double rounding: the turn is reduced in integers and the angle kept below pi / 4.
 std::complex<double> unit(int64_t num, int64_t den) {
@@ -33,56 +33,65 @@ std::complex<double> unit(int64_t num, int64_t den) {
   }
 }
 
-// Plain recursive DFT in double, for tables only.
-void exact_dft(const std::complex<double>* x, int64_t stride, int64_t n, std::complex<double>* y) {
+using ComplexDouble = std::complex<double>;
+
+// Plain recursive DFT in double, for tables only. root[j] = exp(-2 pi i j / root.size()).
+void exact_dft(const ComplexDouble* x, int64_t stride, int64_t n, const std::vector<ComplexDouble>& root,
+               ComplexDouble* y) {
   if (n == 1) {
     *y = *x;
     return;
   }
   int64_t p = 2;
   while (n % p) ++p;
-  const int64_t m = n / p;
-  std::vector<std::complex<double>> parts(n);
-  for (int64_t q = 0; q < p; ++q) exact_dft(x + q * stride, stride * p, m, parts.data() + q * m);
+  const int64_t m = n / p, step = static_cast<int64_t>(root.size()) / n;
+  std::vector<ComplexDouble> parts(n);
+  for (int64_t q = 0; q < p; ++q) exact_dft(x + q * stride, stride * p, m, root, parts.data() + q * m);
   for (int64_t k = 0; k < n; ++k) {
-    std::complex<double> sum = 0;
-    for (int64_t q = 0; q < p; ++q) sum += unit(q * k, n) * parts[q * m + k % m];
+    ComplexDouble sum = parts[k % m];
+    for (int64_t q = 1; q < p; ++q) sum += root[q * k % n * step] * parts[q * m + k % m];
     y[k] = sum;
   }
 }
 
 template <class T>
-void put(std::vector<T>& v, std::complex<double> z) {
-  v.push_back(static_cast<T>(z.real()));
-  v.push_back(static_cast<T>(z.imag()));
+T* put(T* at, ComplexDouble z) {
+  *at++ = static_cast<T>(z.real());
+  *at++ = static_cast<T>(z.imag());
+  return at;
+}
+
+template <class V>
+int64_t bytes_of(const std::vector<V>& v) {
+  return static_cast<int64_t>(v.capacity() * sizeof(V));
 }
 
 }  // namespace
 
 template <class T>
 Fft<T>::Fft(int64_t n, const std::vector<int32_t>& radices) : n_(n), slot_(n) {
-  std::vector<size_t> twiddles, rotations;
-  int64_t span = 1;
+  auto half = [](int32_t r) -> int64_t { return r > 8 ? (r - 1) / 2 : 0; };
+  int64_t span = 1, count = 0;
   for (int32_t r : radices) {
-    twiddles.push_back(values_.size());
-    for (int64_t k = 0; k < span; ++k)
-      for (int32_t j = 1; j < r; ++j) put(values_, unit(j * k, r * span));
-    rotations.push_back(values_.size());
-    if (r > 8) {
-      const int32_t h = (r - 1) / 2;
-      for (int part = 0; part < 2; ++part)
-        for (int32_t q = 1; q <= h; ++q)
-          for (int32_t j = 1; j <= h; ++j) {
-            const auto w = unit(int64_t{q} * j, r);
-            values_.push_back(static_cast<T>(part == 0 ? w.real() : -w.imag()));
-          }
-    }
+    count += 2 * span * (r - 1) + 2 * half(r) * half(r);
     span *= r;
   }
+  values_.resize(count);
+  T* at = values_.data();
   span = 1;
-  for (size_t i = 0; i < radices.size(); ++i) {  // pointers only now: values_ no longer moves
-    stages_.push_back({radices[i], span, values_.data() + twiddles[i], values_.data() + rotations[i]});
-    span *= radices[i];
+  for (int32_t r : radices) {
+    StageView<T> stage{r, span, at, nullptr};
+    for (int64_t k = 0; k < span; ++k)
+      for (int32_t j = 1; j < r; ++j) at = put(at, unit(j * k, r * span));
+    stage.rotations = at;
+    for (int part = 0; part < 2; ++part)
+      for (int64_t q = 1; q <= half(r); ++q)
+        for (int64_t j = 1; j <= half(r); ++j) {
+          const auto w = unit(q * j, r);
+          *at++ = static_cast<T>(part == 0 ? w.real() : -w.imag());
+        }
+    stages_.push_back(stage);
+    span *= r;
   }
   for (int64_t j = 0; j < n; ++j) {  // decimation in time: the outermost stage splits by the lowest digit
     int64_t rest = j, block = n, slot = 0;
@@ -96,11 +105,43 @@ Fft<T>::Fft(int64_t n, const std::vector<int32_t>& radices) : n_(n), slot_(n) {
 }
 
 template <class T>
-AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale)
-    : plan_(plan),
-      fft_(plan.dft.conv ? plan.dft.conv : plan.dft.n, plan.dft.radices),
-      position_(plan.n),
-      result_(plan.n) {
+int64_t Fft<T>::bytes() const {
+  return bytes_of(values_) + bytes_of(stages_) + bytes_of(slot_);
+}
+
+template <class T>
+DftTables<T>::DftTables(const DftPlan& plan) : plan_(plan), fft_(plan.conv ? plan.conv : plan.n, plan.radices) {
+  const int64_t n = plan.n, conv = plan.conv;
+  if (!conv) return;
+  std::vector<ComplexDouble> root(conv), conjugate(conv), spectrum(conv);
+  for (int64_t j = 0; j < conv; ++j) root[j] = unit(j, conv);
+  chirp_.resize(2 * n);
+  kernel_.resize(2 * conv);
+  T* at = chirp_.data();
+  for (int64_t j = 0; j < n; ++j) {
+    const auto w = unit(j * j % (2 * n), 2 * n);
+    at = put(at, w);
+    conjugate[j] = std::conj(w) / static_cast<double>(conv);
+    if (j > 0) conjugate[conv - j] = conjugate[j];
+  }
+  exact_dft(conjugate.data(), 1, conv, root, spectrum.data());
+  at = kernel_.data();
+  for (const auto& z : spectrum) at = put(at, z);
+}
+
+template <class T>
+DftView<T> DftTables<T>::view() const {
+  return {plan_.n, fft_.view(), plan_.conv ? chirp_.data() : nullptr, plan_.conv ? kernel_.data() : nullptr};
+}
+
+template <class T>
+int64_t DftTables<T>::bytes() const {
+  return fft_.bytes() + bytes_of(chirp_) + bytes_of(kernel_);
+}
+
+template <class T>
+AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft)
+    : plan_(plan), dft_(std::move(dft)), position_(plan.n), result_(plan.n) {
   const int64_t n = plan.n, split = plan.split, half = plan.dft.n;
   const bool even = n % 2 == 0;
 
@@ -108,78 +149,54 @@ AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale)
     const int64_t v = i % 2 == 0 ? i / 2 : n - 1 - i / 2;  // Makhoul: even indices up, odd ones down
     int64_t sequence = 0, point = v, part = 0;
     if (even) sequence = v % split, part = v / split % 2, point = v / (2 * split);
-    const int64_t slot = plan.dft.conv ? point : fft_.slot()[point];
-    position_[i] = static_cast<int32_t>(2 * (sequence * half + slot) + part);
+    position_[i] = static_cast<int32_t>(2 * (sequence * half + dft_->slot(point)) + part);
     result_[i] = static_cast<int32_t>(2 * (sequence * half + point) + part);
   }
 
   // X_k = sum_s Re(a_s E_s[k] + b_s O_s[k]) with E, O the spectra of the even and odd points of subsequence s, both
   // from Z = E + iO and its mirror Y_k = Z_{half - k}: four real products per subsequence.
+  combine_.resize(plan.kept * (even ? 4 * split : 2));
+  T* at = combine_.data();
   const double dn = static_cast<double>(n);
   for (int64_t k = 0; k < plan.kept; ++k) {
     const double f = k == 0 ? std::sqrt(1 / dn) * scale.first : std::sqrt(2 / dn) * scale.other;
     if (!even) {
-      const auto w = unit(k, 4 * n);
-      combine_.push_back(static_cast<T>(f * w.real()));
-      combine_.push_back(static_cast<T>(-f * w.imag()));
+      at = put(at, f * std::conj(unit(k, 4 * n)));
       continue;
     }
     for (int64_t s = 0; s < split; ++s) {
       const auto a = unit(k * (4 * s + 1), 4 * n), b = unit(k * (4 * (s + split) + 1), 4 * n);
-      combine_.push_back(static_cast<T>(f / 2 * (a.real() + b.imag())));  // Re Z
-      combine_.push_back(static_cast<T>(f / 2 * (a.real() - b.imag())));  // Re Y
-      combine_.push_back(static_cast<T>(f / 2 * (b.real() - a.imag())));  // Im Z
-      combine_.push_back(static_cast<T>(f / 2 * (b.real() + a.imag())));  // Im Y
+      *at++ = static_cast<T>(f / 2 * (a.real() + b.imag()));  // Re Z
+      *at++ = static_cast<T>(f / 2 * (a.real() - b.imag()));  // Re Y
+      *at++ = static_cast<T>(f / 2 * (b.real() - a.imag()));  // Im Z
+      *at++ = static_cast<T>(f / 2 * (b.real() + a.imag()));  // Im Y
     }
-  }
-
-  if (const int64_t conv = plan.dft.conv) {
-    std::vector<std::complex<double>> conjugate(conv), spectrum(conv);
-    for (int64_t j = 0; j < half; ++j) {
-      const auto w = unit(j * j % (2 * half), 2 * half);
-      put(chirp_, w);
-      conjugate[j] = std::conj(w) / static_cast<double>(conv);
-      if (j > 0) conjugate[conv - j] = conjugate[j];
-    }
-    exact_dft(conjugate.data(), 1, conv, spectrum.data());
-    for (const auto& z : spectrum) put(kernel_, z);
   }
 }
 
 template <class T>
 AxisView<T> AxisTables<T>::view() const {
-  const bool bluestein = plan_.dft.conv != 0;
-  const DftView<T> dft{plan_.dft.n, fft_.view(), bluestein ? chirp_.data() : nullptr,
-                       bluestein ? kernel_.data() : nullptr};
-  return {plan_.n,
-          plan_.kept,
-          plan_.split,
-          plan_.dft.n,
-          dft,
-          position_.data(),
-          result_.data(),
-          combine_.data(),
-          plan_.split * plan_.dft.n + 2 * plan_.dft.conv};
+  const int64_t points = plan_.split * plan_.dft.n;
+  return {plan_.n,        plan_.kept,      plan_.split,
+          plan_.dft.n,    dft_->view(),    position_.data(),
+          result_.data(), combine_.data(), points + 2 * plan_.dft.conv};
 }
 
 template <class T>
 int64_t AxisTables<T>::bytes() const {
-  const int64_t fft = plan_.dft.conv ? plan_.dft.conv : plan_.dft.n;
-  return static_cast<int64_t>(sizeof(T)) *
-             (2 * fft + static_cast<int64_t>(chirp_.size() + kernel_.size() + combine_.size())) +
-         4 * (2 * plan_.n + fft);
+  // With the DFT's part, which lives as long as this does, whether it is still in its own cache or not.
+  return bytes_of(combine_) + bytes_of(position_) + bytes_of(result_) + dft_->bytes();
 }
 
 namespace {
 
-template <class T>
+template <class Key, class Value>
 class Cache {
  public:
-  using Key = std::tuple<int64_t, int64_t, double, double>;
-  using Value = std::shared_ptr<const AxisTables<T>>;
+  using Pointer = std::shared_ptr<const Value>;
 
-  Value get(int64_t n, int64_t kept, Scale scale) {
-    const Key key{n, kept, scale.first, scale.other};
+  template <class Build>
+  Pointer get(const Key& key, Build build) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       if (auto found = index_.find(key); found != index_.end()) {
@@ -188,13 +205,15 @@ class Cache {
       }
     }
     // Built outside the lock: two threads may build the same tables, one wins, neither waits for a third's.
-    Value value = std::make_shared<const AxisTables<T>>(plan_axis(n, kept), scale);
+    Pointer value = build();
+    const int64_t bytes = value->bytes();
+    if (bytes > kCacheBytes) return value;
     std::lock_guard<std::mutex> lock(mutex_);
     if (auto found = index_.find(key); found != index_.end()) return found->second->second;
     order_.emplace_front(key, value);
     index_[key] = order_.begin();
-    bytes_ += value->bytes();
-    while (bytes_ > kCacheBytes && order_.size() > 1) {
+    bytes_ += bytes;
+    while (bytes_ > kCacheBytes) {
       bytes_ -= order_.back().second->bytes();
       index_.erase(order_.back().first);
       order_.pop_back();
@@ -204,8 +223,8 @@ class Cache {
 
  private:
   std::mutex mutex_;
-  std::list<std::pair<Key, Value>> order_;  // most recently used first
-  std::map<Key, typename std::list<std::pair<Key, Value>>::iterator> index_;
+  std::list<std::pair<Key, Pointer>> order_;  // most recently used first
+  std::map<Key, typename std::list<std::pair<Key, Pointer>>::iterator> index_;
   int64_t bytes_ = 0;
 };
 
@@ -213,12 +232,16 @@ class Cache {
 
 template <class T>
 std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale) {
-  static Cache<T>* cache = new Cache<T>;  // never destroyed: ops may run while the process exits
-  return cache->get(n, kept, scale);
+  // Never destroyed: ops may run while the process exits.
+  static auto* dfts = new Cache<int64_t, DftTables<T>>;
+  static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double>, AxisTables<T>>;
+  return axes->get({n, kept, scale.first, scale.other}, [&] {
+    const AxisPlan plan = plan_axis(n, kept);
+    auto dft = dfts->get(plan.dft.n, [&] { return std::make_shared<const DftTables<T>>(plan.dft); });
+    return std::make_shared<const AxisTables<T>>(plan, scale, std::move(dft));
+  });
 }
 
-template class Fft<float>;
-template class Fft<double>;
 template class AxisTables<float>;
 template class AxisTables<double>;
 template std::shared_ptr<const AxisTables<float>> axis_tables<float>(int64_t, int64_t, Scale);

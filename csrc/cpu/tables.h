@@ -48,12 +48,14 @@ struct AxisView {
   int64_t work;           // complex numbers per lane: split * half, plus Bluestein's two buffers
 };
 
+// Digit reversal, twiddles and rotations of a mixed-radix FFT.
 template <class T>
 class Fft {
  public:
   Fft(int64_t n, const std::vector<int32_t>& radices);
   FftView<T> view() const { return {n_, static_cast<int32_t>(stages_.size()), stages_.data(), slot_.data()}; }
   const std::vector<int32_t>& slot() const { return slot_; }
+  int64_t bytes() const;
 
  private:
   int64_t n_;
@@ -62,21 +64,38 @@ class Fft {
   std::vector<int32_t> slot_;
 };
 
+// A complex DFT of any length: an FFT, and for Bluestein the chirp and its spectrum.
+template <class T>
+class DftTables {
+ public:
+  explicit DftTables(const DftPlan& plan);
+  DftView<T> view() const;
+  const DftPlan& plan() const { return plan_; }
+  int64_t slot(int64_t j) const { return plan_.conv ? j : fft_.slot()[j]; }  // where input j must lie
+  int64_t bytes() const;
+
+ private:
+  DftPlan plan_;
+  Fft<T> fft_;
+  std::vector<T> chirp_, kernel_;
+};
+
 template <class T>
 class AxisTables {
  public:
-  AxisTables(const AxisPlan& plan, Scale scale);
+  AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft);
   AxisView<T> view() const;
   int64_t bytes() const;
 
  private:
   AxisPlan plan_;
-  Fft<T> fft_;
-  std::vector<T> chirp_, kernel_, combine_;
+  std::shared_ptr<const DftTables<T>> dft_;
+  std::vector<T> combine_;
   std::vector<int32_t> position_, result_;
 };
 
-// Cached by (n, kept, scale, T); the least recently used go first once all together exceed a byte limit.
+// Cached, the DFT's part by length alone; the least recently used go first once a cache exceeds its limit, and what
+// exceeds the limit by itself is not kept. At most 64 MiB per compute type.
 template <class T>
 std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale);
 

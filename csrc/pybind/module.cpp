@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "../checks.h"
 #include "../plan.h"
 
 namespace py = pybind11;
@@ -15,7 +16,7 @@ PYBIND11_MODULE(_C, m) {
     info["compiler"] = FRONT_COMPILER;
     info["torch_target"] = FRONT_TORCH_TARGET;
     info["torch_built_with"] = FRONT_TORCH_BUILT_WITH;
-    info["cpu_isas"] = py::str(FRONT_CPU_ISAS);
+    info["cpu_isas"] = std::vector<std::string>{FRONT_CPU_ISAS};
     info["cuda"] = false;
     return info;
   });
@@ -23,7 +24,9 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "plan_axis",
       [](int64_t n, int64_t kept) {
-        if (n < 1) throw py::value_error("n must be at least 1, got " + std::to_string(n));
+        if (n < 1 || n > front::kMaxAxis)
+          throw py::value_error("n must be between 1 and " + std::to_string(front::kMaxAxis) + ", got " +
+                                std::to_string(n));
         if (kept < 1 || kept > n)
           throw py::value_error("kept must be between 1 and " + std::to_string(n) + ", got " + std::to_string(kept));
         const front::AxisPlan p = front::plan_axis(n, kept);
