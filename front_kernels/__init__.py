@@ -5,6 +5,7 @@ Only the coefficients that are kept are computed, and zero padding is never stor
 
 from __future__ import annotations
 
+import sysconfig
 from pathlib import Path
 
 import torch
@@ -14,11 +15,14 @@ _LIBRARY_FILE = Path(__file__).with_name("libfront_ops.so")
 try:
     from . import _C
 except ImportError as error:
-    if any(Path(__file__).parent.glob("_C.*.so")):
+    _suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    if Path(__file__).with_name(f"_C{_suffix}").exists():
         raise
+    _built = sorted(path.name for path in Path(__file__).parent.glob("_C.*.so"))
     raise ImportError(
-        f"front_kernels in {Path(__file__).parent} has no built library: it is the source tree. "
-        "Run `pip install .` and start Python in another directory, or install with `pip install -e .`"
+        f"front_kernels in {Path(__file__).parent} is not built for this Python (_C{_suffix} is missing, found "
+        f"{_built or 'no build'}). In the source tree, `pip install -e .` builds it; with `pip install .`, start "
+        "Python in another directory"
     ) from error
 
 torch.ops.load_library(_LIBRARY_FILE)

@@ -117,6 +117,10 @@ class _Apply(torch.autograd.function._SingleLevelFunction):
         return ctx.op.transpose(g, ctx.shape, ctx.dtype, ctx.arguments), None, None, None
 
     @staticmethod
+    def _compiled_autograd_key(ctx: Any) -> tuple[int]:
+        return (ctx._autograd_function_id,)  # what torch.autograd.Function has and a single-level one lacks
+
+    @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         out: Tensor = ctx.op.overload(tangent, **ctx.arguments)
         return out
@@ -138,7 +142,9 @@ def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
                 out: Tensor = overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
             return out
 
-        if not (grad_mode and x.requires_grad) and not (forward_mode and forward_ad._current_level >= 0):
+        # NOTE: the tangent is asked for, not forward_ad's level: compiled graphs do not keep that Python counter.
+        has_tangent = forward_mode and torch._VF._unpack_dual(x, level=0).tangent is not None
+        if not (grad_mode and x.requires_grad) and not has_tangent:
             with torch._C._AutoDispatchBelowAutograd():
                 out: Tensor = overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
             return out
@@ -153,20 +159,32 @@ def _vmap_rule(op: LinearOp) -> Callable[..., tuple[Tensor, int | None]]:
     least = 1 if "dim" in op.defaults else 2
 
     def rule(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
-        x = x.movedim(in_dims[0] or 0, 0)
+        assert in_dims[0] is not None  # x is the only tensor, so it is the one that is batched
+        x = x.movedim(in_dims[0], 0)
         arguments = op.arguments(args, kwargs)
-        _contract._rank(op.name, x[0], least)
+        _contract.check_rank(op.name, x.shape[1:], least)
         if "dim" in arguments:
-            arguments["dim"] = _contract._dim(op.name, x[0], arguments["dim"]) + 1
+            arguments["dim"] = _contract.check_dim(op.name, x.dim() - 1, arguments["dim"]) + 1
         return op.overload(x, **arguments), 0
 
     return rule
 
 
 def _square_kernel(op: LinearOp) -> Callable[..., Tensor]:
-    def square(x: Tensor, k: int, **kwargs: Any) -> Tensor:
-        out: Tensor = op.overload(x, [k, k], **kwargs)
+    def square(x: Tensor, n: int, **kwargs: Any) -> Tensor:
+        out: Tensor = op.overload(x, [n, n], **kwargs)
         return out
+
+    return square
+
+
+def _square_vmap_rule(op: LinearOp) -> Callable[..., tuple[Tensor, int | None]]:
+    rule = _vmap_rule(op)
+
+    def square(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, n: int, **kwargs: Any
+    ) -> tuple[Tensor, int | None]:
+        return rule(info, in_dims, x, [n, n], **kwargs)
 
     return square
 
@@ -180,4 +198,5 @@ def register() -> torch.library.Library:
         torch.library.register_vmap(f"front::{op.name}", _vmap_rule(op))
         if "square" in getattr(torch.ops.front, op.name).overloads():
             library.impl(f"{op.name}.square", _square_kernel(op), "CompositeImplicitAutograd")
+            torch.library.register_vmap(f"front::{op.name}.square", _square_vmap_rule(op))
     return library

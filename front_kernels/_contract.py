@@ -5,7 +5,7 @@ The rules and messages are those of csrc/checks.h; tests/test_errors.py holds th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import torch
@@ -43,23 +43,31 @@ def _norm(op: str, norm: str) -> None:
         _fail(op, f"norm must be 'ortho', 'backward' or 'forward', got '{norm}'")
 
 
-def _rank(op: str, x: Tensor, least: int) -> None:
-    if x.dim() < least:
+def check_rank(op: str, shape: Sequence[int], least: int) -> None:
+    if len(shape) < least:
         plural = "dimension" if least == 1 else "dimensions"
-        _fail(op, f"x must have at least {least} {plural}, got shape {_show(x.shape)}")
+        _fail(op, f"x must have at least {least} {plural}, got shape {_show(shape)}")
+
+
+def _within(op: str, least: int, value: int, most: int, message: Callable[[], str]) -> None:
+    # NOTE: two checks, not one with `and`: sizes that depend on data may be asserted, but not branched on.
+    torch._check_value(value >= least, lambda: f"front::{op}: {message()}")
+    torch._check_value(value <= most, lambda: f"front::{op}: {message()}")
 
 
 def _axis(op: str, x: Tensor, dim: int) -> None:
     n, shape = x.shape[dim], x.shape
     dim = dim - x.dim() if dim >= 0 else dim
-    torch._check_value(
-        n >= 1 and n <= MAX_AXIS,
-        lambda: f"front::{op}: x must have between 1 and {MAX_AXIS} elements along dim {dim}, got shape {_show(shape)}",
+    _within(
+        op,
+        1,
+        n,
+        MAX_AXIS,
+        lambda: f"x must have between 1 and {MAX_AXIS} elements along dim {dim}, got shape {_show(shape)}",
     )
 
 
-def _dim(op: str, x: Tensor, dim: int) -> int:
-    rank = x.dim()
+def check_dim(op: str, rank: int, dim: int) -> int:
     if not -rank <= dim < rank:
         _fail(op, f"dim must be between {-rank} and {rank - 1}, got {dim}")
     return dim % rank
@@ -71,28 +79,25 @@ def _pair(op: str, name: str, values: Sequence[int]) -> None:
 
 
 def _kept(op: str, name: str, value: int, n: int) -> None:
-    torch._check_value(
-        value >= 1 and value <= n,
-        lambda: f"front::{op}: {name} must be between 1 and {n} (the size of x), got {value}",
-    )
+    _within(op, 1, value, n, lambda: f"{name} must be between 1 and {n} (the size of x), got {value}")
 
 
 def _size(op: str, name: str, value: int, least: int) -> None:
-    torch._check_value(
-        value >= least and value <= MAX_AXIS,
-        lambda: f"front::{op}: {name} must be between {least} (the size of x) and {MAX_AXIS}, got {value}",
+    _within(
+        op,
+        least,
+        value,
+        MAX_AXIS,
+        lambda: f"{name} must be between {least} (the size of x) and {MAX_AXIS}, got {value}",
     )
 
 
 def _length(op: str, name: str, value: int) -> None:
-    torch._check_value(
-        value >= 1 and value <= MAX_AXIS,
-        lambda: f"front::{op}: {name} must be between 1 and {MAX_AXIS}, got {value}",
-    )
+    _within(op, 1, value, MAX_AXIS, lambda: f"{name} must be between 1 and {MAX_AXIS}, got {value}")
 
 
 def _matrix(op: str, x: Tensor) -> None:
-    _rank(op, x, 2)
+    check_rank(op, x.shape, 2)
     _axis(op, x, -2)
     _axis(op, x, -1)
 
@@ -105,8 +110,8 @@ def dct(
     x: Tensor, k: int | None = None, dim: int = -1, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
 ) -> Tensor:
     dtype = _types("dct", x, out_dtype)
-    _rank("dct", x, 1)
-    dim = _dim("dct", x, dim)
+    check_rank("dct", x.shape, 1)
+    dim = check_dim("dct", x.dim(), dim)
     _axis("dct", x, dim)
     kept = x.shape[dim] if k is None else k
     _kept("dct", "k", kept, x.shape[dim])
@@ -118,8 +123,8 @@ def idct(
     x: Tensor, size: int | None = None, dim: int = -1, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
 ) -> Tensor:
     dtype = _types("idct", x, out_dtype)
-    _rank("idct", x, 1)
-    dim = _dim("idct", x, dim)
+    check_rank("idct", x.shape, 1)
+    dim = check_dim("idct", x.dim(), dim)
     _axis("idct", x, dim)
     n = x.shape[dim] if size is None else size
     _size("idct", "size", n, x.shape[dim])

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C
+from . import _C, _contract
 
 Pair = int | Sequence[int]
 
@@ -60,7 +60,7 @@ def idct(
 ) -> Tensor:
     r"""Inverse of `dct` along one axis, of x zero-padded to `size`: ``D_k^T x`` with ``D_k`` of order `size`.
 
-    Equivalent to: ``scipy.fft.idct(x, type=2, n=size, axis=dim, norm=norm)``. The zeros are neither stored nor read.
+    Equivalent to: ``scipy.fft.idct(x, type=2, n=size, axis=dim, norm=norm)``. No tensor ever holds the zeros.
 
     Args:
         x: [..., k, ...] coefficients, float16, bfloat16, float32 or float64.
@@ -146,8 +146,8 @@ def dct_crop(x: Tensor, k: Pair, *, norm: str = "ortho", out_dtype: torch.dtype 
 def idct_pad(x: Tensor, size: Pair, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
     r"""Inverse two-dimensional DCT of x zero-padded to `size`: ``D_k0^T x D_k1`` with ``D`` of the orders `size`.
 
-    Equivalent to: ``idct2`` of a zero matrix of shape `size` with x in its low-frequency corner; the zeros are
-    neither stored nor read. ``dct_crop(idct_pad(x, size), x.shape[-2:]) == x``.
+    Equivalent to: ``idct2`` of a zero matrix of shape `size` with x in its low-frequency corner; no tensor
+    ever holds the zeros. ``dct_crop(idct_pad(x, size), x.shape[-2:]) == x``.
 
     Args:
         x: [..., k0, k1] coefficients, float16, bfloat16, float32 or float64.
@@ -226,13 +226,21 @@ def plan_for(shape: Sequence[int], k: Pair | None = None, dtype: torch.dtype = t
         "text" says the same in one line.
 
     Raises:
-        ValueError: shape or k is not allowed.
+        ValueError: shape, k or dtype is not allowed.
     """
-    if len(shape) != 2:
-        raise ValueError(f"shape must have 2 elements (rows, columns), got {list(shape)}")
-    k0, k1 = shape if k is None else _pair(k)
+    size, kept = list(shape), list(shape if k is None else _pair(k))
+    for name, values in (("shape", size), ("k", kept)):
+        if len(values) != 2:
+            raise ValueError(f"{name} must have 2 elements (rows, columns), got {values}")
+    for i in (0, 1):
+        if not 1 <= size[i] <= _contract.MAX_AXIS:
+            raise ValueError(f"shape[{i}] must be between 1 and {_contract.MAX_AXIS}, got {size[i]}")
+        if not 1 <= kept[i] <= size[i]:
+            raise ValueError(f"k[{i}] must be between 1 and {size[i]} (shape[{i}]), got {kept[i]}")
+    if dtype not in _contract.FLOATS:
+        raise ValueError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    rows, columns = _C.plan_axis(size[1], kept[1]), _C.plan_axis(size[0], kept[0])
     compute = torch.float64 if dtype == torch.float64 else torch.float32
-    rows, columns = _C.plan_axis(shape[1], k1), _C.plan_axis(shape[0], k0)
     return {"rows": rows, "columns": columns, "compute_dtype": compute}
 
 
@@ -241,7 +249,8 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         {"version", "compiler", "torch_target": the stable ABI's version, "torch_built_with", "cpu_isas": the
-        instruction sets built, "cpu_isa": the one in use (FRONT_CPU_ISA forces one), "cuda": whether CUDA was built}.
+        instruction sets built, best first, "cpu_isa": the one in use (FRONT_CPU_ISA forces one), "cuda": whether CUDA
+        was built}.
 
     Raises:
         ValueError: FRONT_CPU_ISA names an instruction set that this machine or build lacks.
