@@ -6,9 +6,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The CPU build of torch is enough; an installed torch of a supported version is left alone.
+# What pip installs as torch into .venv: any supported version, a CPU build is enough.
 TORCH ?= torch==2.13.0
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
+CXX_FILES := $(CSRC) $(wildcard tests/native/*.cpp)
 
 setup: $(VENV)/.built
 
@@ -30,18 +31,18 @@ demo: $(VENV)/.built $(VENV)/.model
 	$(BIN)/python demo/demo.py
 
 test: $(VENV)/.built $(VENV)/.model
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 format: $(VENV)/.built
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CSRC)
+	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
 	rm -rf build $(VENV) front_kernels/*.so *.egg-info python/*.egg-info

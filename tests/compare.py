@@ -18,14 +18,20 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def assert_matches(
-    actual: Tensor, expected: Tensor, *, dtype: torch.dtype, tolerance: float | None = None, rms: float = 0.0
+    actual: Tensor,
+    expected: Tensor,
+    *,
+    dtype: torch.dtype,
+    tolerance: float | None = None,
+    rms: float = 0.0,
+    lanes: bool = False,
 ) -> None:
     """Fails unless `actual` (of `dtype`) is `expected` (float64) up to its rounding.
 
-    Three measures, since each forgives what another sees: the relative L2 error of everything, that of every matrix
-    row, and every element on the scale of its row. For float16 and bfloat16 each element may be off by its rounding.
-    Errors are relative to the root mean square of `expected`, or to `rms` where that is more: what it would be had
-    the few sums that make up `expected` not cancelled by chance.
+    Three measures, since each forgives what another sees: the relative L2 error of every matrix (of every row, with
+    `lanes`: rows that were transformed by themselves), that of every row, and every element. For float16 and bfloat16
+    each element may be off by its rounding. Errors are relative to the root mean square of the matrix (or lane), or to
+    `rms` where that is more: what it would be had the few sums that make it up not cancelled by chance.
     """
     assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {dtype}"
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
@@ -33,18 +39,24 @@ def assert_matches(
     if expected.numel() == 0:
         return
     assert torch.isfinite(actual).all(), "not finite"
-    limit = tolerance or TOLERANCE.get(dtype, TOLERANCE[torch.float32])
+    limit = tolerance if tolerance is not None else TOLERANCE.get(dtype, TOLERANCE[torch.float32])
     rounding = ROUNDOFF.get(dtype, 0.0)
     a, e = actual.to(torch.float64), expected
     if rounding:
         smallest = 1.01 * torch.finfo(dtype).smallest_normal * rounding  # half a step of the subnormals
         a = torch.where((a - e).abs() <= 1.01 * rounding * e.abs() + smallest, e, a)
-    scale = max(float(e.norm()) / e.numel() ** 0.5, rms)
-    error = float((a - e).norm()) / e.numel() ** 0.5 / scale if scale else float((a - e).norm())
+    # [groups, rows, columns]: a group is what one transform made, and is judged on its own scale.
+    shape = (-1, 1, e.shape[-1]) if lanes or e.dim() < 2 else (-1, *e.shape[-2:])
+    a, e = a.reshape(shape), e.reshape(shape)
+    scale = root_mean_square(e, (-2, -1)).clamp_min(max(rms, torch.finfo(torch.float64).tiny))
+    error = (root_mean_square(a - e, (-2, -1)) / scale).max().item()
     assert error <= limit, f"relative L2 error {error:.3g} > {limit:.3g}"
-    rows_a, rows_e = a.reshape(-1, a.shape[-1]), e.reshape(-1, e.shape[-1])
-    row_scale = (rows_e.norm(dim=-1) / rows_e.shape[-1] ** 0.5).clamp_min(scale)
-    row_error = ((rows_a - rows_e).norm(dim=-1) / rows_e.shape[-1] ** 0.5 / row_scale).max().item()
+    row_scale = torch.maximum(root_mean_square(e, (-1,)), scale)
+    row_error = (root_mean_square(a - e, (-1,)) / row_scale).max().item()
     assert row_error <= 4 * limit, f"relative error {row_error:.3g} of one row > {4 * limit:.3g}"
-    element = ((rows_a - rows_e).abs() / rows_e.abs().clamp_min(scale)).max().item()
+    element = ((a - e).abs() / torch.maximum(e.abs(), scale)).max().item()
     assert element <= 16 * limit, f"error {element:.3g} of one element > {16 * limit:.3g} of the scale"
+
+
+def root_mean_square(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    return x.square().mean(dims, keepdim=True).sqrt()

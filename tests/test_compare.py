@@ -49,10 +49,36 @@ def test_fails_one_wrong_element(expected, dtype):
         assert_matches(actual, expected, dtype=dtype)
 
 
-@pytest.mark.parametrize(("factor", "reason"), [(1e-6, "relative L2"), (0.9e-6, "relative L2")])
-def test_fails_a_scale_error_just_above_the_limit(expected, factor, reason):
-    with pytest.raises(AssertionError, match=reason):
-        assert_matches((expected * (1 + factor)).float(), expected, dtype=torch.float32)
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 5e-7), (torch.float64, 2e-14)])
+def test_the_limit_is_where_it_says(expected, dtype, limit):
+    scaled = torch.ones_like(expected)
+    assert_matches((scaled * (1 + 0.9 * limit)).double(), scaled, dtype=torch.float64, tolerance=limit)
+    with pytest.raises(AssertionError, match="relative L2"):
+        assert_matches((scaled * (1 + 1.1 * limit)).double(), scaled, dtype=torch.float64, tolerance=limit)
+    with pytest.raises(AssertionError, match="relative L2"):
+        assert_matches((expected * (1 + 1.3 * limit)).to(dtype), expected, dtype=dtype)
+    with pytest.raises(AssertionError, match="relative L2"):
+        assert_matches(scaled * (1 + 1e-15), scaled, dtype=torch.float64, tolerance=0.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+def test_a_missing_small_matrix_fails_beside_a_large_one(expected, dtype):
+    batch = torch.stack([expected * 1e7, expected])
+    actual = batch.to(dtype, copy=True)
+    assert_matches(actual, batch, dtype=dtype)
+    actual[1] = 0
+    with pytest.raises(AssertionError, match="relative L2 error 1 >"):
+        assert_matches(actual, batch, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+def test_a_missing_small_lane_fails_beside_large_ones(expected, dtype):
+    rows = expected * torch.logspace(-10, 10, 64, dtype=torch.float64)[:, None]
+    actual = rows.to(dtype, copy=True)
+    assert_matches(actual, rows, dtype=dtype, lanes=True)
+    actual[:56] = 0
+    with pytest.raises(AssertionError, match="relative L2 error 1 >"):
+        assert_matches(actual, rows, dtype=dtype, lanes=True)
 
 
 def test_one_element_within_the_l2_limit_fails_by_the_element_limit():

@@ -94,6 +94,12 @@ CASES = [
     (lambda: fk.lowpass(floats(4, 6), (5, 1)), "front::lowpass: k[0] must be between 1 and 4 (the size of x), got 5"),
     (lambda: fk.lowpass(floats(4, 6), (1, 7)), "front::lowpass: k[1] must be between 1 and 6 (the size of x), got 7"),
     (lambda: fk.lowpass(floats(4, 6).short(), (1, 1)), f"front::lowpass: x's dtype {DTYPES} int16"),
+    (lambda: fk.dct2(floats(4, 6).to(torch.uint16)), f"front::dct2: x's dtype {DTYPES} uint16"),
+    (lambda: fk.dct2(floats(4, 6).to(torch.float8_e4m3fn)), f"front::dct2: x's dtype {DTYPES} float8_e4m3fn"),
+    (
+        lambda: fk.idct(floats(5), MAX, norm="x"),
+        "front::idct: norm must be 'ortho', 'backward' or 'forward', got 'x'",
+    ),
 ]
 
 
@@ -135,7 +141,18 @@ def test_a_cuda_tensor_without_an_engine_is_refused_not_moved():
 def test_plan_for_refuses():
     with pytest.raises(ValueError, match=r"shape must have 2 elements \(rows, columns\), got \[3\]"):
         fk.plan_for((3,))
-    with pytest.raises(ValueError, match="kept must be between 1 and 4, got 5"):
+    with pytest.raises(ValueError, match=r"k must have 2 elements \(rows, columns\), got \[1, 2, 3\]"):
+        fk.plan_for((3, 3), (1, 2, 3))
+    with pytest.raises(ValueError, match=r"k\[1\] must be between 1 and 4 \(shape\[1\]\), got 5"):
         fk.plan_for((9, 4), (2, 5))
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=rf"shape\[1\] must be between 1 and {MAX}, got 0"):
         fk.plan_for((4, 0))
+    with pytest.raises(ValueError, match=rf"shape\[1\] must be between 1 and {MAX}, got {2**62 - 1}"):
+        fk.plan_for((4, 2**62 - 1), (1, 1))
+    with pytest.raises(ValueError, match=r"dtype must be float16, bfloat16, float32 or float64, got torch\.int32"):
+        fk.plan_for((4, 4), dtype=torch.int32)
+
+
+def test_out_of_memory_says_so():
+    with pytest.raises(RuntimeError, match=r"front: cannot allocate 4.*e\+09 GiB for a float32 tensor of shape \[10"):
+        fk.idct_pad(floats(2, 2), (MAX, MAX))

@@ -11,7 +11,7 @@ import pytest
 
 import front_kernels as fk
 
-BUILT = fk.build_info()["cpu_isas"].split(", ")
+BUILT = fk.build_info()["cpu_isas"]
 PROBE = "import front_kernels as fk; print(fk.build_info()['cpu_isa'])"
 
 
@@ -23,9 +23,9 @@ def probe(isa: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("isa", BUILT)
 def test_values_under(isa):
     found = probe(isa)
-    if found.returncode != 0:
+    if "FRONT_CPU_ISA must be one that this machine and build have" in found.stderr:
         pytest.skip(f"this machine has no {isa}: {found.stderr.splitlines()[-1]}")
-    assert found.stdout.strip() == isa
+    assert found.stdout.strip() == isa, found.stderr
     run = subprocess.run(
         [
             sys.executable,

@@ -131,7 +131,39 @@ def test_no_graph_without_need():
     assert fk.dct2(x).grad_fn is not None
 
 
-def test_double_backward_through_a_frozen_branch():
+def test_gradient_of_a_product_with_a_frozen_branch():
     x, frozen = sample(), sample(requires_grad=False)
     (grad,) = torch.autograd.grad((fk.dct2(x) * fk.dct2(frozen)).sum(), x)
     torch.testing.assert_close(grad, frozen, rtol=1e-13, atol=1e-13)
+
+
+def test_second_derivative_through_two_branches():
+    x, frozen = sample(), sample(requires_grad=False)
+    loss = (fk.dct2(x).pow(2) * fk.dct2(x) * fk.dct2(frozen)).sum()
+    (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+    (second,) = torch.autograd.grad(grad.sum(), x)
+    y, z = fk.dct2(x.detach()), fk.dct2(frozen)
+    torch.testing.assert_close(second, fk.idct2(6 * y * z * fk.dct2(torch.ones_like(x))), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("op", CASES.values(), ids=CASES.keys())
+def test_vmap_over_an_empty_batch(op):
+    assert torch.vmap(op)(torch.randn(0, *SHAPE, dtype=torch.float64)).shape == (0, *op(sample()).shape)
+
+
+def test_vmap_where_only_another_argument_is_batched():
+    x, scale = sample(requires_grad=False), torch.randn(3, dtype=torch.float64)
+    got = torch.vmap(lambda x, s: fk.dct2(x) * s, in_dims=(None, 0))(x, scale)
+    torch.testing.assert_close(got, fk.dct2(x) * scale[:, None, None, None], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_autocast_leaves_the_ops_alone(enabled):
+    x = torch.randn(12, 10, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+        y = fk.dct_crop(x, 5)
+    assert y.dtype == torch.float32
+    assert torch.equal(y, fk.dct_crop(x, 5))
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.float32

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.export import Dim
 
 import front_kernels as fk
@@ -107,3 +108,52 @@ def test_fake_results_have_the_real_shape_dtype_and_strides(op, args, kwargs, de
         fake = op(x, *args, **kwargs)
     assert (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride())
     assert fake.device.type == device.split()[-1]
+
+
+def loss(x: torch.Tensor) -> torch.Tensor:
+    return fk.idct_pad(fk.dct_crop(x, (3, 4), norm="backward"), (9, 9)).pow(3).sum()
+
+
+def tangent(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor | None:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(fk.dct_crop(forward_ad.make_dual(x, t), 3)).tangent
+
+
+FORWARD_MODE = {
+    "dual numbers": tangent,
+    "jvp": lambda x, t: torch.func.jvp(loss, (x,), (t,))[1],
+    "jacfwd": lambda x, t: torch.func.jacfwd(loss)(x),
+    "hessian": lambda x, t: torch.func.hessian(loss)(x),
+    "grad": lambda x, t: torch.func.grad(loss)(x),
+    "vmap of grad": lambda x, t: torch.vmap(torch.func.grad(loss))(torch.stack([x, t])),
+}
+
+
+@pytest.mark.parametrize("function", FORWARD_MODE.values(), ids=FORWARD_MODE.keys())
+def test_compiled_derivatives(function):
+    x, t = torch.randn(2, 5, 6, dtype=torch.float64)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    expected = function(x, t)
+    assert expected is not None
+    assert expected.norm() > 0
+    torch.testing.assert_close(compiled(x, t), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_compiled_autograd():
+    x = torch.randn(7, 6, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(loss(x), x)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        loss(x).backward()
+    torch.testing.assert_close(x.grad, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_sizes_that_depend_on_data():
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def corner(x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        n = k.item()
+        return fk.idct_pad(fk.dct_crop(x, (n, n)), (n + 2, 40))
+
+    x = torch.randn(12, 12)
+    with torch._dynamo.config.patch(capture_scalar_outputs=True):
+        for n in (3, 5, 12):
+            assert torch.equal(corner(x, torch.tensor(n)), fk.idct_pad(fk.dct_crop(x, (n, n)), (n + 2, 40)))

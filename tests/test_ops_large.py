@@ -8,7 +8,7 @@ import torch
 import front_kernels as fk
 from compare import relative_error
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("large")]  # 4.3 GB each: one at a time
 
 M, N = (1 << 16) + 3, (1 << 15) + 2  # 2^31 + 229 382 elements, 4.3 GB in bfloat16
 POINTS = [(0, 0, 1.0), (40_000, 17, -2.0), (M - 1, N - 1, 3.0), (M - 2, 5, 4.0)]

@@ -123,3 +123,39 @@ def test_the_input_and_what_lies_around_it_stay_as_they_are(dtype):
 def test_a_result_never_aliases_its_input(op, shape):
     x = torch.randn(shape)
     assert op(x).data_ptr() != x.data_ptr()
+
+
+CACHE = """
+import ctypes, resource, torch
+import front_kernels as fk
+torch.set_num_threads(1)
+
+def rss():
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * resource.getpagesize()
+
+fk.dct(torch.randn(2, 8)), fk.dct(torch.randn(2, 8).double())
+before = rss()
+for dtype in (torch.float32, torch.float64):
+    for n in range(20_000, 20_400):  # tables of about 1 MB each
+        fk.dct(torch.zeros(1, n, dtype=dtype))
+    fk.dct(torch.zeros(1 << 22, dtype=dtype))  # tables larger than the whole cache
+print(rss() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
+def test_the_tables_cache_is_bounded():
+    run = subprocess.run([sys.executable, "-c", CACHE], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < (128 << 20) + (32 << 20)  # 64 MiB per compute type, and what malloc keeps
+
+
+def test_many_threads_share_the_tables():
+    from concurrent.futures import ThreadPoolExecutor
+
+    x = torch.randn(5, 300)
+    expected = {n: fk.dct(x[:, :n]) for n in range(200, 300)}
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda i: (200 + i % 100, fk.dct(x[:, : 200 + i % 100])), range(2000)))
+    assert all(torch.equal(y, expected[n]) for n, y in results)
