@@ -23,7 +23,9 @@ enum class Direction : int32_t {
 struct LaneDim {
   int64_t size, in_stride, out_stride;
 };
-constexpr int kMaxLaneDims = 64;  // torch's own limit on dimensions
+constexpr int kMaxLaneDims = 66;  // torch's own limit on dimensions, and two for panels
+
+constexpr int64_t kPanelBytes = 64;  // a cache line
 
 struct AxisPass {
   Direction direction;
@@ -34,6 +36,8 @@ struct AxisPass {
   void* out;
   DType in_type, out_type;
   int64_t in_stride, out_stride;  // along the transformed axis
+  // Or the axis is cut into panels of kPanelBytes per lane: element i lies at (i / P) * panel + i % P. 0: it is not.
+  int64_t in_panel, out_panel;
   int32_t lane_dims;
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest
 };

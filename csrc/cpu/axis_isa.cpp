@@ -45,50 +45,69 @@ Lanes<T> block_lanes(const AxisPass& pass, int64_t block) {
   return lanes;
 }
 
+// Where element i of a lane lies: equidistant, or in panels (params.h).
+struct Along {
+  int64_t stride, panel, width;
+
+  FRONT_INLINE int64_t at(int64_t i) const { return panel ? i / width * panel + i % width : i * stride; }
+  bool adjacent() const { return panel || stride == 1; }
+};
+
+template <class In>
+Along input_along(const AxisPass& pass) {
+  return {pass.in_stride, pass.in_panel, kPanelBytes / static_cast<int64_t>(sizeof(In))};
+}
+template <class Out>
+Along output_along(const AxisPass& pass) {
+  return {pass.out_stride, pass.out_panel, kPanelBytes / static_cast<int64_t>(sizeof(Out))};
+}
+
 // Calls put(i, vector) for i = 0..n-1 with element i of every lane.
 template <class In, class T, class Put>
-FRONT_INLINE void for_each_input(const In* x, int64_t n, int64_t stride, const Lanes<T>& lanes, Put put) {
+FRONT_INLINE void for_each_input(const In* x, int64_t n, Along along, const Lanes<T>& lanes, Put put) {
   constexpr int W = kLanes<T>;
-  if (lanes.in_adjacent) {
-    for (int64_t i = 0; i < n; ++i) put(i, load<T>(x + lanes.in[0] + i * stride));
+  if (lanes.in_adjacent && !along.panel) {
+    for (int64_t i = 0; i < n; ++i) put(i, load<T>(x + lanes.in[0] + i * along.stride));
     return;
   }
   int64_t i = 0;
-  if (stride == 1) {
+  if (along.adjacent()) {
     for (; i + W <= n; i += W) {
+      const In* column = x + along.at(i);
       Vector<T> tile[W] = {};
-      for (int l = 0; l < lanes.count; ++l) tile[l] = load<T>(x + lanes.in[l] + i);
+      for (int l = 0; l < lanes.count; ++l) tile[l] = load<T>(column + lanes.in[l]);
       transpose<T>(tile);
       for (int j = 0; j < W; ++j) put(i + j, tile[j]);
     }
   }
   for (; i < n; ++i) {
     Vector<T> v{};
-    for (int l = 0; l < lanes.count; ++l) v[l] = static_cast<T>(to_float(x[lanes.in[l] + i * stride]));
+    for (int l = 0; l < lanes.count; ++l) v[l] = static_cast<T>(to_float(x[lanes.in[l] + along.at(i)]));
     put(i, v);
   }
 }
 
 // Stores get(i) for i = 0..n-1 as element i of every lane.
 template <class Out, class T, class Get>
-FRONT_INLINE void for_each_output(Out* y, int64_t n, int64_t stride, const Lanes<T>& lanes, Get get) {
+FRONT_INLINE void for_each_output(Out* y, int64_t n, Along along, const Lanes<T>& lanes, Get get) {
   constexpr int W = kLanes<T>;
-  if (lanes.out_adjacent) {
-    for (int64_t i = 0; i < n; ++i) store<T>(y + lanes.out[0] + i * stride, get(i));
+  if (lanes.out_adjacent && !along.panel) {
+    for (int64_t i = 0; i < n; ++i) store<T>(y + lanes.out[0] + i * along.stride, get(i));
     return;
   }
   int64_t i = 0;
-  if (stride == 1) {
+  if (along.adjacent()) {
     for (; i + W <= n; i += W) {
+      Out* column = y + along.at(i);
       Vector<T> tile[W];
       for (int j = 0; j < W; ++j) tile[j] = get(i + j);
       transpose<T>(tile);
-      for (int l = 0; l < lanes.count; ++l) store<T>(y + lanes.out[l] + i, tile[l]);
+      for (int l = 0; l < lanes.count; ++l) store<T>(column + lanes.out[l], tile[l]);
     }
   }
   for (; i < n; ++i) {
     const Vector<T> v = get(i);
-    for (int l = 0; l < lanes.count; ++l) y[lanes.out[l] + i * stride] = round_to<Out>(static_cast<T>(v[l]));
+    for (int l = 0; l < lanes.count; ++l) y[lanes.out[l] + along.at(i)] = round_to<Out>(static_cast<T>(v[l]));
   }
 }
 
@@ -102,10 +121,11 @@ template <class In, class Out, class T>
 void forward_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z) {
   auto* real = reinterpret_cast<Vector<T>*>(z);
   const bool even = axis.n % 2 == 0;
-  for_each_input<In, T>(static_cast<const In*>(pass.in), axis.n, pass.in_stride, lanes, [&](int64_t i, Vector<T> v) {
-    real[axis.position[i]] = v;
-    if (!even) real[axis.position[i] + 1] = Vector<T>{};
-  });
+  for_each_input<In, T>(static_cast<const In*>(pass.in), axis.n, input_along<In>(pass), lanes,
+                        [&](int64_t i, Vector<T> v) {
+                          real[axis.position[i]] = v;
+                          if (!even) real[axis.position[i] + 1] = Vector<T>{};
+                        });
   run_dfts(axis, z);
   auto coefficient = [&](int64_t k) -> Vector<T> {
     if (!even) {
@@ -122,7 +142,7 @@ void forward_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>
     }
     return a + b;
   };
-  for_each_output<Out, T>(static_cast<Out*>(pass.out), axis.kept, pass.out_stride, lanes, coefficient);
+  for_each_output<Out, T>(static_cast<Out*>(pass.out), axis.kept, output_along<Out>(pass), lanes, coefficient);
 }
 
 // The transpose of a DFT is the DFT with conjugated twiddles: the same code on points with re and im exchanged.
@@ -132,25 +152,26 @@ void inverse_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>
   const int64_t half = axis.half, points = axis.split * half;
   const int32_t* slot = axis.dft.chirp ? nullptr : axis.dft.fft.slot;
   for (int64_t j = 0; j < points; ++j) z[j] = Complex<T>{};
-  for_each_input<In, T>(static_cast<const In*>(pass.in), axis.kept, pass.in_stride, lanes, [&](int64_t k, Vector<T> v) {
-    int64_t at = k % half, mirror = at ? half - at : 0;
-    if (slot) at = slot[at], mirror = slot[mirror];
-    if (!even) {
-      const T* c = axis.combine + 2 * k;
-      z[at] = {splat(c[1]) * v, splat(c[0]) * v};
-      return;
-    }
-    const T* c = axis.combine + 4 * axis.split * k;
-    for (int64_t s = 0; s < axis.split; ++s, c += 4) {
-      Complex<T>& p = z[s * half + at];
-      p.im += splat(c[0]) * v, p.re += splat(c[2]) * v;
-      Complex<T>& q = z[s * half + mirror];
-      q.im += splat(c[1]) * v, q.re += splat(c[3]) * v;
-    }
-  });
+  for_each_input<In, T>(static_cast<const In*>(pass.in), axis.kept, input_along<In>(pass), lanes,
+                        [&](int64_t k, Vector<T> v) {
+                          int64_t at = k % half, mirror = at ? half - at : 0;
+                          if (slot) at = slot[at], mirror = slot[mirror];
+                          if (!even) {
+                            const T* c = axis.combine + 2 * k;
+                            z[at] = {splat(c[1]) * v, splat(c[0]) * v};
+                            return;
+                          }
+                          const T* c = axis.combine + 4 * axis.split * k;
+                          for (int64_t s = 0; s < axis.split; ++s, c += 4) {
+                            Complex<T>& p = z[s * half + at];
+                            p.im += splat(c[0]) * v, p.re += splat(c[2]) * v;
+                            Complex<T>& q = z[s * half + mirror];
+                            q.im += splat(c[1]) * v, q.re += splat(c[3]) * v;
+                          }
+                        });
   run_dfts(axis, z);
   const auto* real = reinterpret_cast<const Vector<T>*>(z);
-  for_each_output<Out, T>(static_cast<Out*>(pass.out), axis.n, pass.out_stride, lanes,
+  for_each_output<Out, T>(static_cast<Out*>(pass.out), axis.n, output_along<Out>(pass), lanes,
                           [&](int64_t i) { return real[axis.result[i] ^ 1]; });
 }
 
