@@ -38,16 +38,30 @@ std::vector<double> by_definition(Direction direction, int64_t n, int64_t kept, 
   return y;
 }
 
+enum class Kind { axis_inside, lanes_inside, panels };  // which is contiguous; panels as in params.h
+
 struct Layout {
-  int64_t axis_stride, lane_stride, batch_stride, size;  // in elements; size: exactly what is touched
+  int64_t axis_stride, panel, width, lane_stride, batch_stride, size;  // in elements; size: exactly what is touched
+
+  int64_t at(int64_t batch, int64_t lane, int64_t i) const {
+    return batch * batch_stride + lane * lane_stride + (panel ? i / width * panel + i % width : i * axis_stride);
+  }
 };
 
-Layout layout(int64_t length, int64_t lanes, int64_t batch, bool axis_inside, int64_t gap) {
+Layout layout(int64_t length, int64_t lanes, int64_t batch, Kind kind, int64_t gap, DType type) {
   Layout l{};
-  l.axis_stride = axis_inside ? 1 + gap : (lanes + gap);
-  l.lane_stride = axis_inside ? length * (1 + gap) + gap : 1;
-  l.batch_stride = (axis_inside ? lanes * l.lane_stride : length * l.axis_stride) + gap;
-  l.size = (length - 1) * l.axis_stride + (lanes - 1) * l.lane_stride + (batch - 1) * l.batch_stride + 1;
+  l.width = front::kPanelBytes / front::size_of(type);
+  if (kind == Kind::panels) {
+    l.lane_stride = l.width;
+    l.panel = lanes * l.width + gap;
+    l.batch_stride = (length + l.width - 1) / l.width * l.panel;
+  } else {
+    const bool inside = kind == Kind::axis_inside;
+    l.axis_stride = inside ? 1 + gap : lanes + gap;
+    l.lane_stride = inside ? length * (1 + gap) + gap : 1;
+    l.batch_stride = (inside ? lanes * l.lane_stride : length * l.axis_stride) + gap;
+  }
+  l.size = l.at(batch - 1, lanes - 1, length - 1) + 1;
   return l;
 }
 
@@ -87,23 +101,23 @@ void put(std::vector<unsigned char>& v, int64_t i, DType t, int64_t sixteenths) 
 
 double tolerance(DType t) { return t == DType::f64 ? 5e-14 : t == DType::f32 ? 1e-6 : t == DType::f16 ? 1e-3 : 8e-3; }
 
-void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t batch, bool axis_inside, int64_t gap,
+void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t batch, Kind kind, int64_t gap,
            DType in_type, DType out_type) {
   const int64_t in_length = direction == Direction::forward ? n : kept;
   const int64_t out_length = direction == Direction::forward ? kept : n;
-  const Layout in = layout(in_length, lanes, batch, axis_inside, gap);
-  const Layout out = layout(out_length, lanes, batch, axis_inside, gap);
+  // The engine reads or writes panels on the kept side only.
+  const Kind other = kind == Kind::panels ? Kind::axis_inside : kind;
+  const bool forward = direction == Direction::forward;
+  const Layout in = layout(in_length, lanes, batch, forward ? other : kind, gap, in_type);
+  const Layout out = layout(out_length, lanes, batch, forward ? kind : other, gap, out_type);
   const int64_t in_bytes = front::size_of(in_type), out_bytes = front::size_of(out_type);
   std::vector<unsigned char> x(in.size * in_bytes, 0xff), y(out.size * out_bytes, kSentinel);  // 0xff..: NaN
   std::vector<bool> written(out.size, false);
   std::mt19937 random(static_cast<unsigned>(n * 31 + kept));
   std::uniform_int_distribution<int> values(-60, 60);
-  auto at = [](const Layout& l, int64_t b, int64_t lane, int64_t i) {
-    return b * l.batch_stride + lane * l.lane_stride + i * l.axis_stride;
-  };
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t l = 0; l < lanes; ++l)
-      for (int64_t i = 0; i < in_length; ++i) put(x, at(in, b, l, i), in_type, values(random));
+      for (int64_t i = 0; i < in_length; ++i) put(x, in.at(b, l, i), in_type, values(random));
 
   AxisPass pass{};
   pass.direction = direction;
@@ -115,6 +129,8 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
   pass.out_type = out_type;
   pass.in_stride = in.axis_stride;
   pass.out_stride = out.axis_stride;
+  pass.in_panel = in.panel;
+  pass.out_panel = out.panel;
   pass.lanes[pass.lane_dims++] = {batch, in.batch_stride, out.batch_stride};
   pass.lanes[pass.lane_dims++] = {lanes, in.lane_stride, out.lane_stride};
   front::cpu::run_axis(pass, serial);
@@ -124,13 +140,13 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
     for (int64_t l = 0; l < lanes; ++l) {
       std::vector<double> lane(in_length);
       for (int64_t i = 0; i < in_length; ++i) {
-        lane[i] = get(x, at(in, b, l, i), in_type);
+        lane[i] = get(x, in.at(b, l, i), in_type);
         scale += lane[i] * lane[i];
       }
       const auto expected = by_definition(direction, n, kept, lane);
       for (int64_t i = 0; i < out_length; ++i) {
-        error += std::pow(get(y, at(out, b, l, i), out_type) - expected[i], 2);
-        written[at(out, b, l, i)] = true;
+        error += std::pow(get(y, out.at(b, l, i), out_type) - expected[i], 2);
+        written[out.at(b, l, i)] = true;
       }
     }
   bool sentinels = true;
@@ -140,9 +156,9 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
   good ? ++passed : ++failed;
   if (!good)
     std::printf(
-        "FAILED %s n=%ld kept=%ld lanes=%ld batch=%ld inside=%d gap=%ld types %d %d: error %.3g, sentinels %s\n",
+        "FAILED %s n=%ld kept=%ld lanes=%ld batch=%ld layout=%d gap=%ld types %d %d: error %.3g, sentinels %s\n",
         direction == Direction::forward ? "forward" : "inverse", static_cast<long>(n), static_cast<long>(kept),
-        static_cast<long>(lanes), static_cast<long>(batch), axis_inside, static_cast<long>(gap),
+        static_cast<long>(lanes), static_cast<long>(batch), static_cast<int>(kind), static_cast<long>(gap),
         static_cast<int>(in_type), static_cast<int>(out_type), std::sqrt(error / scale),
         sentinels ? "intact" : "OVERWRITTEN");
 }
@@ -155,13 +171,13 @@ int main() {
     for (int64_t n : {1, 2, 3, 4, 6, 7, 8, 16, 30, 35, 48, 61, 64, 67, 101, 134, 256})
       for (int64_t kept : {int64_t{1}, (n + 1) / 2, n})
         for (int64_t lanes : {1, 3, 16, 37})
-          for (bool inside : {false, true})
+          for (Kind kind : {Kind::axis_inside, Kind::lanes_inside, Kind::panels})
             for (int64_t gap : {0, 3}) {
-              check(direction, n, kept, lanes, 2, inside, gap, DType::f32, DType::f32);
-              check(direction, n, kept, lanes, 3, inside, gap, DType::f64, DType::f64);
+              check(direction, n, kept, lanes, 2, kind, gap, DType::f32, DType::f32);
+              check(direction, n, kept, lanes, 3, kind, gap, DType::f64, DType::f64);
               if (n % 16 == 0 || n == 35)
                 for (DType in : types)
-                  for (DType out : types) check(direction, n, kept, lanes, 1, inside, gap, in, out);
+                  for (DType out : types) check(direction, n, kept, lanes, 1, kind, gap, in, out);
             }
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
