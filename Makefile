@@ -1,4 +1,4 @@
-# make demo   start two BERT models of other sizes from a trained text encoder (first call: sets up .venv)
+# make demo   start BERT models of two other sizes from a trained text encoder (first call: sets up .venv)
 # make test   every test
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
 .PHONY: setup demo test lint format clean

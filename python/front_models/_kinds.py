@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 from front_models._roles import Role
 
@@ -28,7 +29,10 @@ _MLP = re.compile(
 _EMBED = re.compile(
     r"\w*embed(s|ding|dings|der)?(_\w+)?|w[tp]e|(cls|dist|mask|class|reg|register)_tokens?|shared|conv_proj|patch_embed\w*"
 )
-_HEAD = re.compile(r"heads?|head_\w+|\w+_head|classifier|\w+_classifier|fc|score|predictions")
+# Two layers are named after the head that they stand before: DistilBERT's pre_classifier, EfficientNet's conv_head.
+_HEAD = re.compile(
+    r"(?!pre_classifier|conv_head)(heads?|head_\w+|\w+_head|classifier|\w+_classifier|fc|score|predictions)"
+)
 # What may stand between a head and its output layer's weight; anything else (transform, attn) is an inner layer.
 _HEAD_INNER = re.compile(r"\d+|heads?|fc|out_proj|decoder|linear|out|proj|classifier|output|predictions|score")
 _TABLE = re.compile(
@@ -103,11 +107,20 @@ def class_layers(shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
             # A tied output matrix may be left out of the file; its bias stays.
             found.update(n for n in vectors if not _inner(n, prefix))
             continue
-        last = matrices[-1]
-        beside: list[list[str]] = [_inner(last, prefix), []]
-        found.add(last)
-        found.update(n for n in vectors if _inner(n, prefix) in beside and shapes[n][0] == shapes[last][0])
+        for last in _last_layers(matrices, prefix, shapes):
+            beside: list[list[str]] = [_inner(last, prefix), []]
+            found.add(last)
+            found.update(n for n in vectors if _inner(n, prefix) in beside and shapes[n][0] == shapes[last][0])
     return frozenset(found)
+
+
+def _last_layers(matrices: list[str], prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The output matrices of a head: the last one of a chain, or that of each numbered head side by side."""
+    chained = all(shapes[b][1] == shapes[a][0] for a, b in pairwise(matrices))
+    by_number = {(_inner(n, prefix) or [""])[0]: n for n in matrices}
+    if chained or not all(number.isdecimal() for number in by_number):
+        return [matrices[-1]]
+    return list(by_number.values())
 
 
 def _inner(name: str, prefix: str) -> list[str]:

@@ -48,8 +48,13 @@ def unusable(role: Role, infos: Mapping[str, TensorInfo]) -> str | None:
 def source_roles(infos: Mapping[str, TensorInfo], *, depth: bool) -> tuple[list[Role], frozenset[str]]:
     """Roles and layer axes of a model by itself; every tensor is a role where `depth` is False."""
     shapes = {name: info.shape for name, info in infos.items()}
-    axes = find_axes(shapes) if depth else frozenset()
+    axes = _layer_axes(shapes) if depth else frozenset()
     return group_roles(shapes, axes), axes
+
+
+def _layer_axes(shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
+    """Numbered classifier heads stand side by side; they are no layers."""
+    return frozenset(axis for axis in find_axes(shapes) if kind_of(f"{axis}{{}}.weight") != "head")
 
 
 def plan(
@@ -77,7 +82,7 @@ def plan(
     """
     shapes = {name: info.shape for name, info in infos.items()}
     source_names = [name for role in sources for name in role.names]
-    axes = joint_axes(shapes, find_axes(shapes), source_names, source_axes) if depth else frozenset()
+    axes = joint_axes(shapes, _layer_axes(shapes), source_names, source_axes) if depth else frozenset()
     found = _by_template(sources, axes)
     class_names = class_layers(shapes)
     items = []
@@ -92,6 +97,9 @@ def plan(
             f"{argument} has {_few(infos)}"
         )
     _resolve_ties(items, tied, skip)
+    if not any(item.write or item.action.startswith("skipped") for item in items):
+        reasons = _few(f"{item.role.template} ({item.action})" for item in items if item.source is not None)
+        raise ValueError(f"{argument}: nothing of the source can be transferred: {reasons}")
     return items
 
 
@@ -102,7 +110,10 @@ def _by_template(sources: Iterable[Role], axes: Set[str]) -> dict[str, tuple[Rol
         templates = [split_name(name, axes)[0] for name in role.names]
         whole = len(set(templates)) == 1
         for i, template in enumerate(templates):
-            found[template] = (role, None if whole else i)
+            if found.setdefault(template, (role, None if whole else i))[0] is not role:
+                raise ValueError(
+                    f"source: {found[template][0].template} and {role.template} would both start {template}"
+                )
     return found
 
 

@@ -14,6 +14,10 @@ value, and what follows the number is the suffix. The number is a layer axis whe
 Only the outermost such number of a name is its layer axis; inner numbers stay in the role's name. Layers are ordered by
 value. Suffixes that some layers lack form a role of the layers that have them.
 
+Two limits of names and shapes: neighbours of equal shapes that do different things (an Embedding(8, 8) beside a
+Linear(8, 8) without bias) count as layers; and where two nested numbers both repeat (two towers of layers), the outer
+one is the depth and the inner layers are matched by number.
+
 A model with one layer cannot show repetition, so two models are looked at together (`joint_axes`): an axis of either
 counts for both where the other has at most one child there.
 """

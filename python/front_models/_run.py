@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -174,6 +175,8 @@ def _carry_out_one(
     )
     if not torch.isfinite(gene.energy).all():
         return replace(row, action=f"{row.action} (NaN or Inf in the source)")
+    if not all(math.isfinite(part.deviations) for part in after.values()):
+        return replace(row, action=f"{row.action} (NaN or Inf in the result: its dtype is too small)")
     return row
 
 

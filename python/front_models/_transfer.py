@@ -133,8 +133,15 @@ def initialize(
         Role(template, gene.roles[owner].layers, gene.roles[owner].shape) for template, owner in gene.ties.items()
     ]
     sources = [role.role for role in gene.roles.values()] + aliases
-    axes = frozenset(role.template.partition("{}")[0] for role in sources if role.layers)
-    items = plan(describe(tensors), tied_names(tensors), sources, axes, depth=gene.depth, skip=words, argument="target")
+    items = plan(
+        describe(tensors),
+        tied_names(tensors),
+        sources,
+        _axes_of(sources),
+        depth=gene.depth,
+        skip=words,
+        argument="target",
+    )
     check_depths(items, depth_fill)
     check_writable(target, tensors, items)
 
@@ -193,7 +200,7 @@ def transfer(
     tensors = named_tensors(like, "like")
     infos, tied = describe(tensors), tied_names(tensors)
     usable = [role for role in reader.roles if unusable(role, reader.infos) is None]
-    items = plan(infos, tied, usable, reader.axes, depth=depth, skip=words, argument="like")
+    items = plan(infos, tied, usable, _axes_of(usable), depth=depth, skip=words, argument="like")
     check_depths(items, depth_fill)
     # All results first: made between the temporaries of the roles, they would keep freed memory from being reused.
     new = {
@@ -218,3 +225,8 @@ def transfer(
         if tied[name] not in new:
             new[tied[name]] = tensors[name].detach().clone(memory_format=torch.contiguous_format)
     return {name: new[tied[name]] for name in tensors}, report
+
+
+def _axes_of(roles: Iterable[Role]) -> frozenset[str]:
+    """The layer axes that the roles were grouped by, which may be fewer than those that their names could have."""
+    return frozenset(role.template.partition("{}")[0] for role in roles if role.layers)

@@ -1,7 +1,6 @@
 """Names, shapes and tensors of a model, whatever holds them: a state dict, a module, or a file read lazily.
 
-A mapping may offer `shape_of(name)` and `dtype_of(name)`, which spare reading the data, and `metadata` with
-`{removed name: kept name}` for tied tensors, as `safetensors.torch.save_model` writes it.
+A mapping may offer `shape_of(name)` and `dtype_of(name)`, which spare reading the data.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from front_models._files import open_weights
+from front_models._files import WeightsFile, open_weights
 
 __all__ = ["TensorInfo", "Weights", "describe", "matrix_shape", "named_tensors", "tied_names"]
 
@@ -91,15 +90,12 @@ def describe(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
 def tied_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """`{name: first name with the same data}` for every name; a name that is tied to none maps to itself.
 
-    Tensors are tied when they are one storage seen the same way, or when the file's metadata say so.
+    Tensors are tied when they are one storage seen the same way, or when a file stores them once and says so.
     """
-    metadata: Mapping[str, str] = getattr(tensors, "metadata", None) or {}
+    if isinstance(tensors, WeightsFile):
+        return {name: tensors.aliases.get(name, name) for name in tensors}
     first: dict[object, str] = {}
-    tied: dict[str, str] = {}
-    for name in tensors:
-        kept = metadata.get(name, name)
-        tied[name] = first.setdefault(_identity(tensors, kept if kept in tensors else name), name)
-    return tied
+    return {name: first.setdefault(_identity(tensors, name), name) for name in tensors}
 
 
 def _identity(tensors: Mapping[str, Tensor], name: str) -> object:

@@ -1,0 +1,115 @@
+"""Names that mislead: nested numbers, heads side by side, layers named like heads, ties that a file only claims."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from front_models import Learngene, extract, initialize, transfer
+from front_models._roles import find_axes
+
+
+def constant(rows: int, columns: int, value: float) -> torch.Tensor:
+    return torch.full((rows, columns), value)
+
+
+def both_ways(source, like, **options):
+    """transfer, and initialize(extract): the same roles, actions and results."""
+    new, report = transfer(source, like, **options)
+    again = {name: tensor.clone() for name, tensor in like.items()}
+    repeated = initialize(again, extract(source), **options)
+    seen = [[(row.role, row.source_depth, row.target_depth, row.action) for row in r.rows] for r in (report, repeated)]
+    assert seen[0] == seen[1]
+    for name, tensor in again.items():
+        torch.testing.assert_close(new[name], tensor, rtol=1e-5, atol=1e-6)
+    return new, report
+
+
+@pytest.mark.parametrize("inner", ["experts", "blocks"])
+def test_an_inner_number_of_unlike_outer_layers_is_matched_one_by_one(inner):
+    """The outer layers of the target have two widths, so they are no axis there; each inner list is one by itself."""
+    source = {
+        f"layers.{i}.{inner}.{j}.{part}.weight": constant(6, 6, 10.0 * i + j) + 0.01 * torch.randn(6, 6)
+        for i in range(2)
+        for j in range(3)
+        for part in ("up", "down")
+    }
+    like = {
+        f"layers.{i}.{inner}.{j}.{part}.weight": torch.zeros(width, width)
+        for i, width in enumerate((8, 12))
+        for j in range(3)
+        for part in ("up", "down")
+    }
+    new, report = both_ways(source, like, gain="area")
+    for i in range(2):
+        for j in range(3):
+            assert abs(new[f"layers.{i}.{inner}.{j}.up.weight"].mean() - (10 * i + j)) < 0.05
+    assert report.transferred == len(report.rows)
+
+
+def test_heads_side_by_side_are_no_layers():
+    source = {"body.weight": torch.randn(8, 8)}
+    for i, classes in enumerate((3, 3)):
+        source |= {f"heads.{i}.weight": torch.randn(classes, 8), f"heads.{i}.bias": torch.randn(classes)}
+    assert find_axes({"blocks.0.weight": (3, 8), "blocks.1.weight": (3, 8)})
+    for classes in ((5, 5), (5, 6), (3, 5)):
+        like = {"body.weight": torch.zeros(12, 12)}
+        for i, n in enumerate(classes):
+            like |= {f"heads.{i}.weight": torch.full((n, 12), 7.0), f"heads.{i}.bias": torch.full((n,), 7.0)}
+        new, report = both_ways(source, like)
+        for i, n in enumerate(classes):
+            left = bool((new[f"heads.{i}.weight"] == 7).all() and (new[f"heads.{i}.bias"] == 7).all())
+            assert left == (n != 3), (classes, i)
+        assert all(row.target_depth == 1 for row in report.rows)
+
+
+def test_a_chain_of_layers_in_one_head_has_one_output():
+    source = {"classifier.0.weight": torch.randn(8, 8), "classifier.3.weight": torch.randn(4, 8)}
+    like = {"classifier.0.weight": torch.zeros(12, 12), "classifier.3.weight": torch.full((6, 12), 7.0)}
+    new, _ = both_ways(source, like)
+    assert new["classifier.0.weight"].norm() > 0
+    assert (new["classifier.3.weight"] == 7).all()
+
+
+@pytest.mark.parametrize("name", ["pre_classifier", "conv_head"])
+def test_layers_before_a_head_are_started(name):
+    source, like = {f"{name}.weight": torch.randn(8, 8)}, {f"{name}.weight": torch.zeros(12, 12)}
+    new, report = both_ways(source, like)
+    assert report.rows[0].action == "transferred"
+    assert new[f"{name}.weight"].norm() > 0
+
+
+def test_nothing_to_transfer_is_an_error_unless_it_was_asked_for():
+    source, like = {"head.weight": torch.randn(3, 8)}, {"head.weight": torch.randn(5, 8)}
+    message = r"like: nothing of the source can be transferred: 'head\.weight \(left: 3 classes in the source, 5 in"
+    with pytest.raises(ValueError, match=message):
+        transfer(source, like)
+    _, report = transfer({"mlp.fc1.weight": torch.randn(4, 4)}, {"mlp.fc1.weight": torch.randn(6, 6)}, skip=["mlp"])
+    assert report.transferred == 0
+
+
+def test_what_a_file_stores_twice_is_not_tied_whatever_its_metadata_say(tmp_path):
+    weights = {"a.weight": torch.randn(4, 4), "b.weight": torch.randn(4, 4)}
+    save_file(weights, tmp_path / "both.safetensors", metadata={"b.weight": "a.weight", "format": "pt"})
+    like = {"a.weight": torch.zeros(4, 4), "b.weight": torch.zeros(4, 4)}
+    new, report = transfer(tmp_path / "both.safetensors", like)
+    assert [row.action for row in report.rows] == ["transferred", "transferred"]
+    for name, tensor in weights.items():
+        torch.testing.assert_close(new[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_result_that_its_dtype_cannot_hold_is_said():
+    source = {"w": torch.randn(8, 8) * 6e4}
+    _, report = transfer(source, {"w": torch.zeros(4, 4, dtype=torch.float16)})
+    assert report.rows[0].action == "transferred (NaN or Inf in the result: its dtype is too small)"
+
+
+def test_deviation_of_a_partly_skipped_role_counts_all_its_tensors():
+    source = {f"blocks.{i}.attn.qkv.weight": torch.randn(8, 8) for i in range(2)}
+    like = {f"blocks.{i}.attn.qkv.weight": torch.randn(8, 8) * 100 for i in range(2)}
+    new, report = transfer(source, like, skip=["blocks.1.*"])
+    assert torch.equal(new["blocks.1.attn.qkv.weight"], like["blocks.1.attn.qkv.weight"])
+    together = torch.stack(list(new.values())).double()
+    assert report.rows[0].std_target == pytest.approx(together.std().item(), rel=1e-6)
+    assert isinstance(extract(source), Learngene)
