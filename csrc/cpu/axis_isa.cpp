@@ -19,7 +19,7 @@ struct Lanes {
   static constexpr int W = kLanes<T>;
   int count;  // lanes in use; the rest compute zeros
   int64_t in[W], out[W];
-  bool in_adjacent, out_adjacent;  // all W in use, consecutive elements
+  bool in_adjacent, out_adjacent;  // the used ones are consecutive elements
 };
 
 template <class T>
@@ -29,7 +29,7 @@ Lanes<T> block_lanes(const AxisPass& pass, int64_t block) {
   const int64_t start = block % per_row * W, first = block / per_row * inner + start;
   Lanes<T> lanes{};
   lanes.count = static_cast<int>(inner - start < W ? inner - start : W);
-  lanes.in_adjacent = lanes.out_adjacent = lanes.count == W;
+  lanes.in_adjacent = lanes.out_adjacent = true;
   for (int l = 0; l < lanes.count; ++l) {
     int64_t rest = first + l;
     for (int32_t d = pass.lane_dims; d-- > 0;) {
@@ -67,7 +67,11 @@ template <class In, class T, class Put>
 FRONT_INLINE void for_each_input(const In* x, int64_t n, Along along, const Lanes<T>& lanes, Put put) {
   constexpr int W = kLanes<T>;
   if (lanes.in_adjacent && !along.panel) {
-    for (int64_t i = 0; i < n; ++i) put(i, load<T>(x + lanes.in[0] + i * along.stride));
+    const In* first = x + lanes.in[0];
+    if (lanes.count == W)
+      for (int64_t i = 0; i < n; ++i) put(i, load<T>(first + i * along.stride));
+    else
+      for (int64_t i = 0; i < n; ++i) put(i, load_some<T>(first + i * along.stride, lanes.count));
     return;
   }
   int64_t i = 0;
@@ -92,7 +96,11 @@ template <class Out, class T, class Get>
 FRONT_INLINE void for_each_output(Out* y, int64_t n, Along along, const Lanes<T>& lanes, Get get) {
   constexpr int W = kLanes<T>;
   if (lanes.out_adjacent && !along.panel) {
-    for (int64_t i = 0; i < n; ++i) store<T>(y + lanes.out[0] + i * along.stride, get(i));
+    Out* first = y + lanes.out[0];
+    if (lanes.count == W)
+      for (int64_t i = 0; i < n; ++i) store<T>(first + i * along.stride, get(i));
+    else
+      for (int64_t i = 0; i < n; ++i) store_some<T>(first + i * along.stride, get(i), lanes.count);
     return;
   }
   int64_t i = 0;

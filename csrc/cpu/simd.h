@@ -144,6 +144,20 @@ FRONT_INLINE void store(Out* p, Vector<T> v) {
   }
 }
 
+// The first `count` of them, zeros after; nothing beyond is touched.
+template <class T, class In>
+FRONT_INLINE Vector<T> load_some(const In* p, int count) {
+  In some[kLanes<T>] = {};
+  std::memcpy(some, p, static_cast<size_t>(count) * sizeof(In));
+  return load<T>(some);
+}
+template <class T, class Out>
+FRONT_INLINE void store_some(Out* p, Vector<T> v, int count) {
+  Out some[kLanes<T>];
+  store<T>(some, v);
+  std::memcpy(p, some, static_cast<size_t>(count) * sizeof(Out));
+}
+
 // Interleave the S-element groups of a and b: their first halves, or their second halves.
 template <int S, int Half, class V, int... I>
 FRONT_INLINE V interleave(V a, V b, std::integer_sequence<int, I...>) {
