@@ -36,7 +36,8 @@ struct AxisPass {
   void* out;
   DType in_type, out_type;
   int64_t in_stride, out_stride;  // along the transformed axis
-  // Or the axis is cut into panels of kPanelBytes per lane: element i lies at (i / P) * panel + i % P. 0: it is not.
+  // Or the axis is cut into panels of kPanelBytes per lane, P elements: element i lies at (i / P) * panel + i % P.
+  // 0: it is not.
   int64_t in_panel, out_panel;
   int32_t lane_dims;
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest

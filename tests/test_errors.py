@@ -154,5 +154,5 @@ def test_plan_for_refuses():
 
 
 def test_out_of_memory_says_so():
-    with pytest.raises(RuntimeError, match=r"front: cannot allocate 4.*e\+09 GiB for a float32 tensor of shape \[10"):
+    with pytest.raises(RuntimeError, match=r"front: cannot allocate .* GiB for a float32 tensor of shape \["):
         fk.idct_pad(floats(2, 2), (MAX, MAX))

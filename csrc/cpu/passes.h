@@ -47,9 +47,9 @@ inline std::vector<int64_t> with_size(std::vector<int64_t> sizes, int64_t dim, i
 // whole lines, and a block of the column pass reads one contiguous piece instead of a line per row, a page apart.
 class Panels {
  public:
-  // `like` has the batch axes and the device.
+  // `like` has the batch axes and the device. A matrix narrower than a line is one panel of its own width.
   Panels(const Tensor& like, int64_t rows, int64_t columns, DType type)
-      : rows_(rows), columns_(columns), type_(type), width_(kPanelBytes / size_of(type)) {
+      : rows_(rows), columns_(columns), type_(type), width_(std::min(kPanelBytes / size_of(type), columns)) {
     const auto sizes = sizes_of(like);
     for (size_t d = 0; d + 2 < sizes.size(); ++d) batch_.push_back(sizes[d]);
     matrix_ = (columns + width_ - 1) / width_ * panel();
