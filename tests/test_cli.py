@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pickle
@@ -15,12 +17,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import front_models
 import front_models._files as files_module
+import front_models._learngene as learngene_module
 from command import assert_error, names_in
 from front_models._cli import main
 from front_models._files import open_weights, save_weights
@@ -48,6 +51,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+PYTHON = Path(__file__).parent.parent / "python"
 TRANSFER = ["transfer", "source.safetensors", "--like", "like.safetensors", "-o"]
 
 
@@ -216,6 +220,12 @@ def test_wrong_usage(files: Path, capsys: pytest.CaptureFixture[str], flags: lis
         (["transmit"], "No such command 'transmit'"),
         (["extract", "source.safetensors", "-o", "gene"], "'gene' must end in .safetensors"),
         (["inspect", "source.safetensors", "--plot", "a.jpg"], "must end in one of .png, .svg, .pdf"),
+        (["inspect", ""], "'FILE': the name is empty."),
+        (["inspect", "source.safetensors", "--plot", ""], "'--plot': the name is empty."),
+        ([*TRANSFER, ""], "'-o' / '--output': the name is empty."),
+        (["transfer", "source.safetensors", "--like", "", "-o", "out"], "'--like': the name is empty."),
+        (["transfer", "", "--like", "like.safetensors", "-o", "out"], "'SRC': the name is empty."),
+        (["init", "", "--like", "like.safetensors", "-o", "out"], "'GENE': the name is empty."),
     ],
 )
 def test_wrong_commands(files: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str) -> None:
@@ -305,6 +315,41 @@ def test_a_full_disk(files: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert names_in(files) == ["like.safetensors", "out.safetensors", "source.safetensors"]
 
 
+def test_extract_on_a_full_disk_names_its_output(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_half(_tensors: dict[str, Tensor], path: Path, metadata: object) -> None:
+        Path(path).write_bytes(b"\0" * 100)
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(learngene_module, "save_file", write_half)
+    code = main(["extract", "source.safetensors", "-o", "gene.safetensors"])
+    assert_error(capsys, code, 1, "front: error: gene.safetensors: No space left on device\n")
+    assert names_in(files) == ["like.safetensors", "source.safetensors"]
+
+
+def test_the_current_folder_is_not_swapped_away(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files.stat().st_ino
+    Path("empty").mkdir()
+    os.chdir("empty")
+    command = ["transfer", "../source.safetensors", "--like", "../like.safetensors", "-o", "."]
+    assert_error(capsys, main(command), 1, ".: the current folder is never replaced")
+    assert files.stat().st_ino == before
+    assert names_in(files / "empty") == []
+
+
+def test_a_skip_pattern_that_matches_nothing_is_noted(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    skip = ["--skip", "*.fc9.*,*.fc2.*,qkv", "--skip", "blocks.{}.mlp.fc1.bias", "--skip", "layers.{}.*"]
+    note = "".join(f"front: note: --skip {word!r} matched nothing\n" for word in ("*.fc9.*", "layers.{}.*"))
+    for command in (
+        ["extract", "source.safetensors", "-o", "gene.safetensors"],
+        ["init", "gene.safetensors", "--like", "like.safetensors", "-o", "a.safetensors"],
+        [*TRANSFER, "b.safetensors"],
+    ):
+        assert main([*command, *skip]) == 0
+        assert capsys.readouterr().err == note
+
+
 # As a process of its own
 
 
@@ -319,6 +364,42 @@ def test_a_process(files: Path) -> None:
     assert json.loads(done.stdout)["command"] == "transfer"
     done = run_front("inspect", "nope")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "front: error: nope: no such file or folder\n")
+
+
+def run_entry(folder: Path, torch_module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The installed command's entry point, with this in place of torch."""
+    (folder / "torch.py").write_text(torch_module)
+    code = f"import sys; sys.path.append({str(PYTHON)!r}); from _front_entry import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-P", "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_an_interrupt_while_torch_is_imported(tmp_path: Path) -> None:
+    done = run_entry(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", "inspect", "x")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "front: interrupted\n")
+
+
+def test_the_version_needs_no_torch(tmp_path: Path) -> None:
+    done = run_entry(tmp_path, "raise SystemExit('torch was imported')\n", "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"front, version {importlib.metadata.version('front-kernels')}\n"
+
+
+def test_the_entry_point_runs_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("_front_entry", PYTHON / "_front_entry.py")
+    assert spec is not None
+    assert spec.loader is not None
+    entry = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(entry)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["front", "inspect", "nope"])
+        assert_error(capsys, entry.main(), 1, "nope: no such file or folder")
+        patch.setattr(sys, "argv", ["front", "--version"])
+        assert entry.main() == 0
+        own = capsys.readouterr().out
+        assert main(["--version"]) == 0
+        assert capsys.readouterr().out == own
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

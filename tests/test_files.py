@@ -6,10 +6,7 @@ import errno
 import json
 import os
 import pickle
-import resource
-import stat
-import subprocess
-import sys
+import struct
 from pathlib import Path
 
 import pytest
@@ -18,20 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 
-import front_models._files as files_module
 from front_models import extract
-from front_models._atomic import atomic_folder, atomic_path, check_output
-from front_models._files import WeightsFile, WeightsFileError, open_weights, save_weights
-
-
-def small_weights() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "a.weight": torch.randn(4, 6, generator=generator),
-        "a.bias": torch.randn(4, generator=generator, dtype=torch.float64),
-        "half": torch.randn(3, 2, generator=generator).to(torch.bfloat16),
-        "count": torch.tensor(7),
-    }
+from front_models._files import WeightsFileError, open_weights, save_weights
+from weights import assert_same, small_weights
 
 
 class Tied(nn.Module):
@@ -40,19 +26,6 @@ class Tied(nn.Module):
         self.embed = nn.Embedding(5, 3)
         self.head = nn.Linear(3, 5, bias=False)
         self.head.weight = self.embed.weight
-
-
-def assert_same(weights: WeightsFile, expected: dict[str, Tensor]) -> None:
-    assert sorted(weights) == sorted(expected)
-    assert len(weights) == len(expected)
-    for name, tensor in expected.items():
-        assert weights.shape_of(name) == tensor.shape
-        assert weights.dtype_of(name) == tensor.dtype == weights[name].dtype
-        assert torch.equal(weights[name], tensor)
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
 
 
 # Reading
@@ -75,7 +48,7 @@ def test_shapes_and_dtypes_are_known_without_reading_data(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
-@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict"])
 def test_torch_files(tmp_path: Path, suffix: str, wrapper: str | None) -> None:
     content = small_weights() if wrapper is None else {wrapper: small_weights(), "epoch": 3}
     torch.save(content, tmp_path / f"w{suffix}")
@@ -205,6 +178,64 @@ def test_truncated_files(tmp_path: Path, keep: int) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        IndexError("pop from empty list"),
+        AssertionError(),
+        TypeError("'StorageType' object is not callable"),
+        struct.error("unpack requires 4 bytes"),
+        AttributeError("two\nlines"),
+    ],
+)
+def test_a_damaged_torch_file_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    path = tmp_path / "w.pt"
+    torch.save(small_weights(), path)
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(WeightsFileError) as caught:
+        open_weights(path)
+    cause = (str(error).splitlines() or [type(error).__name__])[0]
+    assert str(caught.value) == f"{path}: truncated or not a torch file ({cause})"
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), MemoryError()])
+def test_an_error_of_the_system_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    torch.save(small_weights(), tmp_path / "w.pt")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)) as caught:
+        open_weights(tmp_path / "w.pt")
+    assert caught.value is error
+
+
+def test_a_zip_with_a_damaged_end(tmp_path: Path) -> None:
+    """The locator says that the archive has two disks, at which Python's zipfile raises before torch looks at it."""
+    path = tmp_path / "w.pt"
+    end = b"PK\5\6" + bytes(18)
+    locator = b"PK\6\7" + struct.pack("<LQL", 0, 0, 2)
+    path.write_bytes(b"PK\3\4" + bytes(60) + locator + end)
+    with pytest.raises(WeightsFileError, match=r"w\.pt: truncated or not a torch file"):
+        open_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.eye(3).to_sparse(), r"tensor 'odd' has layout torch\.sparse_coo"),
+        (torch.empty(3, device="meta"), r"tensor 'odd' has no data \(meta\)"),
+    ],
+)
+def test_a_torch_file_with_tensors_that_are_no_weights(tmp_path: Path, tensor: Tensor, message: str) -> None:
+    torch.save({**small_weights(), "odd": tensor}, tmp_path / "w.pt")
+    with pytest.raises(WeightsFileError, match=rf"w\.pt: {message}; only strided tensors with data are weights"):
+        open_weights(tmp_path / "w.pt")
+
+
 def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nope\.safetensors: no such file or folder"):
         open_weights(tmp_path / "nope.safetensors")
@@ -240,194 +271,3 @@ def test_a_learngene_is_no_model(tmp_path: Path) -> None:
 
 
 # Writing
-
-
-def test_an_existing_file_needs_force(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    save_weights(path, {"a": torch.zeros(2)})
-    with pytest.raises(FileExistsError, match=r"w\.safetensors: exists; it is replaced only with force"):
-        save_weights(path, {"a": torch.ones(2)})
-    assert torch.equal(open_weights(path)["a"], torch.zeros(2))
-    save_weights(path, {"a": torch.ones(2)}, force=True)
-    assert torch.equal(open_weights(path)["a"], torch.ones(2))
-    assert names_in(tmp_path) == ["w.safetensors"]
-
-
-def test_a_file_may_be_written_over_the_one_it_is_read_from(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    save_weights(path, small_weights())
-    save_weights(path, open_weights(path), force=True)
-    assert_same(open_weights(path), small_weights())
-
-
-def test_permissions(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    before = os.umask(0o027)
-    try:
-        save_weights(path, {"a": torch.zeros(2)})
-        assert stat.S_IMODE(path.stat().st_mode) == 0o640
-        path.chmod(0o604)
-        save_weights(path, {"a": torch.zeros(2)}, force=True)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o604
-    finally:
-        os.umask(before)
-
-
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link.safetensors").symlink_to(tmp_path / "real" / "w.safetensors")
-    save_weights(tmp_path / "link.safetensors", {"a": torch.ones(2)})
-    assert (tmp_path / "link.safetensors").is_symlink()
-    assert names_in(tmp_path / "real") == ["w.safetensors"]
-
-
-def test_outputs_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"path must end in \.safetensors, got .*w\.pt"):
-        save_weights(tmp_path / "w.pt", {})
-    with pytest.raises(FileNotFoundError, match=r"the folder .*none does not exist"):
-        save_weights(tmp_path / "none" / "w.safetensors", {})
-    with pytest.raises(FileExistsError, match="/dev/null: exists and is not a regular file"):
-        check_output(Path("/dev/null"), force=True, folder=False)
-    with pytest.raises(FileExistsError, match="exists and is not a regular file"):
-        check_output(tmp_path, force=True, folder=False)
-    (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError, match="exists and is not a folder"):
-        check_output(tmp_path / "file", force=True, folder=True)
-
-
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), SystemExit(1)]
-)
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    path = tmp_path / "w.safetensors"
-    save_weights(path, small_weights())
-
-    def write_half(tensors: dict[str, Tensor], target: Path, metadata: object) -> None:
-        Path(target).write_bytes(b"\0" * 10)
-        raise error
-
-    monkeypatch.setattr(files_module, "save_file", write_half)
-    with pytest.raises(type(error)):
-        save_weights(path, {"a": torch.zeros(2)}, force=True)
-    assert names_in(tmp_path) == ["w.safetensors"]
-    assert_same(open_weights(path), small_weights())
-
-
-def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
-    """The real writer, stopped by the operating system's limit on the size of a file."""
-    path = tmp_path / "w.safetensors"
-    save_weights(path, small_weights())
-    code = (
-        "import sys, torch\n"
-        "from front_models._files import save_weights\n"
-        "try:\n"
-        "    save_weights(sys.argv[1], {'a': torch.zeros(300, 300)}, force=True)\n"
-        "except OSError as error:\n"
-        "    print(error.errno, error.filename)\n"
-    )
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    command = [sys.executable, "-P", "-c", code, str(path)]
-    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{errno.EFBIG} {path}\n"
-    assert names_in(tmp_path) == ["w.safetensors"]
-    assert_same(open_weights(path), small_weights())
-
-
-def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "out"
-
-    def write() -> None:
-        with atomic_path(path) as temporary:
-            temporary.write_text("mine")
-            path.write_text("theirs")
-
-    with pytest.raises(FileExistsError):
-        write()
-    assert path.read_text() == "theirs"
-    assert names_in(tmp_path) == ["out"]
-
-
-def make_model_folder(path: Path, text: str) -> None:
-    path.mkdir()
-    (path / "config.json").write_text(text)
-
-
-def test_folder_appears_whole(tmp_path: Path) -> None:
-    with atomic_folder(tmp_path / "out") as folder:
-        (folder / "config.json").write_text("new")
-        assert names_in(tmp_path) == [folder.name]
-    assert names_in(tmp_path) == ["out"]
-    assert (tmp_path / "out" / "config.json").read_text() == "new"
-
-
-def test_folder_needs_force_and_is_swapped(tmp_path: Path) -> None:
-    make_model_folder(tmp_path / "out", "old")
-    (tmp_path / "out" / "stale.safetensors").touch()
-    with (
-        pytest.raises(FileExistsError, match="exists; it is replaced only with force"),
-        atomic_folder(tmp_path / "out"),
-    ):
-        pytest.fail("the block must not run")
-    with atomic_folder(tmp_path / "out", force=True) as folder:
-        (folder / "config.json").write_text("new")
-        assert (tmp_path / "out" / "config.json").read_text() == "old"
-    assert names_in(tmp_path) == ["out"]
-    assert names_in(tmp_path / "out") == ["config.json"]
-    assert (tmp_path / "out" / "config.json").read_text() == "new"
-
-
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    with atomic_folder(tmp_path / "out") as folder:
-        (folder / "config.json").touch()
-    assert names_in(tmp_path / "out") == ["config.json"]
-    assert names_in(tmp_path) == ["out"]
-
-
-def test_only_model_folders_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.png").touch()
-    make_model_folder(tmp_path / "nested", "x")
-    (tmp_path / "nested" / "runs").mkdir()
-    make_model_folder(tmp_path / "here", "x")
-    monkeypatch.chdir(tmp_path / "here")
-    for name in ("photos", "nested", "here"):
-        with pytest.raises(FileExistsError, match=r"not replaced, because only a folder with a config\.json"):
-            check_output(tmp_path / name, force=True, folder=True)
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
-def test_a_failed_folder_leaves_the_old_one(tmp_path: Path, error: BaseException) -> None:
-    make_model_folder(tmp_path / "out", "old")
-
-    def write() -> None:
-        with atomic_folder(tmp_path / "out", force=True) as folder:
-            (folder / "config.json").write_text("new")
-            raise error
-
-    with pytest.raises(type(error)):
-        write()
-    assert names_in(tmp_path) == ["out"]
-    assert (tmp_path / "out" / "config.json").read_text() == "old"
-
-
-def test_a_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_model_folder(tmp_path / "out", "old")
-    rename, calls = os.rename, []
-
-    def second_fails(source: Path, target: Path) -> None:
-        calls.append(source)
-        if len(calls) == 2:
-            raise OSError(errno.EIO, "the disk went away")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", second_fails)
-    with pytest.raises(OSError, match="went away"), atomic_folder(tmp_path / "out", force=True) as folder:
-        (folder / "config.json").write_text("new")
-    assert names_in(tmp_path) == ["out"]
-    assert (tmp_path / "out" / "config.json").read_text() == "old"

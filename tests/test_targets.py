@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import front_models
 from command import assert_error, names_in
 from front_models._cli import main
 from front_models._files import WeightsFileError, open_weights
+from front_models._kinds import skips
+from front_models._naming import expand_skip, own_names
+from front_models._report import RoleRow, TransferReport
 from front_models._targets import align_names, load_target
 
 BERT = {"vocab_size": 40, "max_position_embeddings": 12, "num_attention_heads": 2}
@@ -183,3 +187,91 @@ def test_a_full_disk_under_a_folder(
     code = main(["transfer", str(source), "--like", str(like), "-o", str(tmp_path / "out")])
     assert_error(capsys, code, 1, "No space left on device")
     assert names_in(tmp_path) == ["like", "source"]
+
+
+def test_force_keeps_a_folder_with_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = saved_model(tmp_path / "source", transformers.BertModel(transformers.BertConfig(**SMALL)))
+    like = config_folder(tmp_path / "like", transformers.BertConfig, "BertModel", **LARGE)
+    (like / "results.csv").write_text("precious")
+    code = main(["transfer", str(source), "--like", str(like), "-o", str(like), "--force"])
+    assert_error(capsys, code, 1, "not replaced, because it holds 'results.csv', which is no file of a model")
+    assert names_in(like) == ["config.json", "results.csv"]
+
+
+def test_like_may_name_the_config_itself(tmp_path: Path) -> None:
+    like = config_folder(tmp_path / "like", transformers.BertConfig, "BertModel", **LARGE)
+    named, folder = load_target(like / "config.json", seed=3), load_target(like, seed=3)
+    assert named.folder == like
+    assert named.tensors.keys() == folder.tensors.keys()
+    assert all(torch.equal(named.tensors[name], folder.tensors[name]) for name in folder.tensors)
+
+
+QUERY = "encoder.layer.{}.attention.self.query.weight"
+
+
+@pytest.mark.parametrize("way", ["transfer", "init"])
+@pytest.mark.parametrize("prefixed", ["target", "source"])
+@pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [
+        ("bert.encoder.layer.*.attention.self.query.weight", [0, 1, 2]),
+        ("encoder.layer.*.attention.self.query.weight", [0, 1, 2]),
+        ("bert.encoder.layer.{}.attention.self.query.weight", [0, 1, 2]),
+        ("encoder.layer.{}.attention.self.query.weight", [0, 1, 2]),
+        ("bert.encoder.layer.1.attention.self.q*", [1]),
+        ("encoder.layer.1.attention.self.q*", [1]),
+    ],
+)
+def test_skip_patterns_match_the_names_of_both_sides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str, prefixed: str, pattern: str, layers: list[int]
+) -> None:
+    kinds = ["BertForSequenceClassification", "BertModel"]
+    target, other = kinds if prefixed == "target" else kinds[::-1]
+    source = saved_model(tmp_path / "source", getattr(transformers, other)(transformers.BertConfig(**SMALL)))
+    like = config_folder(tmp_path / "like", transformers.BertConfig, target, **LARGE)
+    command = ["transfer", str(source)]
+    if way == "init":
+        assert main(["extract", str(source), "-o", str(tmp_path / "gene.safetensors")]) == 0
+        command = ["init", str(tmp_path / "gene.safetensors")]
+    capsys.readouterr()
+    out = tmp_path / "out.safetensors"
+    assert main([*command, "--like", str(like), "-o", str(out), "--skip", pattern, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    before, written = load_target(like).tensors, open_weights(out)
+    kept = {name for name in before if before[name].ndim > 1 and torch.equal(before[name], written[name])}
+    own = QUERY if prefixed == "source" else f"bert.{QUERY}"
+    assert kept - {"classifier.weight"} == {own.format(layer) for layer in layers}
+    rows = {row["role"]: row["action"] for row in json.loads(captured.out)["rows"]}
+    templates = {re.sub(r"\.\d+\.", ".{}.", name) for name in before}
+    assert set(rows) == templates
+    expected = f"skipped: {pattern}" if len(layers) == 3 else "transferred (1 of 3 tensors skipped)"
+    assert rows[own] == expected
+    assert sum(action != "transferred" for action in rows.values()) <= 5
+
+
+def test_a_pattern_for_the_base_model_spares_the_head() -> None:
+    names = {"bert.a.0.w": "a.0.w", "bert.a.1.w": "a.1.w", "bert.head": "head", "classifier.w": "classifier.w"}
+    words = expand_skip(["qkv", "bert.*"], names)
+    assert set(words.values()) == {"qkv", "bert.*"}
+    found = {aligned for aligned in names.values() if skips(words, "other", aligned, aligned)}
+    assert found == {"a.0.w", "a.1.w", "head"}
+    assert len(words) == 4  # both layers by one pattern
+    assert skips(words, "head", "x", "x") is None
+    assert expand_skip(["bert.a.0.*"], names).keys() == {"bert.a.0.*", "[a].0.w"}
+    assert expand_skip(["a.*", "nothing.*"], names).keys() == {"a.*", "nothing.*"}
+
+
+def test_reports_have_the_targets_own_names() -> None:
+    def row(role: str, action: str) -> RoleRow:
+        return RoleRow(role, "other", None, None, (1,), 1, None, None, None, action)
+
+    names = {"bert.a.0.w": "a.0.w", "bert.emb": "emb", "cls.w": "cls.w"}
+    words = {"[e]mb": "bert.e*", "bert.e*": "bert.e*"}
+    rows = [row("a.{}.w", "transferred"), row("emb", "skipped: [e]mb"), row("cls.w", "tied: written as emb")]
+    found = own_names(TransferReport(rows), names, words).rows
+    assert [(r.role, r.action) for r in found] == [
+        ("bert.a.{}.w", "transferred"),
+        ("bert.emb", "skipped: bert.e*"),
+        ("cls.w", "tied: written as bert.emb"),
+    ]

@@ -12,12 +12,40 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-__all__ = ["atomic_folder", "atomic_path", "check_output"]
+__all__ = ["TOKENIZER_FILES", "atomic_folder", "atomic_path", "check_output"]
 
 # A file name may have 255 bytes; the rest is the temporary's own part.
 MAX_STEM_BYTES = 200
+# What AutoTokenizer and the image processors read.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+)
+# A folder with anything else is not replaced: it may be someone's only copy.
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.index.json",
+    "pytorch_model*.bin",
+    "README.md",
+    ".gitattributes",
+    *TOKENIZER_FILES,
+)
 
 
 def _sibling(path: Path, ending: str) -> Path:
@@ -33,9 +61,20 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _is_model_folder(path: Path) -> bool:
-    names = {entry.name for entry in path.iterdir()}
-    return not names or ("config.json" in names and all(entry.is_file() for entry in path.iterdir()))
+def _foreign_entry(folder: Path) -> str | None:
+    """The first name in a folder that is no file of a model, or None."""
+    for entry in sorted(folder.iterdir()):
+        if not entry.is_file() or not any(fnmatchcase(entry.name, pattern) for pattern in MODEL_FILES):
+            return entry.name
+    return None
+
+
+def _rename_in_error(error: BaseException, temporary: Path, path: Path) -> None:
+    """Let an OSError about a temporary name what the user asked for: the temporary is gone when it is read."""
+    if isinstance(error, OSError) and error.filename is not None:
+        name = os.fsdecode(error.filename)
+        if name == str(temporary) or name.startswith(f"{temporary}{os.sep}"):
+            error.filename = f"{path}{name.removeprefix(str(temporary))}"
 
 
 def check_output(path: Path, *, force: bool, folder: bool) -> Path:
@@ -43,7 +82,8 @@ def check_output(path: Path, *, force: bool, folder: bool) -> Path:
 
     Raises:
         FileExistsError: It exists and `force` is False; or it is something that is never replaced: a device, a folder
-            where a file goes, or a folder that is not a model's (a ``config.json`` and plain files only).
+            where a file goes, the current folder, or a folder that is not a model's (a ``config.json``, and nothing
+            but `MODEL_FILES`).
         FileNotFoundError: Its folder does not exist.
         PermissionError: Its folder cannot be written.
     """
@@ -58,15 +98,21 @@ def check_output(path: Path, *, force: bool, folder: bool) -> Path:
         raise FileExistsError(f"{path}: exists and is not a folder")
     if not folder and not real.is_file():
         raise FileExistsError(f"{path}: exists and is not a regular file")
+    if folder and os.path.samefile(real, os.curdir):
+        raise FileExistsError(f"{path}: the current folder is never replaced; name another one")
     if folder and not any(real.iterdir()):
         return real
     if not force:
         raise FileExistsError(f"{path}: exists; it is replaced only with force (--force)")
-    if folder and (not _is_model_folder(real) or real == Path.cwd()):
-        raise FileExistsError(
-            f"{path}: not replaced, because only a folder with a config.json and no sub-folders, "
-            "other than the current one, is replaced whole; remove it or choose another name"
-        )
+    if folder:
+        foreign = _foreign_entry(real)
+        if foreign is not None:
+            raise FileExistsError(
+                f"{path}: not replaced, because it holds {foreign!r}, which is no file of a model; "
+                "move that or choose another name"
+            )
+        if not (real / "config.json").exists():
+            raise FileExistsError(f"{path}: not replaced, because it is no model's folder: it has no config.json")
     return real
 
 
@@ -90,7 +136,8 @@ def atomic_path(path: str | os.PathLike[str], *, force: bool = False) -> Iterato
         _flush(temporary)
         check_output(Path(path), force=force, folder=False)
         os.replace(temporary, real)
-    except BaseException:
+    except BaseException as error:
+        _rename_in_error(error, temporary, Path(path))
         temporary.unlink(missing_ok=True)
         raise
     _flush(real.parent)
@@ -120,13 +167,14 @@ def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Itera
         if real.exists():
             os.rename(real, aside)
         os.rename(temporary, real)
-    except BaseException:
-        if aside.exists():
-            if real.exists():
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                os.rename(aside, real)
+        _flush(real.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    except BaseException as error:
+        _rename_in_error(error, temporary, Path(path))
+        if not temporary.exists():
+            # The new folder is in its place: what is left of the old one goes.
+            shutil.rmtree(aside, ignore_errors=True)
+        elif aside.exists() and not real.exists():
+            os.rename(aside, real)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _flush(real.parent)
-    shutil.rmtree(aside, ignore_errors=True)

@@ -19,10 +19,11 @@ from rich.table import Table
 from torch import Tensor
 
 from front_models import _cli_options as options
-from front_models._atomic import atomic_path, check_output
+from front_models._atomic import check_output
 from front_models._files import open_weights, tied_names
 from front_models._inspect import inspect_weights, plot_choice
 from front_models._learngene import GeneRole, Learngene
+from front_models._naming import expand_skip, own_names, unmatched
 from front_models._plot import check_picture, plot_energy
 from front_models._report import TransferReport
 from front_models._targets import Target, align_names, load_target
@@ -34,15 +35,12 @@ LIKE = click.option(
     "--like",
     required=True,
     metavar="TARGET",
+    callback=options.named,
     help="The model to be started: a weights file or folder, or a folder with a Hugging Face config.json. From a "
     "config the model is built with fresh initial values (--seed), which roles that the source lacks keep; weights "
     "beside the config are not read.",
 )
-OUTPUT = options.output_options(
-    "OUT",
-    "Where to write: a .safetensors file, or a folder (weights, config.json, and the tokenizer's files of TARGET or "
-    "else of the source).",
-)
+WHERE = "Where to write: a .safetensors file, or a folder (weights, config.json, and the tokenizer's files of TARGET"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -60,12 +58,14 @@ def cli() -> None:
 
 
 @cli.command("extract")
-@click.argument("source", metavar="SRC")
-@options.output_options("GENE", "The learngene to write: one safetensors file.")
+@click.argument("source", metavar="SRC", callback=options.named)
+@options.output_options("GENE", "The learngene to write: one safetensors file.", folder=False)
 @options.extraction_options
 @options.skip_option
 @options.reporting_options
-def extract_command(source: str, output: str, force: bool, as_json: bool, quiet: bool, **extraction: Any) -> None:
+def extract_command(
+    source: str, output: str, force: bool, skip: tuple[str, ...], as_json: bool, quiet: bool, **extraction: Any
+) -> None:
     """Take the learngene out of the weights SRC.
 
     SRC is a .safetensors, .pt, .pth or .bin file, or a folder with model.safetensors (sharded or not). One learngene
@@ -80,10 +80,11 @@ def extract_command(source: str, output: str, force: bool, as_json: bool, quiet:
         raise click.BadParameter(f"{output!r} must end in .safetensors.", param_hint="'-o' / '--output'")
     check_output(path, force=force, folder=False)
     started = time.perf_counter()
+    weights = open_weights(source)
     with options.progress_bar("extracting", quiet=quiet) as progress:
-        gene = extract(open_weights(source), progress=progress, **extraction)
-    with atomic_path(path, force=force) as temporary:
-        gene.save(temporary)
+        gene = extract(weights, skip=skip, progress=progress, **extraction)
+    gene.save(path, force=force)
+    _note_unmatched(skip, weights)
     seconds = time.perf_counter() - started
     if as_json:
         rows = [_gene_row(role) for role in gene.roles.values()]
@@ -102,15 +103,24 @@ def extract_command(source: str, output: str, force: bool, as_json: bool, quiet:
 
 
 @cli.command("init")
-@click.argument("gene", metavar="GENE")
+@click.argument("gene", metavar="GENE", callback=options.named)
 @LIKE
-@OUTPUT
+@options.output_options("OUT", f"{WHERE}).", folder=True)
 @options.initialization_options
 @options.skip_option
 @options.seed_option
 @options.reporting_options
 def init_command(
-    gene: str, like: str, output: str, force: bool, gain: str, seed: int, as_json: bool, quiet: bool, **start: Any
+    gene: str,
+    like: str,
+    output: str,
+    force: bool,
+    skip: tuple[str, ...],
+    gain: str,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+    **start: Any,
 ) -> None:
     """Start a model like TARGET from the learngene GENE.
 
@@ -123,32 +133,45 @@ def init_command(
     learngene = Learngene.load(gene)
     target = load_target(like, seed=seed)
     own = _writable(target)
-    names = align_names(own, [n for role in learngene.roles.values() for n in role.names], target.prefix)
+    known = [n for role in learngene.roles.values() for n in role.names]
+    names = align_names(own, known, target.prefix)
+    words = expand_skip(skip, names)
     tensors = {names[name]: tensor for name, tensor in own.items()}
     with options.progress_bar("initializing", quiet=quiet) as progress:
         report = initialize(
             tensors,
             learngene,
+            skip=words,
             gain=_gain(gain),
             generator=torch.Generator().manual_seed(seed),
             progress=progress,
             **start,
         )
     target.save(path, {name: tensors[names[name]] for name in own}, folder=folder, force=force)
-    _tell("init", report, output, time.perf_counter() - started, as_json=as_json)
+    _note_unmatched(skip, [*names, *names.values(), *known])
+    _tell("init", own_names(report, names, words), output, time.perf_counter() - started, as_json=as_json)
 
 
 @cli.command("transfer")
-@click.argument("source", metavar="SRC")
+@click.argument("source", metavar="SRC", callback=options.named)
 @LIKE
-@OUTPUT
+@options.output_options("OUT", f"{WHERE} or else of the source).", folder=True)
 @options.extraction_options
 @options.initialization_options
 @options.skip_option
 @options.seed_option
 @options.reporting_options
 def transfer_command(
-    source: str, like: str, output: str, force: bool, gain: str, seed: int, as_json: bool, quiet: bool, **both: Any
+    source: str,
+    like: str,
+    output: str,
+    force: bool,
+    skip: tuple[str, ...],
+    gain: str,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+    **both: Any,
 ) -> None:
     """Start a model like TARGET from the weights SRC: front extract and front init in one go.
 
@@ -164,24 +187,32 @@ def transfer_command(
     weights = open_weights(source)
     target = load_target(like, seed=seed)
     names = align_names(target.tensors, weights, target.prefix)
+    words = expand_skip(skip, names)
     # A target read from a file keeps its names, and is passed on as it is, to be read one tensor at a time.
     aligned = {names[n]: t for n, t in target.tensors.items()} if target.prefix else target.tensors
     with options.progress_bar("transferring", quiet=quiet) as progress:
         tensors, report = transfer(
             weights,
             aligned,
+            skip=words,
             gain=_gain(gain),
             generator=torch.Generator().manual_seed(seed),
             progress=progress,
             **both,
         )
     target.save(path, {n: tensors[names[n]] for n in target.tensors}, folder=folder, source=Path(source), force=force)
-    _tell("transfer", report, output, time.perf_counter() - started, as_json=as_json)
+    _note_unmatched(skip, [*names, *names.values(), *weights])
+    _tell("transfer", own_names(report, names, words), output, time.perf_counter() - started, as_json=as_json)
 
 
 @cli.command("inspect")
-@click.argument("file", metavar="FILE")
-@click.option("--plot", metavar="PICTURE", help="Draw the energy of up to four matrices: .png, .svg or .pdf.")
+@click.argument("file", metavar="FILE", callback=options.named)
+@click.option(
+    "--plot",
+    metavar="PICTURE",
+    callback=options.named,
+    help="Draw the energy of up to four matrices: .png, .svg or .pdf.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing picture.")
 @options.reporting_options
 def inspect_command(file: str, plot: str | None, force: bool, as_json: bool, quiet: bool) -> None:
@@ -241,6 +272,11 @@ def _writable(target: Target) -> Mapping[str, Tensor]:
     tied = tied_names(target.tensors)
     copies = {name: tensor.clone() for name, tensor in target.tensors.items() if name not in tied}
     return {name: copies[tied.get(name, name)] for name in target.tensors}
+
+
+def _note_unmatched(skip: Iterable[str], names: Iterable[str]) -> None:
+    for word in unmatched(skip, names):
+        click.echo(f"front: note: --skip {word!r} matched nothing", err=True)
 
 
 def _tell(command: str, report: TransferReport, output: str, seconds: float, *, as_json: bool) -> None:

@@ -21,6 +21,7 @@ from front_models._kinds import check_skip
 __all__ = [
     "extraction_options",
     "initialization_options",
+    "named",
     "output_options",
     "output_path",
     "print_json",
@@ -38,6 +39,13 @@ def _ratio(_ctx: click.Context, _param: click.Parameter, value: float) -> float:
     # A NaN fails every comparison, so that the range is asked for, not its outside.
     if not 0 < value <= 1:
         raise click.BadParameter(f"{value:g} is not in the range (0, 1].")
+    return value
+
+
+def named(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """The callback of every path: an empty one would stand for the current folder."""
+    if value == "":
+        raise click.BadParameter("the name is empty.")
     return value
 
 
@@ -129,11 +137,17 @@ reporting_options: Callable[[F], F] = _compose(
 )
 
 
-def output_options(metavar: str, description: str) -> Callable[[F], F]:
-    """``-o/--output`` and ``--force``."""
+def output_options(metavar: str, description: str, *, folder: bool) -> Callable[[F], F]:
+    """``-o/--output`` and ``--force``; `folder`: the output may be a folder."""
+    force = "Replace an existing file."
+    if folder:
+        force = (
+            "Replace an existing file, or a folder that holds a model and nothing else: config.json, weights, "
+            "tokenizer's files, README.md. A folder with any other file is never replaced."
+        )
     return _compose(
-        click.option("-o", "--output", required=True, metavar=metavar, help=description),
-        click.option("--force", is_flag=True, help="Replace what exists under the output's name."),
+        click.option("-o", "--output", required=True, metavar=metavar, callback=named, help=description),
+        click.option("--force", is_flag=True, help=force),
     )
 
 

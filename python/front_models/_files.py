@@ -29,7 +29,7 @@ __all__ = ["WeightsFile", "WeightsFileError", "disk_errors", "open_weights", "sa
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
 # Where trainers commonly put the state dict inside a checkpoint.
-WRAPPERS = ("model", "state_dict")
+WRAPPERS = ("model", "state_dict", "model_state_dict")
 # What `Learngene.save` writes as "format" into the metadata of its file.
 LEARNGENE_FORMAT = "front-learngene"
 DTYPES = {
@@ -86,6 +86,10 @@ class WeightsFile(Mapping[str, Tensor]):
 
 class _TorchFile(WeightsFile):
     def __init__(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if tensor.is_meta or tensor.layout is not torch.strided:
+                what = "has no data (meta)" if tensor.is_meta else f"has layout {tensor.layout}"
+                raise WeightsFileError(f"{path}: tensor {name!r} {what}; only strided tensors with data are weights")
         super().__init__(path, {}, tied_names(tensors))
         self._tensors = dict(tensors)
 
@@ -150,8 +154,8 @@ def open_weights(path: str | os.PathLike[str]) -> WeightsFile:
 
     Args:
         path: ``.safetensors``; a folder with ``model.safetensors``, ``model.safetensors.index.json`` or
-            ``pytorch_model.bin``; ``.pt``, ``.pth`` or ``.bin`` with a state dict at the top or under "model" or
-            "state_dict".
+            ``pytorch_model.bin``; ``.pt``, ``.pth`` or ``.bin`` with a state dict at the top or under "model",
+            "state_dict" or "model_state_dict".
 
     Returns:
         A read-only mapping of names to CPU tensors of the file's shapes and dtypes.
@@ -159,7 +163,7 @@ def open_weights(path: str | os.PathLike[str]) -> WeightsFile:
     Raises:
         FileNotFoundError: There is nothing at `path`.
         WeightsFileError: The suffix is unknown, the folder has no weights, the file is truncated or corrupt, its pickle
-            would run code, or it holds no state dict.
+            would run code, it holds no state dict, or a tensor in it is sparse or has no data (meta).
     """
     path = Path(path)
     if path.is_dir():
@@ -217,13 +221,15 @@ def _open_index(index: Path) -> dict[Path, Any]:
 
 
 def _torch_load(path: Path) -> Any:
-    # Only the zip format, torch's default since 1.6, can be mapped into memory.
-    mmap = zipfile.is_zipfile(path)
     try:
+        # Only the zip format, torch's default since 1.6, can be mapped into memory.
+        mmap = zipfile.is_zipfile(path)
         with warnings.catch_warnings():
             # torch warns of pickle protocols other than its own; what it cannot read of them is an error below.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (OSError, MemoryError):
+        raise
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         if name is None:
@@ -231,7 +237,7 @@ def _torch_load(path: Path) -> Any:
         raise WeightsFileError(
             f"{path}: refused, because its pickle would call {name[1]}; only tensors are read, no code is run"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged pickle can fail in any way inside torch.load; the cause is passed on
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsFileError(f"{path}: truncated or not a torch file ({cause[:200]})") from error
 

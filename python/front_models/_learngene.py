@@ -99,13 +99,14 @@ class Learngene:
     depth: bool = True
     skip: tuple[str, ...] = ()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, force: bool = True) -> None:
         """Write one safetensors file: coefficients and statistics as tensors, the rest as versioned JSON metadata.
 
         `Learngene.load` gives back the same gene bit for bit. The file appears complete or not at all: it is written
-        beside `path`, flushed to the disk and renamed; an existing file is replaced.
+        beside `path`, flushed to the disk and renamed; an existing file is replaced, but for `force=False`.
 
         Raises:
+            FileExistsError: the file exists and `force` is False.
             OSError: the file cannot be written.
         """
         tensors: dict[str, Tensor] = {}
@@ -113,7 +114,7 @@ class Learngene:
             for part in _PARTS:
                 tensors[f"{part}/{template}"] = getattr(role, part).detach().cpu().contiguous()
         metadata = {"format": _FORMAT, "version": str(_VERSION), "gene": json.dumps(self._describe())}
-        with atomic_path(path, force=True) as partial, disk_errors(Path(path)):
+        with atomic_path(path, force=force) as partial, disk_errors(Path(path)):
             save_file(tensors, partial, metadata=metadata)
 
     @classmethod

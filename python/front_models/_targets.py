@@ -16,29 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from front_models._atomic import atomic_folder
+from front_models._atomic import TOKENIZER_FILES, atomic_folder
 from front_models._files import WeightsFileError, disk_errors, open_weights, save_weights
 
 __all__ = ["Target", "align_names", "load_target"]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-# What AutoTokenizer and the image processors read.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-)
 
 
 @dataclass(frozen=True)
@@ -107,7 +91,7 @@ def load_target(path: str | Path, *, seed: int = 0) -> Target:
     the tensors stored in it.
 
     Args:
-        path: A weights file, or a folder with ``config.json`` or weights.
+        path: A weights file, or a folder with ``config.json`` or weights; a ``config.json`` stands for its folder.
         seed: For torch.manual_seed while the model draws its initial values; the global generator is left as it was.
 
     Raises:
@@ -116,6 +100,8 @@ def load_target(path: str | Path, *, seed: int = 0) -> Target:
         WeightsFileError: The weights cannot be read, or no model can be built from the config.
     """
     path = Path(path)
+    if path.name == CONFIG and path.is_file():
+        path = path.parent
     folder = path if path.is_dir() else path.parent
     config = folder / CONFIG
     if path.is_dir() and config.exists() and "model_type" in _read_config(config):
