@@ -128,6 +128,8 @@ class _Apply(torch.autograd.function._SingleLevelFunction):
 
 def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
     overload = op.overload
+    # A class of its own, so that grad_fn tells the op: DctCropBackward.
+    function: Any = type("".join(part.capitalize() for part in op.name.split("_")), (_Apply,), {})
 
     def kernel(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         grad_mode, forward_mode = torch.is_grad_enabled(), forward_ad._is_fwd_grad_enabled()
@@ -149,7 +151,7 @@ def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
                 out: Tensor = overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
             return out
         with enable_single_level_autograd_function():
-            applied: Tensor = _Apply.apply(x, op, below, op.arguments(args, kwargs))  # type: ignore[attr-defined]
+            applied: Tensor = function.apply(x, op, below, op.arguments(args, kwargs))
         return applied
 
     return kernel
