@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
+
+
+def default_interrupts() -> None:
+    """For `preexec_fn`: a background job's children inherit an ignored Ctrl-C, and so would the command under test."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def names_in(folder: Path) -> list[str]:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 import front_models._files as files_module
+from command import names_in
 from front_models._atomic import atomic_folder, atomic_path, check_output
 from front_models._files import open_weights, save_weights
-from weights import assert_same, names_in, small_weights
+from weights import assert_same, small_weights
 
 
 def test_an_existing_file_needs_force(tmp_path: Path) -> None:

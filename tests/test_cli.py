@@ -24,7 +24,7 @@ from torch import Tensor
 import front_models
 import front_models._files as files_module
 import front_models._learngene as learngene_module
-from command import assert_error, names_in
+from command import assert_error, default_interrupts, names_in
 from front_models._cli import main
 from front_models._files import open_weights, save_weights
 
@@ -372,7 +372,9 @@ def run_entry(folder: Path, torch_module: str, *arguments: str) -> subprocess.Co
     code = f"import sys; sys.path.append({str(PYTHON)!r}); from _front_entry import main; sys.exit(main())"
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, "-P", "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, preexec_fn=default_interrupts
+    )
 
 
 def test_an_interrupt_while_torch_is_imported(tmp_path: Path) -> None:
@@ -418,7 +420,8 @@ def test_an_interrupt_while_writing_leaves_nothing(files: Path, number: signal.S
     )
     Path("out.safetensors").write_text("precious")
     command = [sys.executable, "-P", "-c", script, *TRANSFER, "out.safetensors", "--force"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, preexec_fn=default_interrupts) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         assert len(names_in(files)) == 4

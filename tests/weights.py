@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -27,7 +25,3 @@ def assert_same(weights: WeightsFile, expected: dict[str, Tensor]) -> None:
         assert weights.shape_of(name) == tensor.shape
         assert weights.dtype_of(name) == tensor.dtype == weights[name].dtype
         assert torch.equal(weights[name], tensor)
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir())
