@@ -15,5 +15,13 @@ STABLE_TORCH_LIBRARY(front, m) {
       "-> Tensor");
   m.def("lowpass(Tensor x, SymInt[2] k) -> Tensor");
 
+  m.def("dct2.out(Tensor x, *, str norm=\"ortho\", Tensor(a!) out) -> ()");
+  m.def("idct2.out(Tensor x, *, str norm=\"ortho\", Tensor(a!) out) -> ()");
+  m.def("dct_crop.out(Tensor x, SymInt[2] k, *, str norm=\"ortho\", Tensor(a!) out) -> ()");
+  m.def("idct_pad.out(Tensor x, SymInt[2] size, *, str norm=\"ortho\", Tensor(a!) out) -> ()");
+  m.def(
+      "dct_resize.out(Tensor x, SymInt[2] size, *, SymInt[2]? k=None, str norm=\"ortho\", Tensor(a!) out) "
+      "-> ()");
+
   m.def("_cpu_isa() -> str");  // private: which instruction set runs
 }

@@ -106,7 +106,16 @@ struct Types {
   DType in, compute, out;
 };
 
-inline Types types_of(const char* op, const Tensor& x, std::optional<ScalarType> out_dtype) {
+// Where a result goes: into a new tensor, of a dtype if one is named, or into one that is given.
+struct Result {
+  std::optional<ScalarType> dtype;
+  const Tensor* given = nullptr;
+
+  Result(std::optional<ScalarType> out_dtype) : dtype(out_dtype) {}
+  Result(const Tensor& out) : given(&out) {}
+};
+
+inline Types types_of(const char* op, const Tensor& x, const Result& result) {
   ScalarType found{};
   try {
     found = x.scalar_type();
@@ -114,7 +123,9 @@ inline Types types_of(const char* op, const Tensor& x, std::optional<ScalarType>
     fail(op, "x's dtype must be float16, bfloat16, float32 or float64");
   }
   const DType in = dtype_of(op, "x's dtype", found);
-  const DType out = out_dtype ? dtype_of(op, "out_dtype", *out_dtype) : in;
+  const DType out = result.given   ? dtype_of(op, "out's dtype", result.given->scalar_type())
+                    : result.dtype ? dtype_of(op, "out_dtype", *result.dtype)
+                                   : in;
   return {in, in == DType::f64 || out == DType::f64 ? DType::f64 : DType::f32, out};
 }
 
@@ -129,6 +140,19 @@ inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, DType
       << " tensor of shape " << shape_string(sizes);
     throw std::runtime_error(s.str());
   }
+}
+
+inline Tensor make_result(const char* op, const Tensor& x, const std::vector<int64_t>& sizes, DType type,
+                          const Result& result) {
+  if (!result.given) return empty(x, sizes, type);
+  const Tensor& out = *result.given;
+  const auto found = sizes_of(out);
+  if (found != sizes) fail(op, "out must have shape ", shape_string(sizes), ", got ", shape_string(found));
+  if (!out.is_cpu()) fail(op, "out must be on the CPU, as x is");
+  const auto strides = out.strides();
+  for (size_t d = 0; d < sizes.size(); ++d)
+    if (sizes[d] > 1 && strides[d] == 0) fail(op, "out must not overlap itself, but is expanded along dim ", d);
+  return out;
 }
 
 inline void torch_parallel(int64_t count, int64_t grain, ParallelBody body, void* context) {

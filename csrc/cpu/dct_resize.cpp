@@ -5,9 +5,9 @@
 namespace front::cpu {
 namespace {
 
-Tensor dct_resize(const Tensor& x, std::vector<int64_t> size, std::optional<std::vector<int64_t>> k,
-                  const NormName& norm, std::optional<ScalarType> out_dtype) {
-  const Types types = types_of("dct_resize", x, out_dtype);
+Tensor resize(const Tensor& x, const std::vector<int64_t>& size, const std::optional<std::vector<int64_t>>& k,
+              const NormName& norm, const Result& result) {
+  const Types types = types_of("dct_resize", x, result);
   const auto sizes = check_matrix("dct_resize", x);
   check_pair("dct_resize", "size", size);
   check_length("dct_resize", "size[0]", size[0]);
@@ -20,10 +20,26 @@ Tensor dct_resize(const Tensor& x, std::vector<int64_t> size, std::optional<std:
     k0 = std::min(k0, (*k)[0]);
     k1 = std::min(k1, (*k)[1]);
   }
-  return resize2(x, k0, k1, size[0], size[1], parse_norm("dct_resize", norm.value), types);
+  const Norm scale = parse_norm("dct_resize", norm.value);
+  Tensor out = make_result("dct_resize", x, matrix_sizes(sizes, size[0], size[1]), types.out, result);
+  resize2(x, k0, k1, out, scale, types);
+  return out;
+}
+
+Tensor dct_resize(const Tensor& x, std::vector<int64_t> size, std::optional<std::vector<int64_t>> k,
+                  const NormName& norm, std::optional<ScalarType> out_dtype) {
+  return resize(x, size, k, norm, out_dtype);
+}
+
+void dct_resize_out(const Tensor& x, std::vector<int64_t> size, std::optional<std::vector<int64_t>> k,
+                    const NormName& norm, const Tensor& out) {
+  resize(x, size, k, norm, out);
 }
 
 }  // namespace
 }  // namespace front::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(front, CPU, m) { m.impl("dct_resize", TORCH_BOX(&front::cpu::dct_resize)); }
+STABLE_TORCH_LIBRARY_IMPL(front, CPU, m) {
+  m.impl("dct_resize", TORCH_BOX(&front::cpu::dct_resize));
+  m.impl("dct_resize.out", TORCH_BOX(&front::cpu::dct_resize_out));
+}

@@ -43,6 +43,12 @@ inline std::vector<int64_t> with_size(std::vector<int64_t> sizes, int64_t dim, i
   return sizes;
 }
 
+inline std::vector<int64_t> matrix_sizes(std::vector<int64_t> sizes, int64_t rows, int64_t columns) {
+  sizes.end()[-2] = rows;
+  sizes.end()[-1] = columns;
+  return sizes;
+}
+
 // The matrix between the two passes, M x k1 per batch entry, as panels of one cache line's width: the row pass writes
 // whole lines, and a block of the column pass reads one contiguous piece instead of a line per row, a page apart.
 class Panels {
@@ -118,32 +124,29 @@ class Panels {
   Tensor data_;
 };
 
-// Rows first: the intermediate is M x k1.
-inline Tensor forward2(const Tensor& x, int64_t k0, int64_t k1, Norm norm, Types types) {
-  const auto sizes = sizes_of(x);
-  const int64_t rows = static_cast<int64_t>(sizes.size()) - 2, m = sizes[rows], n = sizes[rows + 1];
+// Rows first: the intermediate is M x k1. `out` may overlap x: all of x is read before any of it is written.
+inline void forward2(const Tensor& x, const Tensor& out, Norm norm, Types types) {
+  const auto sizes = sizes_of(x), kept = sizes_of(out);
+  const int64_t m = sizes.end()[-2], n = sizes.end()[-1], k0 = kept.end()[-2], k1 = kept.end()[-1];
   const Panels mid(x, m, k1, types.compute);
-  const Tensor out = empty(x, with_size(with_size(sizes, rows + 1, k1), rows, k0), types.out);
   mid.row_pass(new_pass(Direction::forward, norm, n, k1, {types.in, types.compute, types.compute}), x);
   mid.column_pass(new_pass(Direction::forward, norm, m, k0, {types.compute, types.compute, types.out}), out);
-  return out;
 }
 
 // Columns first: the intermediate is M x k1, as in the forward direction whose transpose this is.
-inline Tensor inverse2(const Tensor& x, int64_t m, int64_t n, Norm norm, Types types) {
-  const auto sizes = sizes_of(x);
-  const int64_t rows = static_cast<int64_t>(sizes.size()) - 2, k0 = sizes[rows], k1 = sizes[rows + 1];
+inline void inverse2(const Tensor& x, const Tensor& out, Norm norm, Types types) {
+  const auto kept = sizes_of(x), sizes = sizes_of(out);
+  const int64_t m = sizes.end()[-2], n = sizes.end()[-1], k0 = kept.end()[-2], k1 = kept.end()[-1];
   const Panels mid(x, m, k1, types.compute);
-  const Tensor out = empty(x, with_size(with_size(sizes, rows, m), rows + 1, n), types.out);
   mid.column_pass(new_pass(Direction::inverse, norm, m, k0, {types.in, types.compute, types.compute}), x);
   mid.row_pass(new_pass(Direction::inverse, norm, n, k1, {types.compute, types.compute, types.out}), out);
-  return out;
 }
 
 // The kept coefficients stay in the compute type; nothing larger than them or M x k1 lies between the tensors.
-inline Tensor resize2(const Tensor& x, int64_t k0, int64_t k1, int64_t m, int64_t n, Norm norm, Types types) {
-  const Tensor kept = forward2(x, k0, k1, norm, {types.in, types.compute, types.compute});
-  return inverse2(kept, m, n, norm, {types.compute, types.compute, types.out});
+inline void resize2(const Tensor& x, int64_t k0, int64_t k1, const Tensor& out, Norm norm, Types types) {
+  const Tensor kept = empty(x, matrix_sizes(sizes_of(x), k0, k1), types.compute);
+  forward2(x, kept, norm, {types.in, types.compute, types.compute});
+  inverse2(kept, out, norm, {types.compute, types.compute, types.out});
 }
 
 inline std::vector<int64_t> check_matrix(const char* op, const Tensor& x) {
