@@ -126,6 +126,11 @@ class _Apply(torch.autograd.function._SingleLevelFunction):
         return out
 
 
+def _has_tangent(x: Tensor) -> bool:
+    # NOTE: the tangent is asked for, not forward_ad's level: compiled graphs do not keep that Python counter.
+    return forward_ad._is_fwd_grad_enabled() and torch._VF._unpack_dual(x, level=0).tangent is not None
+
+
 def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
     overload = op.overload
     # A class of its own, so that grad_fn tells the op: DctCropBackward.
@@ -144,9 +149,7 @@ def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
                 out: Tensor = overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
             return out
 
-        # NOTE: the tangent is asked for, not forward_ad's level: compiled graphs do not keep that Python counter.
-        has_tangent = forward_mode and torch._VF._unpack_dual(x, level=0).tangent is not None
-        if not (grad_mode and x.requires_grad) and not has_tangent:
+        if not (grad_mode and x.requires_grad) and not _has_tangent(x):
             with torch._C._AutoDispatchBelowAutograd():
                 out: Tensor = overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
             return out
@@ -155,6 +158,34 @@ def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
         return applied
 
     return kernel
+
+
+def _out_kernels(op: LinearOp) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Autograd: refuses; ADInplaceOrView: tells autograd that `out` has changed."""
+    overload = getattr(torch.ops.front, op.name).out
+
+    def autograd(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
+        graded = torch.is_grad_enabled() and (x.requires_grad or out.requires_grad)
+        if graded or _has_tangent(x) or _has_tangent(out):
+            raise RuntimeError(f"front::{op.name}: out= does not support autograd, but x or out requires grad")
+        with torch._C._AutoDispatchBelowAutograd():
+            overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, out=out, **kwargs)
+
+    def bump_version(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
+        torch.autograd.graph.increment_version(out)
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            overload.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, x, *args, out=out, **kwargs)
+
+    return autograd, bump_version
+
+
+def _out_fake(op: LinearOp) -> Callable[..., None]:
+    def fake(x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
+        _contract.check_dtype(op.name, "out's dtype", out.dtype)
+        expected = op.fake(x, *args, out_dtype=out.dtype, **kwargs)
+        _contract.check_out(op.name, out, expected.shape)
+
+    return fake
 
 
 def _vmap_rule(op: LinearOp) -> Callable[..., tuple[Tensor, int | None]]:
@@ -194,6 +225,12 @@ def _square_vmap_rule(op: LinearOp) -> Callable[..., tuple[Tensor, int | None]]:
 def register() -> torch.library.Library:
     """Registers fake, autograd and vmap kernels of every op; the returned Library keeps them alive."""
     library = torch.library.Library("front", "IMPL")
+    for op in OPS:
+        if "out" in getattr(torch.ops.front, op.name).overloads():
+            autograd, bump_version = _out_kernels(op)
+            torch.library.register_fake(f"front::{op.name}.out", _out_fake(op))
+            library.impl(f"{op.name}.out", autograd, "Autograd", with_keyset=True)
+            library.impl(f"{op.name}.out", bump_version, "ADInplaceOrView", with_keyset=True)
     for op in OPS:
         torch.library.register_fake(f"front::{op.name}", op.fake)
         library.impl(op.name, _autograd_kernel(op), "Autograd", with_keyset=True)

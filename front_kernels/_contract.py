@@ -31,11 +31,18 @@ def _show(values: Sequence[int]) -> str:
     return "[" + ", ".join(str(v) for v in values) + "]"
 
 
+def check_dtype(op: str, name: str, dtype: torch.dtype) -> None:
+    if dtype not in FLOATS:
+        got = str(dtype).removeprefix("torch.")
+        _fail(op, f"{name} must be float16, bfloat16, float32 or float64, got {got}")
+
+
 def _types(op: str, x: Tensor, out_dtype: torch.dtype | None) -> torch.dtype:
-    for name, dtype in (("x's dtype", x.dtype), ("out_dtype", out_dtype)):
-        if dtype is not None and dtype not in FLOATS:
-            _fail(op, f"{name} must be float16, bfloat16, float32 or float64, got {str(dtype).removeprefix('torch.')}")
-    return x.dtype if out_dtype is None else out_dtype
+    check_dtype(op, "x's dtype", x.dtype)
+    if out_dtype is None:
+        return x.dtype
+    check_dtype(op, "out_dtype", out_dtype)
+    return out_dtype
 
 
 def _norm(op: str, norm: str) -> None:
@@ -94,6 +101,18 @@ def _size(op: str, name: str, value: int, least: int) -> None:
 
 def _length(op: str, name: str, value: int) -> None:
     _within(op, 1, value, MAX_AXIS, lambda: f"{name} must be between 1 and {MAX_AXIS}, got {value}")
+
+
+def check_out(op: str, out: Tensor, shape: Sequence[int]) -> None:
+    if len(out.shape) != len(shape):
+        _fail(op, f"out must have shape {_show(shape)}, got {_show(out.shape)}")
+    for found, expected in zip(out.shape, shape, strict=True):
+        torch._check_value(
+            found == expected, lambda: f"front::{op}: out must have shape {_show(shape)}, got {_show(out.shape)}"
+        )
+    for dim, size in enumerate(out.shape):
+        if out.stride(dim) == 0 and size > 1:
+            _fail(op, f"out must not overlap itself, but is expanded along dim {dim}")
 
 
 def _matrix(op: str, x: Tensor) -> None:

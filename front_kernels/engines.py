@@ -31,5 +31,7 @@ def register() -> torch.library.Library:
     """Registers the CUDA key of every op; the returned Library keeps the kernels alive."""
     library = torch.library.Library("front", "IMPL")
     for op in OPS:
-        library.impl(op.name, _no_engine(op.name), "CUDA")
+        for overload in {"default", "out"} & set(getattr(torch.ops.front, op.name).overloads()):
+            name = op.name if overload == "default" else f"{op.name}.{overload}"
+            library.impl(name, _no_engine(op.name), "CUDA")
     return library

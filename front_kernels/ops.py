@@ -27,6 +27,11 @@ def _pair(value: Pair) -> Sequence[int]:
     return value if isinstance(value, Sequence) else (value, value)
 
 
+def _no_out_dtype(op: str, out_dtype: torch.dtype | None) -> None:
+    if out_dtype is not None:
+        raise ValueError(f"front::{op}: out_dtype must be None where out is given, got {out_dtype}")
+
+
 def dct(
     x: Tensor, k: int | None = None, dim: int = -1, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
 ) -> Tensor:
@@ -79,7 +84,7 @@ def idct(
     return out
 
 
-def dct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+def dct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
     r"""Two-dimensional DCT-II of the last two axes: ``D_m x D_n^T``.
 
     Equivalent to: ``scipy.fft.dctn(x, type=2, axes=(-2, -1), norm=norm)``.
@@ -88,18 +93,24 @@ def dct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
         x: [..., m, n], float16, bfloat16, float32 or float64.
         norm: "ortho", "backward" or "forward", as in `scipy.fft.dctn`.
         out_dtype: dtype of the result.
+        out: tensor of the result's shape to write it to, in out's dtype; may overlap x. Not under autograd.
 
     Returns:
         [..., m, n].
 
     Raises:
-        ValueError: norm, the shape, the dtype or out_dtype is not allowed.
+        ValueError: norm, the shape, the dtype, out_dtype or out is not allowed.
+        RuntimeError: out is given under autograd.
     """
-    out: Tensor = torch.ops.front.dct2.default(x, norm=norm, out_dtype=out_dtype)
-    return out
+    if out is not None:
+        _no_out_dtype("dct2", out_dtype)
+        torch.ops.front.dct2.out(x, norm=norm, out=out)
+        return out
+    result: Tensor = torch.ops.front.dct2.default(x, norm=norm, out_dtype=out_dtype)
+    return result
 
 
-def idct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+def idct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
     r"""Inverse of `dct2`: ``D_m^T x D_n``.
 
     Equivalent to: ``scipy.fft.idctn(x, type=2, axes=(-2, -1), norm=norm)``.
@@ -108,18 +119,26 @@ def idct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = Non
         x: [..., m, n] coefficients, float16, bfloat16, float32 or float64.
         norm: "ortho", "backward" or "forward", as in `scipy.fft.idctn`.
         out_dtype: dtype of the result.
+        out: tensor of the result's shape to write it to, in out's dtype; may overlap x. Not under autograd.
 
     Returns:
         [..., m, n].
 
     Raises:
-        ValueError: norm, the shape, the dtype or out_dtype is not allowed.
+        ValueError: norm, the shape, the dtype, out_dtype or out is not allowed.
+        RuntimeError: out is given under autograd.
     """
-    out: Tensor = torch.ops.front.idct2.default(x, norm=norm, out_dtype=out_dtype)
-    return out
+    if out is not None:
+        _no_out_dtype("idct2", out_dtype)
+        torch.ops.front.idct2.out(x, norm=norm, out=out)
+        return out
+    result: Tensor = torch.ops.front.idct2.default(x, norm=norm, out_dtype=out_dtype)
+    return result
 
 
-def dct_crop(x: Tensor, k: Pair, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+def dct_crop(
+    x: Tensor, k: Pair, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, out: Tensor | None = None
+) -> Tensor:
     r"""Low-frequency corner of the two-dimensional DCT-II: ``D_k0 x D_k1^T``.
 
     Equivalent to: ``dct2(x, norm=norm)[..., :k0, :k1]``, of which no more is computed than the corner and, for every
@@ -130,20 +149,28 @@ def dct_crop(x: Tensor, k: Pair, *, norm: str = "ortho", out_dtype: torch.dtype 
         k: (k0, k1) or one int for both, 1 <= k0 <= m, 1 <= k1 <= n.
         norm: "ortho", "backward" or "forward", as in `scipy.fft.dctn`.
         out_dtype: dtype of the result.
+        out: tensor of the result's shape to write it to, in out's dtype; may overlap x. Not under autograd.
 
     Returns:
         [..., k0, k1].
 
     Raises:
-        ValueError: k, norm, the shape, the dtype or out_dtype is not allowed.
+        ValueError: k, norm, the shape, the dtype, out_dtype or out is not allowed.
+        RuntimeError: out is given under autograd.
 
     Source: the extraction step of FRONT, Shen et al., ICML 2026, arXiv:2603.07523.
     """
-    out: Tensor = torch.ops.front.dct_crop.default(x, _pair(k), norm=norm, out_dtype=out_dtype)
-    return out
+    if out is not None:
+        _no_out_dtype("dct_crop", out_dtype)
+        torch.ops.front.dct_crop.out(x, _pair(k), norm=norm, out=out)
+        return out
+    result: Tensor = torch.ops.front.dct_crop.default(x, _pair(k), norm=norm, out_dtype=out_dtype)
+    return result
 
 
-def idct_pad(x: Tensor, size: Pair, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+def idct_pad(
+    x: Tensor, size: Pair, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, out: Tensor | None = None
+) -> Tensor:
     r"""Inverse two-dimensional DCT of x zero-padded to `size`: ``D_k0^T x D_k1`` with ``D`` of the orders `size`.
 
     Equivalent to: ``idct2`` of a zero matrix of shape `size` with x in its low-frequency corner; no tensor
@@ -154,21 +181,33 @@ def idct_pad(x: Tensor, size: Pair, *, norm: str = "ortho", out_dtype: torch.dty
         size: (m, n) or one int for both, k0 <= m, k1 <= n, both <= 2**30.
         norm: "ortho", "backward" or "forward", as in `scipy.fft.idctn` at `size`.
         out_dtype: dtype of the result.
+        out: tensor of the result's shape to write it to, in out's dtype; may overlap x. Not under autograd.
 
     Returns:
         [..., m, n].
 
     Raises:
-        ValueError: size, norm, the shape, the dtype or out_dtype is not allowed.
+        ValueError: size, norm, the shape, the dtype, out_dtype or out is not allowed.
+        RuntimeError: out is given under autograd.
 
     Source: the initialisation step of FRONT, Shen et al., ICML 2026, arXiv:2603.07523.
     """
-    out: Tensor = torch.ops.front.idct_pad.default(x, _pair(size), norm=norm, out_dtype=out_dtype)
-    return out
+    if out is not None:
+        _no_out_dtype("idct_pad", out_dtype)
+        torch.ops.front.idct_pad.out(x, _pair(size), norm=norm, out=out)
+        return out
+    result: Tensor = torch.ops.front.idct_pad.default(x, _pair(size), norm=norm, out_dtype=out_dtype)
+    return result
 
 
 def dct_resize(
-    x: Tensor, size: Pair, *, k: Pair | None = None, norm: str = "ortho", out_dtype: torch.dtype | None = None
+    x: Tensor,
+    size: Pair,
+    *,
+    k: Pair | None = None,
+    norm: str = "ortho",
+    out_dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     r"""Matrix of another size with the same low frequencies: ``idct_pad(dct_crop(x, min(k, shape, size)), size)``.
 
@@ -181,16 +220,22 @@ def dct_resize(
         k: at most how many coefficients of each axis to keep, at least 1; None keeps all that fit.
         norm: "ortho", "backward" or "forward": the norm of both directions.
         out_dtype: dtype of the result.
+        out: tensor of the result's shape to write it to, in out's dtype; may overlap x. Not under autograd.
 
     Returns:
         [..., m', n'].
 
     Raises:
-        ValueError: size, k, norm, the shape, the dtype or out_dtype is not allowed.
+        ValueError: size, k, norm, the shape, the dtype, out_dtype or out is not allowed.
+        RuntimeError: out is given under autograd.
     """
     kept = None if k is None else _pair(k)
-    out: Tensor = torch.ops.front.dct_resize.default(x, _pair(size), k=kept, norm=norm, out_dtype=out_dtype)
-    return out
+    if out is not None:
+        _no_out_dtype("dct_resize", out_dtype)
+        torch.ops.front.dct_resize.out(x, _pair(size), k=kept, norm=norm, out=out)
+        return out
+    result: Tensor = torch.ops.front.dct_resize.default(x, _pair(size), k=kept, norm=norm, out_dtype=out_dtype)
+    return result
 
 
 def lowpass(x: Tensor, k: Pair) -> Tensor:

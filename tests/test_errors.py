@@ -131,6 +131,8 @@ def test_a_cuda_tensor_without_an_engine_is_refused_not_moved():
     """Through the CUDA kernel of each op, called by hand since no device is needed to refuse."""
     for op in fk._autograd.OPS:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"front::{op.name}", "CUDA")
+        if "out" in getattr(torch.ops.front, op.name).overloads():
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"front::{op.name}.out", "CUDA")
         with pytest.raises(
             NotImplementedError, match=rf"front::{op.name}: x is on a CUDA device, but .* no CUDA engine"
         ):
