@@ -1,7 +1,8 @@
 # make demo   start BERT models of two other sizes from a trained text encoder (first call: sets up .venv)
 # make test   every test
+# make bench-cpu   the ops against ducc0, scipy, matmul and torch_dct; appends to bench/results/cpu.csv
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test bench-cpu lint format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,6 +33,10 @@ demo: $(VENV)/.built $(VENV)/.model
 
 test: $(VENV)/.built $(VENV)/.model
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+bench-cpu: $(VENV)/.built
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
+	$(BIN)/python bench/cpu.py
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .
