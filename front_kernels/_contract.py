@@ -14,6 +14,7 @@ from torch import Tensor
 MAX_AXIS = 1 << 30
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NORMS = ("ortho", "backward", "forward")
+Result = tuple[Sequence[int], torch.dtype]  # shape and dtype; who needs a tensor makes it
 
 
 def adjoint_norm(norm: str) -> str:
@@ -121,13 +122,9 @@ def _matrix(op: str, x: Tensor) -> None:
     _axis(op, x, -1)
 
 
-def _empty(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    return x.new_empty(shape, dtype=dtype)
-
-
 def dct(
     x: Tensor, k: int | None = None, dim: int = -1, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
-) -> Tensor:
+) -> Result:
     dtype = _types("dct", x, out_dtype)
     check_rank("dct", x.shape, 1)
     dim = check_dim("dct", x.dim(), dim)
@@ -135,12 +132,12 @@ def dct(
     kept = x.shape[dim] if k is None else k
     _kept("dct", "k", kept, x.shape[dim])
     _norm("dct", norm)
-    return _empty(x, [*x.shape[:dim], kept, *x.shape[dim + 1 :]], dtype)
+    return [*x.shape[:dim], kept, *x.shape[dim + 1 :]], dtype
 
 
 def idct(
     x: Tensor, size: int | None = None, dim: int = -1, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
-) -> Tensor:
+) -> Result:
     dtype = _types("idct", x, out_dtype)
     check_rank("idct", x.shape, 1)
     dim = check_dim("idct", x.dim(), dim)
@@ -148,41 +145,41 @@ def idct(
     n = x.shape[dim] if size is None else size
     _size("idct", "size", n, x.shape[dim])
     _norm("idct", norm)
-    return _empty(x, [*x.shape[:dim], n, *x.shape[dim + 1 :]], dtype)
+    return [*x.shape[:dim], n, *x.shape[dim + 1 :]], dtype
 
 
-def dct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+def dct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Result:
     dtype = _types("dct2", x, out_dtype)
     _matrix("dct2", x)
     _norm("dct2", norm)
-    return _empty(x, x.shape, dtype)
+    return x.shape, dtype
 
 
-def idct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+def idct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Result:
     dtype = _types("idct2", x, out_dtype)
     _matrix("idct2", x)
     _norm("idct2", norm)
-    return _empty(x, x.shape, dtype)
+    return x.shape, dtype
 
 
-def dct_crop(x: Tensor, k: Sequence[int], *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+def dct_crop(x: Tensor, k: Sequence[int], *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Result:
     dtype = _types("dct_crop", x, out_dtype)
     _matrix("dct_crop", x)
     _pair("dct_crop", "k", k)
     _kept("dct_crop", "k[0]", k[0], x.shape[-2])
     _kept("dct_crop", "k[1]", k[1], x.shape[-1])
     _norm("dct_crop", norm)
-    return _empty(x, [*x.shape[:-2], *k], dtype)
+    return [*x.shape[:-2], *k], dtype
 
 
-def idct_pad(x: Tensor, size: Sequence[int], *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Tensor:
+def idct_pad(x: Tensor, size: Sequence[int], *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Result:
     dtype = _types("idct_pad", x, out_dtype)
     _matrix("idct_pad", x)
     _pair("idct_pad", "size", size)
     _size("idct_pad", "size[0]", size[0], x.shape[-2])
     _size("idct_pad", "size[1]", size[1], x.shape[-1])
     _norm("idct_pad", norm)
-    return _empty(x, [*x.shape[:-2], *size], dtype)
+    return [*x.shape[:-2], *size], dtype
 
 
 def dct_resize(
@@ -192,7 +189,7 @@ def dct_resize(
     k: Sequence[int] | None = None,
     norm: str = "ortho",
     out_dtype: torch.dtype | None = None,
-) -> Tensor:
+) -> Result:
     dtype = _types("dct_resize", x, out_dtype)
     _matrix("dct_resize", x)
     _pair("dct_resize", "size", size)
@@ -205,13 +202,13 @@ def dct_resize(
                 value >= 1, lambda i=i, value=value: f"front::dct_resize: k[{i}] must be at least 1, got {value}"
             )
     _norm("dct_resize", norm)
-    return _empty(x, [*x.shape[:-2], *size], dtype)
+    return [*x.shape[:-2], *size], dtype
 
 
-def lowpass(x: Tensor, k: Sequence[int]) -> Tensor:
+def lowpass(x: Tensor, k: Sequence[int]) -> Result:
     dtype = _types("lowpass", x, None)
     _matrix("lowpass", x)
     _pair("lowpass", "k", k)
     _kept("lowpass", "k[0]", k[0], x.shape[-2])
     _kept("lowpass", "k[1]", k[1], x.shape[-1])
-    return _empty(x, x.shape, dtype)
+    return x.shape, dtype
