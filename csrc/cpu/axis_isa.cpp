@@ -125,8 +125,10 @@ void run_dfts(const AxisView<T>& axis, Complex<T>* z) {
   for (int64_t s = 0; s < axis.split; ++s) run_dft(z + s * axis.half, axis.dft, spare, spare + axis.dft.fft.n);
 }
 
-template <class In, class Out, class T>
-void forward_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z) {
+// Lanes -> kept coefficients: emit(coefficient) is to call coefficient(k) for k = 0..kept-1.
+template <class In, class T, class Emit>
+FRONT_INLINE void forward(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z,
+                          Emit emit) {
   auto* real = reinterpret_cast<Vector<T>*>(z);
   const bool even = axis.n % 2 == 0;
   for_each_input<In, T>(static_cast<const In*>(pass.in), axis.n, input_along<In>(pass), lanes,
@@ -135,7 +137,7 @@ void forward_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>
                           if (!even) real[axis.position[i] + 1] = Vector<T>{};
                         });
   run_dfts(axis, z);
-  auto coefficient = [&](int64_t k) -> Vector<T> {
+  emit([&](int64_t k) -> Vector<T> {
     if (!even) {
       const T* c = axis.combine + 2 * k;
       return splat(c[0]) * z[k].re + splat(c[1]) * z[k].im;
@@ -149,34 +151,34 @@ void forward_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>
       b += splat(c[1]) * q.re + splat(c[3]) * q.im;
     }
     return a + b;
-  };
-  for_each_output<Out, T>(static_cast<Out*>(pass.out), axis.kept, output_along<Out>(pass), lanes, coefficient);
+  });
 }
 
-// The transpose of a DFT is the DFT with conjugated twiddles: the same code on points with re and im exchanged.
-template <class In, class Out, class T>
-void inverse_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z) {
+// Coefficients -> lanes: feed(put) is to call put(k, coefficient) for k = 0..kept-1. The transpose of a DFT is the DFT
+// with conjugated twiddles: the same code on points with re and im exchanged.
+template <class Out, class T, class Feed>
+FRONT_INLINE void inverse(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z,
+                          Feed feed) {
   const bool even = axis.n % 2 == 0;
   const int64_t half = axis.half, points = axis.split * half;
   const int32_t* slot = axis.dft.chirp ? nullptr : axis.dft.fft.slot;
-  for (int64_t j = 0; j < points; ++j) z[j] = Complex<T>{};
-  for_each_input<In, T>(static_cast<const In*>(pass.in), axis.kept, input_along<In>(pass), lanes,
-                        [&](int64_t k, Vector<T> v) {
-                          int64_t at = k % half, mirror = at ? half - at : 0;
-                          if (slot) at = slot[at], mirror = slot[mirror];
-                          if (!even) {
-                            const T* c = axis.combine + 2 * k;
-                            z[at] = {splat(c[1]) * v, splat(c[0]) * v};
-                            return;
-                          }
-                          const T* c = axis.combine + 4 * axis.split * k;
-                          for (int64_t s = 0; s < axis.split; ++s, c += 4) {
-                            Complex<T>& p = z[s * half + at];
-                            p.im += splat(c[0]) * v, p.re += splat(c[2]) * v;
-                            Complex<T>& q = z[s * half + mirror];
-                            q.im += splat(c[1]) * v, q.re += splat(c[3]) * v;
-                          }
-                        });
+  for (int64_t j = 0; j < points; ++j) z[j] = Complex<T>::zero();
+  feed([&](int64_t k, Vector<T> v) {
+    int64_t at = k % half, mirror = at ? half - at : 0;
+    if (slot) at = slot[at], mirror = slot[mirror];
+    if (!even) {
+      const T* c = axis.combine + 2 * k;
+      z[at] = {splat(c[1]) * v, splat(c[0]) * v};
+      return;
+    }
+    const T* c = axis.combine + 4 * axis.split * k;
+    for (int64_t s = 0; s < axis.split; ++s, c += 4) {
+      Complex<T>& p = z[s * half + at];
+      p.im += splat(c[0]) * v, p.re += splat(c[2]) * v;
+      Complex<T>& q = z[s * half + mirror];
+      q.im += splat(c[1]) * v, q.re += splat(c[3]) * v;
+    }
+  });
   run_dfts(axis, z);
   const auto* real = reinterpret_cast<const Vector<T>*>(z);
   for_each_output<Out, T>(static_cast<Out*>(pass.out), axis.n, output_along<Out>(pass), lanes,
@@ -184,14 +186,50 @@ void inverse_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>
 }
 
 template <class In, class Out, class T>
-void run_blocks(const AxisPass& pass, const AxisView<T>& axis, int64_t begin, int64_t end, void* scratch) {
+void forward_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z) {
+  forward<In, T>(pass, axis, lanes, z, [&](auto coefficient) {
+    for_each_output<Out, T>(static_cast<Out*>(pass.out), axis.kept, output_along<Out>(pass), lanes, coefficient);
+  });
+}
+
+template <class In, class Out, class T>
+void inverse_block(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z) {
+  inverse<Out, T>(pass, axis, lanes, z, [&](auto put) {
+    for_each_input<In, T>(static_cast<const In*>(pass.in), axis.kept, input_along<In>(pass), lanes, put);
+  });
+}
+
+// z holds `kept` coefficients, then the points of either transform.
+template <class T>
+void resize_block(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back, const Lanes<T>& lanes,
+                  Complex<T>* z) {
+  auto* coefficients = reinterpret_cast<Vector<T>*>(z);
+  Complex<T>* points = z + (axis.kept + 1) / 2;
+  forward<T, T>(pass, axis, lanes, points, [&](auto coefficient) {
+    for (int64_t k = 0; k < axis.kept; ++k) coefficients[k] = coefficient(k);
+  });
+  inverse<T, T>(pass, back, lanes, points, [&](auto put) {
+    for (int64_t k = 0; k < back.kept; ++k) put(k, coefficients[k]);
+  });
+}
+
+template <class In, class Out, class T>
+void run_blocks(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back, int64_t begin, int64_t end,
+                void* scratch) {
   auto* z = static_cast<Complex<T>*>(scratch);
   for (int64_t b = begin; b < end; ++b) {
     const Lanes<T> lanes = block_lanes<T>(pass, b);
-    if (pass.direction == Direction::forward)
-      forward_block<In, Out, T>(pass, axis, lanes, z);
-    else
-      inverse_block<In, Out, T>(pass, axis, lanes, z);
+    switch (pass.direction) {
+      case Direction::forward:
+        forward_block<In, Out, T>(pass, axis, lanes, z);
+        break;
+      case Direction::inverse:
+        inverse_block<In, Out, T>(pass, axis, lanes, z);
+        break;
+      case Direction::resize:
+        if constexpr (std::is_same_v<In, T> && std::is_same_v<Out, T>) resize_block<T>(pass, axis, back, lanes, z);
+        break;
+    }
   }
 }
 
@@ -199,40 +237,31 @@ void run_blocks(const AxisPass& pass, const AxisView<T>& axis, int64_t begin, in
 template <class T, class In, class Out>
 constexpr bool kUsed = std::is_same_v<T, double> == (std::is_same_v<In, double> || std::is_same_v<Out, double>);
 
-template <class In, class Out, class T>
-void run_used(const AxisPass& pass, const AxisView<T>& axis, int64_t begin, int64_t end, void* scratch) {
-  if constexpr (kUsed<T, In, Out>)
-    run_blocks<In, Out, T>(pass, axis, begin, end, scratch);
-  else
-    __builtin_unreachable();
-}
-
-template <class In, class T>
-void run_from(const AxisPass& pass, const AxisView<T>& axis, int64_t begin, int64_t end, void* scratch) {
-  switch (pass.out_type) {
+// Calls f with a value of the element type.
+template <class F>
+FRONT_INLINE void with_type(DType type, F f) {
+  switch (type) {
     case DType::f16:
-      return run_used<In, Half, T>(pass, axis, begin, end, scratch);
+      return f(Half{});
     case DType::bf16:
-      return run_used<In, BFloat16, T>(pass, axis, begin, end, scratch);
+      return f(BFloat16{});
     case DType::f32:
-      return run_used<In, float, T>(pass, axis, begin, end, scratch);
+      return f(float{});
     case DType::f64:
-      return run_used<In, double, T>(pass, axis, begin, end, scratch);
+      return f(double{});
   }
 }
 
 template <class T>
-void run(const AxisPass& pass, const AxisView<T>& axis, int64_t begin, int64_t end, void* scratch) {
-  switch (pass.in_type) {
-    case DType::f16:
-      return run_from<Half, T>(pass, axis, begin, end, scratch);
-    case DType::bf16:
-      return run_from<BFloat16, T>(pass, axis, begin, end, scratch);
-    case DType::f32:
-      return run_from<float, T>(pass, axis, begin, end, scratch);
-    case DType::f64:
-      return run_from<double, T>(pass, axis, begin, end, scratch);
-  }
+void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back, int64_t begin, int64_t end,
+         void* scratch) {
+  with_type(pass.in_type, [&](auto in) {
+    with_type(pass.out_type, [&](auto out) {
+      using In = decltype(in);
+      using Out = decltype(out);
+      if constexpr (kUsed<T, In, Out>) run_blocks<In, Out, T>(pass, axis, back, begin, end, scratch);
+    });
+  });
 }
 
 }  // namespace

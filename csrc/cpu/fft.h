@@ -90,7 +90,7 @@ FRONT_INLINE void odd_butterfly(Complex<T>* y, const T (&c)[R / 2 + 1], const T 
   Complex<T> sum[H + 1], dif[H + 1], first = y[0], total = y[0];
   for (int j = 1; j <= H; ++j) sum[j] = y[j] + y[R - j], dif[j] = y[j] - y[R - j], total = total + sum[j];
   for (int k = 1; k <= H; ++k) {
-    Complex<T> even = first, odd{};
+    Complex<T> even = first, odd = Complex<T>::zero();
     for (int j = 1; j <= H; ++j) {
       const int q = j * k % R;
       const Vector<T> cq = splat(c[q <= H ? q : R - q]), sq = splat(q <= H ? s[q] : -s[R - q]);
@@ -156,7 +156,7 @@ void generic_stage(Complex<T>* z, const StageView<T>& st) {
     z[k] = total;
     for (int q = 1; q <= h; ++q) {
       const T *c = st.rotations + (q - 1) * h, *s = c + h * h;
-      Complex<T> even = first, odd{};
+      Complex<T> even = first, odd = Complex<T>::zero();
       for (int j = 0; j < h; ++j) {
         const Vector<T> cj = splat(c[j]), sj = splat(s[j]);
         even.re += cj * sum[j].re, even.im += cj * sum[j].im;
@@ -205,7 +205,7 @@ void run_dft(Complex<T>* z, const DftView<T>& dft, Complex<T>* a, Complex<T>* b)
   const FftView<T>& fft = dft.fft;
   if (!dft.chirp) return run_fft(z, fft);
   for (int64_t j = 0; j < dft.n; ++j) a[fft.slot[j]] = times(z[j], dft.chirp + 2 * j);
-  for (int64_t j = dft.n; j < fft.n; ++j) a[fft.slot[j]] = Complex<T>{};
+  for (int64_t j = dft.n; j < fft.n; ++j) a[fft.slot[j]] = Complex<T>::zero();
   run_fft(a, fft);
   for (int64_t j = 0; j < fft.n; ++j) {  // the inverse DFT is the DFT with re and im exchanged before and after
     const auto y = times(a[j], dft.kernel + 2 * j);
