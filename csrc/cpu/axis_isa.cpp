@@ -78,8 +78,11 @@ FRONT_INLINE void for_each_input(const In* x, int64_t n, Along along, const Lane
   if (along.adjacent()) {
     for (; i + W <= n; i += W) {
       const In* column = x + along.at(i);
-      Vector<T> tile[W] = {};
-      for (int l = 0; l < lanes.count; ++l) tile[l] = load<T>(column + lanes.in[l]);
+      Vector<T> tile[W];
+      if (lanes.count == W)
+        for (int l = 0; l < W; ++l) tile[l] = load<T>(column + lanes.in[l]);
+      else
+        for (int l = 0; l < W; ++l) tile[l] = l < lanes.count ? load<T>(column + lanes.in[l]) : Vector<T>{};
       transpose<T>(tile);
       for (int j = 0; j < W; ++j) put(i + j, tile[j]);
     }
@@ -125,64 +128,159 @@ void run_dfts(const AxisView<T>& axis, Complex<T>* z) {
   for (int64_t s = 0; s < axis.split; ++s) run_dft(z + s * axis.half, axis.dft, spare, spare + axis.dft.fft.n);
 }
 
-// Lanes -> kept coefficients: emit(coefficient) is to call coefficient(k) for k = 0..kept-1.
+// Between the spectra and the coefficients. Point `a` of each subsequence's spectrum and its mirror b = half - a hold
+// all that the coefficients k with k % half = a or b depend on, and as many real numbers as there are such coefficients
+// at most: a pair is read once and its coefficients replace it. Coefficient k = q half + r then is real number
+// `part(q) + 2 place(r)` of the work array.
+FRONT_INLINE int64_t part(int64_t q, int64_t half) { return q / 2 * 2 * half + q % 2; }
+
+// Walks k = 0, 1, 2, ... as (q, r).
+struct Walk {
+  int64_t half, r = 0, q = 0;
+
+  FRONT_INLINE void step() {
+    if (++r == half) r = 0, ++q;
+  }
+};
+
+// Calls f(k, r, other) for the kept coefficients of a pair: r is k's own point, `other` its mirror.
+template <int kRuns, class F>
+FRONT_INLINE void for_pair(int64_t a, int64_t b, int64_t half, int64_t kept, F f) {
+  const int64_t runs = kRuns ? kRuns : (kept + half - 1) / half;
+  for (int64_t q = 0, k = 0; q < runs; ++q, k += half) {
+    if (k + a < kept) f(q, k + a, false);
+    if (a != b && k + b < kept) f(q, k + b, true);
+  }
+}
+
+template <int kSplit, int kRuns, class T>
+void combine(const AxisView<T>& axis, Complex<T>* z) {
+  constexpr int kMost = kSplit ? kSplit : plan_detail::kLargestSplit;
+  const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
+  auto* real = reinterpret_cast<Vector<T>*>(z);
+  for (int64_t a = 0; 2 * a <= half; ++a) {
+    const int64_t b = a ? half - a : 0;
+    Complex<T> p[kMost], m[kMost];
+    for (int64_t s = 0; s < split; ++s) p[s] = z[s * half + a], m[s] = z[s * half + b];
+    for_pair<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) {
+      const T* c = axis.combine + 4 * split * k;
+      Vector<T> x{}, y{};
+      for (int64_t s = 0; s < split; ++s, c += 4) {
+        const Complex<T>&u = mirrored ? m[s] : p[s], &v = mirrored ? p[s] : m[s];
+        x += splat(c[0]) * u.re + splat(c[2]) * u.im;
+        y += splat(c[1]) * v.re + splat(c[3]) * v.im;
+      }
+      real[part(q, half) + 2 * (mirrored ? b : a)] = x + y;
+    });
+  }
+}
+
+// The transpose of `combine`, on points with re and im exchanged; coefficients and points at their DFT input slots.
+template <int kSplit, int kRuns, class T>
+void spread(const AxisView<T>& axis, Complex<T>* z) {
+  constexpr int kMost = kSplit ? kSplit : plan_detail::kLargestSplit;
+  const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
+  const int32_t* slot = axis.dft.chirp ? nullptr : axis.dft.fft.slot;
+  const auto* real = reinterpret_cast<const Vector<T>*>(z);
+  for (int64_t a = 0; 2 * a <= half; ++a) {
+    const int64_t b = a ? half - a : 0, at = slot ? slot[a] : a, bt = slot ? slot[b] : b;
+    Complex<T> p[kMost], m[kMost];
+    for (int64_t s = 0; s < split; ++s) p[s] = m[s] = Complex<T>::zero();
+    for_pair<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) {
+      const T* c = axis.combine + 4 * split * k;
+      const Vector<T> x = real[part(q, half) + 2 * (mirrored ? bt : at)];
+      for (int64_t s = 0; s < split; ++s, c += 4) {
+        Complex<T>&u = mirrored ? m[s] : p[s], &v = mirrored ? p[s] : m[s];
+        u.im += splat(c[0]) * x, u.re += splat(c[2]) * x;
+        v.im += splat(c[1]) * x, v.re += splat(c[3]) * x;
+      }
+    });
+    for (int64_t s = 0; s < split; ++s) {
+      if (a == b) {
+        z[s * half + at] = p[s] + m[s];
+      } else {
+        z[s * half + at] = p[s];
+        z[s * half + bt] = m[s];
+      }
+    }
+  }
+}
+
+// The common (split, runs) as code of their own.
+#define FRONT_DISPATCH_PAIRS(f, axis, z)                                     \
+  do {                                                                       \
+    const int64_t runs = ((axis).kept + (axis).half - 1) / (axis).half;      \
+    if ((axis).split == 1 && runs == 1) return f<1, 1>(axis, z);             \
+    if ((axis).split == 1 && runs == 2) return f<1, 2>(axis, z);             \
+    if ((axis).split == 2 && runs == 1) return f<2, 1>(axis, z);             \
+    if ((axis).split == 2 && runs == 2) return f<2, 2>(axis, z);             \
+    if ((axis).split == 3 && runs == 1) return f<3, 1>(axis, z);             \
+    if ((axis).split == 4 && runs == 1) return f<4, 1>(axis, z);             \
+    return f<0, 0>(axis, z);                                                 \
+  } while (false)
+
+template <class T>
+void combine_pairs(const AxisView<T>& axis, Complex<T>* z) {
+  FRONT_DISPATCH_PAIRS(combine, axis, z);
+}
+template <class T>
+void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
+  FRONT_DISPATCH_PAIRS(spread, axis, z);
+}
+#undef FRONT_DISPATCH_PAIRS
+
+// Lanes -> kept coefficients: emit(coefficient) is to call coefficient(k) for k = 0..kept-1, in order.
 template <class In, class T, class Emit>
 FRONT_INLINE void forward(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z,
                           Emit emit) {
   auto* real = reinterpret_cast<Vector<T>*>(z);
-  const bool even = axis.n % 2 == 0;
-  for_each_input<In, T>(static_cast<const In*>(pass.in), axis.n, input_along<In>(pass), lanes,
-                        [&](int64_t i, Vector<T> v) {
-                          real[axis.position[i]] = v;
-                          if (!even) real[axis.position[i] + 1] = Vector<T>{};
-                        });
+  const In* in = static_cast<const In*>(pass.in);
+  const Along along = input_along<In>(pass);
+  const int32_t* position = axis.position;
+  if (axis.n % 2 != 0) {
+    for_each_input<In, T>(in, axis.n, along, lanes, [&](int64_t i, Vector<T> v) {
+      real[position[i]] = v;
+      real[position[i] + 1] = Vector<T>{};
+    });
+    run_dfts(axis, z);
+    const T* c = axis.combine;
+    emit([&](int64_t k) -> Vector<T> { return splat(c[2 * k]) * z[k].re + splat(c[2 * k + 1]) * z[k].im; });
+    return;
+  }
+  for_each_input<In, T>(in, axis.n, along, lanes, [&](int64_t i, Vector<T> v) { real[position[i]] = v; });
   run_dfts(axis, z);
-  emit([&](int64_t k) -> Vector<T> {
-    if (!even) {
-      const T* c = axis.combine + 2 * k;
-      return splat(c[0]) * z[k].re + splat(c[1]) * z[k].im;
-    }
-    const int64_t at = k % axis.half, mirror = at ? axis.half - at : 0;
-    const T* c = axis.combine + 4 * axis.split * k;
-    Vector<T> a{}, b{};
-    for (int64_t s = 0; s < axis.split; ++s, c += 4) {
-      const Complex<T>&p = z[s * axis.half + at], &q = z[s * axis.half + mirror];
-      a += splat(c[0]) * p.re + splat(c[2]) * p.im;
-      b += splat(c[1]) * q.re + splat(c[3]) * q.im;
-    }
-    return a + b;
+  combine_pairs(axis, z);
+  Walk walk{axis.half};
+  emit([&](int64_t) -> Vector<T> {
+    const Vector<T> v = real[part(walk.q, walk.half) + 2 * walk.r];
+    walk.step();
+    return v;
   });
 }
 
-// Coefficients -> lanes: feed(put) is to call put(k, coefficient) for k = 0..kept-1. The transpose of a DFT is the DFT
-// with conjugated twiddles: the same code on points with re and im exchanged.
+// Coefficients -> lanes: feed(put) is to call put(k, coefficient) for k = 0..kept-1, in order. The transpose of a DFT is
+// the DFT with conjugated twiddles: the same code on points with re and im exchanged.
 template <class Out, class T, class Feed>
 FRONT_INLINE void inverse(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z,
                           Feed feed) {
-  const bool even = axis.n % 2 == 0;
-  const int64_t half = axis.half, points = axis.split * half;
+  auto* real = reinterpret_cast<Vector<T>*>(z);
   const int32_t* slot = axis.dft.chirp ? nullptr : axis.dft.fft.slot;
-  for (int64_t j = 0; j < points; ++j) z[j] = Complex<T>::zero();
-  feed([&](int64_t k, Vector<T> v) {
-    int64_t at = k % half, mirror = at ? half - at : 0;
-    if (slot) at = slot[at], mirror = slot[mirror];
-    if (!even) {
-      const T* c = axis.combine + 2 * k;
-      z[at] = {splat(c[1]) * v, splat(c[0]) * v};
-      return;
-    }
-    const T* c = axis.combine + 4 * axis.split * k;
-    for (int64_t s = 0; s < axis.split; ++s, c += 4) {
-      Complex<T>& p = z[s * half + at];
-      p.im += splat(c[0]) * v, p.re += splat(c[2]) * v;
-      Complex<T>& q = z[s * half + mirror];
-      q.im += splat(c[1]) * v, q.re += splat(c[3]) * v;
-    }
-  });
+  if (axis.n % 2 != 0) {
+    const T* c = axis.combine;
+    feed([&](int64_t k, Vector<T> v) { z[slot ? slot[k] : k] = {splat(c[2 * k + 1]) * v, splat(c[2 * k]) * v}; });
+    for (int64_t k = axis.kept; k < axis.half; ++k) z[slot ? slot[k] : k] = Complex<T>::zero();
+  } else {
+    Walk walk{axis.half};
+    feed([&](int64_t, Vector<T> v) {
+      real[part(walk.q, walk.half) + 2 * (slot ? slot[walk.r] : walk.r)] = v;
+      walk.step();
+    });
+    spread_pairs(axis, z);
+  }
   run_dfts(axis, z);
-  const auto* real = reinterpret_cast<const Vector<T>*>(z);
+  const int32_t* result = axis.result;
   for_each_output<Out, T>(static_cast<Out*>(pass.out), axis.n, output_along<Out>(pass), lanes,
-                          [&](int64_t i) { return real[axis.result[i] ^ 1]; });
+                          [&](int64_t i) { return real[result[i] ^ 1]; });
 }
 
 template <class In, class Out, class T>
