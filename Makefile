@@ -1,8 +1,10 @@
 # make demo   start BERT models of two other sizes from a trained text encoder (first call: sets up .venv)
 # make test   every test
-# make bench-cpu   the ops against ducc0, scipy, matmul and torch_dct; appends to bench/results/cpu.csv
+# make bench-cpu   the ops against ducc0, scipy, matmul and torch_dct, dtypes and instruction sets against each other;
+#                  appends to bench/results/cpu.csv and makes README's table and docs/cpu.png of it
+# make bench-cpu-short   a few small cases with pytest-benchmark;  make bench-report   only the table and the picture
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
-.PHONY: setup demo test bench-cpu lint format clean
+.PHONY: setup demo test bench-cpu bench-cpu-short bench-report lint format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -37,6 +39,14 @@ test: $(VENV)/.built $(VENV)/.model
 bench-cpu: $(VENV)/.built
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
 	$(BIN)/python bench/cpu.py
+	$(BIN)/python bench/report.py
+
+bench-cpu-short: $(VENV)/.built
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
+	$(BIN)/python -m pytest bench/test_cpu_short.py
+
+bench-report: $(VENV)/.built
+	$(BIN)/python bench/report.py
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .

@@ -1,170 +1,224 @@
 """CPU ops against the alternatives: `make bench-cpu`, or `python bench/cpu.py [--rows 4096x4096:512x512 ...]`.
 
-Every row: float32, warm, into `out=`, medians in one process, ours and each peer in turn. Each result is compared with
-float64 before it is timed. `read` is the time to read the larger side once (a sum). Peers: ducc0 by axis with the crop
-or padding between the passes, ducc0 in two dimensions, scipy.fft, matmul with a cached basis, torch_dct. Appends a row
-per size to bench/results/cpu.csv. Run it on an idle machine: the other load of shared machines shows.
+Warm, into `out=`, medians, what is compared taken in turn. Each result is compared with float64 before it is timed.
+Three tables: float32 against the peers of peers.py; other dtypes against float32 in the same process; each instruction
+set that this machine has against the others, a process each. `% of read` is the time to read the larger side once
+(a sum) in percent of the op's; `x NAME` how many times faster than NAME the op is. Errors: relative L2, and that of the
+worst element in eps of the dtype, relative to the element or to the root mean square of all, whichever is larger.
+Appends a row per result to bench/results/cpu.csv. Run it on an idle machine: the other load of shared machines shows.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
-import platform
+import functools
+import math
+import multiprocessing
+import os
 import statistics
-import subprocess
 import time
-from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 
-import ducc0
 import numpy as np
 import scipy.fft
 import torch
-import torch_dct
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from torch import Tensor
 
 import front_kernels as fk
+import ledger
+from ledger import CASES, COMPARED, Case
+from peers import padded, peers
 
-LEDGER = Path(__file__).parent / "results" / "cpu.csv"
-FORWARD = [
-    ((768, 768), (384, 384)),
-    ((3072, 768), (1536, 384)),
-    ((4096, 4096), (512, 512)),
-    ((4096, 4096), (1024, 1024)),
-    ((4096, 4096), (2048, 2048)),
-    ((4096, 4096), (4096, 4096)),
-    ((8192, 8192), (1024, 1024)),
-    ((11008, 4096), (2752, 1024)),
-    ((30522, 384), (15261, 192)),
-]
-INVERSE = [
-    ((4096, 4096), (512, 512)),
-    ((4096, 4096), (2048, 2048)),
-    ((4096, 4096), (4096, 4096)),
-    ((3072, 768), (1536, 384)),
-    ((11008, 4096), (2752, 1024)),
-]
-Size = tuple[int, int]
-Run = Callable[[], np.ndarray]
-TOLERANCE = 5e-6  # relative L2 error of any peer against float64; ours is printed
+TOLERANCE = {torch.float32: 5e-7, torch.bfloat16: 2**-8, torch.float64: 2e-14}  # relative L2 error
+PEER_TOLERANCE = 5e-6
+ELEMENT_LIMIT = 8.0  # eps of float32
+ROUNDS = 3  # in which the instruction sets take turns
+Times = dict[str, list[float]]
+Result = dict[str, object]
 
 
-def padded(y: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    return np.pad(y, ((0, rows - y.shape[0]), (0, columns - y.shape[1])))
+@dataclass(frozen=True)
+class Problem:
+    """One case in one dtype."""
+
+    case: Case
+    x: Tensor  # [M, N] forward, [k0, k1] inverse
+    out: Tensor  # the other
+    exact: np.ndarray  # the result in float64; in long double for float64, whose own error would show
+
+    def run(self) -> None:
+        if self.case.direction == "forward":
+            fk.dct_crop(self.x, self.case.kept, out=self.out)
+        else:
+            fk.idct_pad(self.x, self.case.size, out=self.out)
+
+    def errors(self, result: Tensor) -> tuple[float, float]:
+        """Relative L2 error, and max |result - exact| / max(|exact|, rms of exact) in eps of the dtype."""
+        difference = np.abs(result.double().numpy() - self.exact)
+        rms = np.sqrt(np.mean(self.exact**2))
+        element = (difference / np.maximum(np.abs(self.exact), rms)).max() / torch.finfo(self.x.dtype).eps
+        return float(np.sqrt(np.mean(difference**2)) / rms), float(element)
 
 
-def ducc(x: np.ndarray, kind: int, axes: tuple[int, ...], threads: int) -> np.ndarray:
-    return ducc0.fft.dct(x, type=kind, axes=axes, inorm=1, nthreads=threads)
+def problem(case: Case, dtype: torch.dtype, threads: int) -> Problem:
+    torch.manual_seed(0)
+    (m, n), k = case.size, case.kept
+    x = torch.randn(case.size if case.direction == "forward" else k, dtype=torch.float64).to(dtype)
+    wide = x.double().numpy().astype(np.longdouble if dtype == torch.float64 else np.float64)
+    if case.direction == "forward":
+        exact = scipy.fft.dct(wide, norm="ortho", workers=threads)[:, : k[1]]
+        exact = scipy.fft.dct(exact, axis=0, norm="ortho", workers=threads)[: k[0]]
+    else:
+        exact = scipy.fft.idctn(padded(wide, m, n), norm="ortho", workers=threads)
+    return Problem(case, x, torch.empty(exact.shape, dtype=dtype), exact)
 
 
-def forward_peers(x: torch.Tensor, k: Size, threads: int) -> dict[str, Run]:
-    a, (m, n) = x.numpy(), x.shape
-
-    def ducc_axes() -> np.ndarray:
-        first = np.ascontiguousarray(ducc(a, 2, (1,), threads)[:, : k[1]])
-        return ducc(first, 2, (0,), threads)[: k[0]]
-
-    peers: dict[str, Run] = {
-        "ducc0 by axis": ducc_axes,
-        "ducc0 2-D": lambda: ducc(a, 2, (0, 1), threads)[: k[0], : k[1]],
-        "scipy": lambda: scipy.fft.dctn(a, norm="ortho", workers=threads)[: k[0], : k[1]],
-        "torch_dct": lambda: torch_dct.dct_2d(x, norm="ortho")[: k[0], : k[1]].numpy(),
-    }
-    if m < 20_000:  # the basis of more is larger than the matrix
-        rows, columns = fk.reference.basis(m, k[0]).float(), fk.reference.basis(n, k[1]).float()
-        peers["matmul"] = lambda: (rows @ (x @ columns.T)).numpy()
-    return peers
+def verified(p: Problem) -> Result:
+    """The errors of the op's result; SystemExit if it is wrong."""
+    p.run()
+    relative, element = p.errors(p.out)
+    if not relative <= TOLERANCE[p.x.dtype]:
+        raise SystemExit(f"{p.case} in {p.x.dtype} is wrong: relative L2 error {relative:.2g}")
+    return {"relative_error": f"{relative:.2g}", "element_error": f"{element:.2f}"}
 
 
-def inverse_peers(y: torch.Tensor, size: Size, threads: int) -> dict[str, Run]:
-    a, (m, n) = y.numpy(), size
-    rows, columns = fk.reference.basis(m, y.shape[0]).float(), fk.reference.basis(n, y.shape[1]).float()
-
-    def ducc_axes() -> np.ndarray:
-        first = ducc(padded(a, m, a.shape[1]), 3, (0,), threads)
-        return ducc(padded(first, m, n), 3, (1,), threads)
-
-    return {
-        "ducc0 by axis": ducc_axes,
-        "ducc0 2-D": lambda: ducc(padded(a, m, n), 3, (0, 1), threads),
-        "scipy": lambda: scipy.fft.idctn(padded(a, m, n), norm="ortho", workers=threads),
-        "torch_dct": lambda: torch_dct.idct_2d(torch.from_numpy(padded(a, m, n)), norm="ortho").numpy(),
-        "matmul": lambda: (rows.T @ (y @ columns)).numpy(),
-    }
-
-
-def seconds(runs: dict[str, Callable[[], object]], budget: float) -> dict[str, list[float]]:
+def seconds(runs: dict[str, Callable[[], object]], budget: float) -> Times:
     """Times of all runs, taken in turn until each has been run 5 times and `budget` seconds are over."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: Times = {name: [] for name in runs}
     started = time.perf_counter()
-    while len(next(iter(times.values()))) < 5 or time.perf_counter() - started < budget:
-        for name, run in runs.items():
-            run()  # warm: the peer before it has emptied the caches
-            begun = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - begun)
+    with torch.inference_mode():
+        while len(next(iter(times.values()))) < 5 or time.perf_counter() - started < budget:
+            for name, run in runs.items():
+                run()  # warm: the one before it has emptied the caches
+                begun = time.perf_counter()
+                run()
+                times[name].append(time.perf_counter() - begun)
     return times
 
 
-def measure(direction: str, size: Size, k: Size, threads: int, budget: float) -> dict[str, object]:
-    large, small = torch.randn(size), torch.randn(k)
-    out = torch.empty(k if direction == "forward" else size)
-    if direction == "forward":
-        exact = scipy.fft.dct(large.double().numpy(), norm="ortho", workers=threads)[:, : k[1]]
-        exact = scipy.fft.dct(exact, axis=0, norm="ortho", workers=threads)[: k[0]]
-        peers = forward_peers(large, k, threads)
-    else:
-        exact = scipy.fft.idctn(padded(small.double().numpy(), *size), norm="ortho", workers=threads)
-        peers = inverse_peers(small, size, threads)
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
-    def ours() -> None:
-        fk.dct_crop(large, k, out=out) if direction == "forward" else fk.idct_pad(small, size, out=out)
 
-    def error(result: np.ndarray) -> float:
-        return float(np.linalg.norm(result.astype(np.float64) - exact) / np.linalg.norm(exact))
-
-    ours()
-    own_error = error(out.numpy())
-    for name, run in peers.items():
-        if error(run()) > TOLERANCE:
-            raise SystemExit(f"{direction} {size} {k}: {name} is wrong by {error(run()):.2g}")
-    with torch.inference_mode():
-        times = seconds({"front": ours, "read": large.sum, **peers}, budget)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    low, _, _, high = statistics.quantiles(times["front"], n=5)
-    best = min(peers, key=lambda name: median[name])
+def summary(case: Case, dtype: torch.dtype, times: list[float]) -> Result:
+    median = statistics.median(times)
+    low, _, _, high = statistics.quantiles(times, n=5)
     return {
-        "direction": direction,
-        "size": "x".join(map(str, size)),
-        "kept": "x".join(map(str, k)),
-        "ms": round(1e3 * median["front"], 3),
+        **case.columns,
+        "ms": round(1e3 * median, 3),
         "ms_20": round(1e3 * low, 3),
         "ms_80": round(1e3 * high, 3),
-        "gb_s": round(4 * (size[0] * size[1] + k[0] * k[1]) / median["front"] / 1e9, 2),
-        "percent_of_read": round(100 * median["read"] / median["front"], 1),
-        "best_peer": best,
-        "times_best_peer": round(median[best] / median["front"], 2),
-        **{f"times_{name.replace(' ', '_')}": round(median[name] / median["front"], 2) for name in sorted(peers)},
-        "relative_error": f"{own_error:.2g}",
+        "gb_s": round(dtype.itemsize * (math.prod(case.size) + math.prod(case.kept)) / median / 1e9, 2),
+        "dtype": dtype_name(dtype),
     }
 
 
-def machine(threads: int) -> dict[str, object]:
-    with open("/proc/cpuinfo") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
+def ratios(times: Times, name: str) -> Result:
+    """How many times longer than `name` each other took."""
+    median = {other: statistics.median(values) for other, values in times.items()}
+    return {f"times_{o.replace(' ', '_')}": round(median[o] / median[name], 2) for o in sorted(median) if o != name}
+
+
+def against_peers(case: Case, threads: int, budget: float) -> Result:
+    p = problem(case, torch.float32, threads)
+    errors = verified(p)
+    others = peers(case, p.x, threads)
+    for name, run in others.items():
+        if not (wrong := p.errors(torch.from_numpy(run()))[0]) <= PEER_TOLERANCE:
+            raise SystemExit(f"{case}: {name} is wrong: relative L2 error {wrong:.2g}")
+    larger = max(p.x, p.out, key=Tensor.numel)
+    times = seconds({"front": p.run, "read": larger.sum, **others}, budget)
+    read = statistics.median(times.pop("read")) / statistics.median(times["front"])
+    best = min(others, key=lambda name: statistics.median(times[name]))
+    compared = ratios(times, "front")
     return {
-        "cpu": names[0] if names else platform.machine(),
-        "threads": threads,
-        "isa": fk.build_info()["cpu_isa"],
-        **{name: version(name) for name in ("torch", "scipy", "ducc0", "torch-dct")},
-        "commit": commit.stdout.strip(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        **summary(case, torch.float32, times["front"]),
+        "percent_of_read": round(100 * read, 1),
+        "best_peer": best,
+        "times_best_peer": compared[f"times_{best.replace(' ', '_')}"],
+        **compared,
+        **errors,
     }
+
+
+def against_float32(case: Case, threads: int, budget: float) -> list[Result]:
+    """The other dtypes, in turn with float32."""
+    problems = {dtype_name(dtype): problem(case, dtype, threads) for dtype in TOLERANCE}
+    errors = {name: verified(p) for name, p in problems.items()}
+    times = seconds({name: p.run for name, p in problems.items()}, budget)
+    return [
+        {
+            **summary(case, problems[name].x.dtype, times[name]),
+            **ratios({"float32": times["float32"], name: times[name]}, name),
+            **errors[name],
+        }
+        for name in problems
+        if name != "float32"
+    ]
+
+
+def force(isa: str, threads: int) -> None:
+    """For a process of its own: the instruction set is chosen at the first transform."""
+    os.environ["FRONT_CPU_ISA"] = isa
+    torch.set_num_threads(threads)
+
+
+def isa_in_use() -> str:
+    return str(fk.build_info()["cpu_isa"])
+
+
+def isa_workers(threads: int) -> dict[str, ProcessPoolExecutor]:
+    """A process for each instruction set that this machine has, best first."""
+    found: dict[str, ProcessPoolExecutor] = {}
+    for isa in fk.build_info()["cpu_isas"]:
+        worker = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), force, (isa, threads))
+        try:
+            if (used := worker.submit(isa_in_use).result()) != isa:
+                raise SystemExit(f"FRONT_CPU_ISA={isa} runs {used}")
+            found[isa] = worker
+        except ValueError:  # what build_info raises where the machine lacks it
+            worker.shutdown()
+    return found
+
+
+@functools.lru_cache(maxsize=1)  # the rounds of a case follow each other
+def verified_problem(case: Case, threads: int) -> tuple[Problem, Result]:
+    p = problem(case, torch.float32, threads)
+    return p, verified(p)
+
+
+def isa_round(case: Case, threads: int, budget: float) -> tuple[list[float], Result]:
+    p, errors = verified_problem(case, threads)
+    return seconds({"front": p.run}, budget)["front"], errors
+
+
+def against_isas(case: Case, workers: dict[str, ProcessPoolExecutor], threads: int, budget: float) -> list[Result]:
+    """float32 under each instruction set, in turn: one process times while the others wait."""
+    times: Times = {isa: [] for isa in workers}
+    errors: dict[str, Result] = {}
+    for _ in range(ROUNDS):
+        for isa, worker in workers.items():
+            taken, errors[isa] = worker.submit(isa_round, case, threads, budget / ROUNDS).result()
+            times[isa] += taken
+    return [
+        {**summary(case, torch.float32, times[isa]), **ratios(times, isa), **errors[isa], "isa": isa} for isa in workers
+    ]
+
+
+def show(title: str, results: list[Result], columns: tuple[str, ...]) -> None:
+    """Prints time, bandwidth, `columns`, ratios and errors of each."""
+    compared = sorted({c for result in results for c in result if c.startswith("times_")} - {"times_best_peer"})
+    columns = ("gb_s", *columns, *compared, "relative_error", "element_error")
+    titles = [c.replace("times_", "x ").replace("percent_of", "% of").replace("_", " ") for c in columns]
+    table = Table(*(Column(name, no_wrap=True) for name in ("row", "ms", "20% - 80%")), *titles, title=title)
+    for result in results:
+        row = "{direction} {size}:{kept}|{ms}|{ms_20} - {ms_80}".format(**result).split("|")
+        table.add_row(*row, *(str(result.get(c, "")) for c in columns))
+    Console(width=160).print(table)
 
 
 def main() -> None:
@@ -173,44 +227,34 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="time spent on a row")
     parser.add_argument("--rows", nargs="*", help="only these, as 4096x4096:512x512")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    cases = [("forward", *case) for case in FORWARD] + [("inverse", *case) for case in INVERSE]
-    if options.rows:
-        cases = [c for c in cases if f"{c[1][0]}x{c[1][1]}:{c[2][0]}x{c[2][1]}" in options.rows]
-    columns = (
-        "direction",
-        "size",
-        "kept",
-        "ms",
-        "ms_20",
-        "ms_80",
-        "gb_s",
-        "percent_of_read",
-        "best_peer",
-        "times_best_peer",
-        "relative_error",
-    )
-    table = Table(*columns)
-    results = []
-    for case in cases:
-        result = measure(*case, options.threads, options.seconds)
-        results.append(result | machine(options.threads))
-        table.add_row(*(str(result[name]) for name in columns))
-    Console(width=160).print(table)
-    LEDGER.parent.mkdir(exist_ok=True)
-    fields = list(dict.fromkeys(name for result in results for name in result))
-    if LEDGER.exists():
-        with LEDGER.open(newline="") as file:
-            old = list(csv.DictReader(file))
-    else:
-        old = []
-    with LEDGER.open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, list(dict.fromkeys([*(old[0] if old else []), *fields])), restval="", lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows([*old, *results])
+    if unknown := set(options.rows or ()) - {case.name for case in CASES}:
+        parser.error(f"--rows must be of {sorted({case.name for case in CASES})}, got {sorted(unknown)}")
+    threads, budget = options.threads, options.seconds
+    torch.set_num_threads(threads)
+    run = ledger.run_columns(threads, isa_in_use())
+
+    def chosen(cases: list[Case]) -> list[Case]:
+        return [case for case in cases if not options.rows or case.name in options.rows]
+
+    def measured(rows: Iterable[list[Result]]) -> list[Result]:
+        results = []
+        for new in rows:
+            ledger.append([run | result for result in new])
+            results += new
+        return results
+
+    rows = measured([against_peers(case, threads, budget)] for case in chosen(CASES))
+    show("float32 against the peers", rows, ("percent_of_read",))
+    for row in rows:
+        if float(str(row["element_error"])) > ELEMENT_LIMIT:
+            print("{direction} {size}:{kept}: element error {element_error}".format(**row), f"is above {ELEMENT_LIMIT}")
+    if not chosen(COMPARED):
+        return
+    rows = measured(against_float32(case, threads, budget) for case in chosen(COMPARED))
+    show("Other dtypes (x float32: at least 1 for bfloat16; at least 0.3, goal 0.45, for float64)", rows, ("dtype",))
+    workers = isa_workers(threads)
+    rows = measured(against_isas(case, workers, threads, budget) for case in chosen(COMPARED))
+    show("Instruction sets", rows, ("isa",))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""The ledger's newest runs into README.md's table and docs/cpu.png: `make bench-report`.
+
+Of each instruction set the newest run that has every case of ledger.CASES, a run being the rows of one machine, commit
+and date. What was measured again within a run counts as measured last.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import ledger
+from ledger import CASES, COMPARED, PACKAGES, Case, Row
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- cpu table: begin -->\n", "<!-- cpu table: end -->\n"
+RUN = ("cpu", "threads", "isa", *PACKAGES, "commit", "date")  # the same in all rows of one run
+PEERS, ISAS = "peers", "isas"  # what a row compares with; the other kinds of rows are dtypes, compared with float32
+OTHERS = {  # columns of the second table: kind of row, its ratio
+    "bfloat16": ("bfloat16", "times_float32"),
+    "float64": ("float64", "times_float32"),
+    "avx2": (ISAS, "times_avx2"),
+    "generic": (ISAS, "times_generic"),
+}
+Run = dict[tuple[str, str], Row]  # by kind and case
+
+
+def kind(row: Row) -> str:
+    if row["best_peer"]:
+        return PEERS
+    dtype = row.get("dtype") or "float32"
+    return ISAS if dtype == "float32" else dtype
+
+
+def newest(rows: list[Row]) -> list[Run]:
+    """The newest complete run of each instruction set that has one, best instruction set first."""
+    runs: dict[tuple[str, ...], Run] = {}
+    for row in rows:
+        identity = tuple(row[column] for column in RUN)
+        run = runs.pop(identity, {})
+        run[kind(row), "{direction} {size}:{kept}".format(**row)] = row
+        runs[identity] = run  # in the order of their last rows
+    complete = [run for run in runs.values() if all((PEERS, str(case)) in run for case in CASES)]
+    last = {first(run)["isa"]: run for run in complete}
+    return [last[isa] for isa in ("avx512", "avx2", "generic") if isa in last]
+
+
+def first(run: Run) -> Row:
+    return run[PEERS, str(CASES[0])]
+
+
+def machine(run: Run) -> str:
+    row = first(run)
+    packages = ", ".join(f"{name} {row[name]}" for name in PACKAGES)
+    return f"{row['cpu']}, {row['threads']} threads, {row['isa']}; {packages}; commit {row['commit']}, {row['date']}"
+
+
+def label(case: Case) -> str:
+    size, kept = case.columns["size"], case.columns["kept"]
+    return f"{size} -> {kept}" if case.direction == "forward" else f"{kept} -> {size}"
+
+
+def op(case: Case) -> str:
+    return "dct_crop" if case.direction == "forward" else "idct_pad"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ["---"] * len(header), *rows))
+
+
+def tables(run: Run) -> str:
+    """The run in words and numbers: against the peers, then, if measured, other dtypes and instruction sets."""
+    against = [(case, run[PEERS, str(case)]) for case in CASES]
+    header = ["op", "size", "ms", "% of read", "times the fastest peer", "times scipy", "times torch_dct"]
+    text = markdown(
+        header,
+        [
+            [
+                f"`{op(case)}`",
+                label(case),
+                f"{float(row['ms']):.2f}",
+                row["percent_of_read"],
+                f"{float(row['times_best_peer']):.2f} ({row['best_peer']})",
+                f"{float(row['times_scipy']):.2f}",
+                f"{float(row['times_torch_dct']):.2f}",
+            ]
+            for case, row in against
+        ],
+    )
+    text = f"{machine(run)}. Largest errors: {errors([row for _, row in against])}.\n\n{text}"
+    others = [
+        (case, [run.get((of, str(case)), {}).get(ratio, "") for of, ratio in OTHERS.values()]) for case in COMPARED
+    ]
+    if any(cell for _, cells in others for cell in cells):
+        header = ["op", "size", "bfloat16, times float32", "float64, times float32", "times avx2", "times generic"]
+        text += "\n" + markdown(header, [[f"`{op(case)}`", label(case), *cells] for case, cells in others])
+    return text
+
+
+def errors(rows: list[Row]) -> str:
+    relative = max((row["relative_error"] for row in rows), key=float)
+    elements = [row["element_error"] for row in rows if row.get("element_error")]
+    return f"relative L2 {relative}" + (f", element {max(elements, key=float)} eps" if elements else "")
+
+
+def updated(readme: str, runs: list[Run]) -> str:
+    """The README with its table, whatever it held before, made of the runs."""
+    head, begin, rest = readme.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"README.md lacks the lines {BEGIN.strip()} and {END.strip()}")
+    return head + BEGIN + "\n".join(tables(run) for run in runs) + END + tail
+
+
+def draw(runs: list[Run], path: Path) -> None:
+    """Ratio to the fastest peer per case: forward on the left, inverse on the right, a row of panels per run."""
+    figure = Figure(figsize=(12, 4.2 * len(runs)), layout="constrained")
+    panels = figure.subplots(len(runs), 2, sharex=True, squeeze=False)
+    for run, pair in zip(runs, panels, strict=True):
+        for direction, axes in zip(("forward", "inverse"), pair, strict=True):
+            bars(axes, run, [case for case in CASES if case.direction == direction])
+        pair[0].set_title(machine(run), fontsize=8, loc="left")
+    figure.savefig(path, dpi=100, metadata={"Software": None})  # the same file for the same ledger
+
+
+def bars(axes: Axes, run: Run, cases: list[Case]) -> None:
+    rows = [run[PEERS, str(case)] for case in cases]
+    ratios = [float(row["times_best_peer"]) for row in rows]
+    drawn = axes.barh([label(case) for case in cases], ratios, color="tab:blue")
+    texts = [f"{ratio:.2f}  {row['best_peer']}" for ratio, row in zip(ratios, rows, strict=True)]
+    axes.bar_label(drawn, texts, padding=3, fontsize=8)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xlim(right=1.5 * max(ratios))
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{op(cases[0])}, float32: time of the fastest peer / ours")
+
+
+def main() -> None:
+    runs = newest(ledger.read())
+    if not runs:
+        raise SystemExit(f"{ledger.LEDGER.name} has no run of all {len(CASES)} cases: make bench-cpu measures one")
+    readme = ROOT / "README.md"
+    readme.write_text(updated(readme.read_text(), runs))
+    draw(runs, ROOT / "docs" / "cpu.png")
+
+
+if __name__ == "__main__":
+    main()
