@@ -111,11 +111,12 @@ struct Result {
   std::optional<ScalarType> dtype;
   const Tensor* given = nullptr;
 
+  Result() = default;  // a new tensor of x's dtype
   Result(std::optional<ScalarType> out_dtype) : dtype(out_dtype) {}
   Result(const Tensor& out) : given(&out) {}
 };
 
-inline Types types_of(const char* op, const Tensor& x, const Result& result) {
+inline Types types_of(const char* op, const Tensor& x, const Result& result = {}) {
   ScalarType found{};
   try {
     found = x.scalar_type();
@@ -142,6 +143,26 @@ inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, DType
   }
 }
 
+// What is written to must have an address of its own for every element.
+inline void check_distinct(const char* op, const char* name, const Tensor& x) {
+  const auto sizes = x.sizes(), strides = x.strides();
+  for (size_t d = 0; d < sizes.size(); ++d)
+    if (sizes[d] > 1 && strides[d] == 0) fail(op, name, " must not overlap itself, but is expanded along dim ", d);
+}
+
+// Lists: tensors of one shape and one dtype.
+inline void check_alike(const char* op, const std::vector<Tensor>& xs) {
+  for (size_t i = 1; i < xs.size(); ++i) {
+    const auto first = sizes_of(xs[0]), found = sizes_of(xs[i]);
+    if (found != first)
+      fail(op, "xs must have one shape, got ", shape_string(first), " at 0 and ", shape_string(found), " at ", i);
+    if (xs[i].scalar_type() != xs[0].scalar_type())
+      fail(op, "xs must have one dtype, got ", dtype_name(xs[0].scalar_type()), " at 0 and ",
+           dtype_name(xs[i].scalar_type()), " at ", i);
+    if (!xs[i].is_cpu()) fail(op, "xs must be on one device, but ", i, " is not on the CPU");
+  }
+}
+
 inline Tensor make_result(const char* op, const Tensor& x, const std::vector<int64_t>& sizes, DType type,
                           const Result& result) {
   if (!result.given) return empty(x, sizes, type);
@@ -149,9 +170,7 @@ inline Tensor make_result(const char* op, const Tensor& x, const std::vector<int
   const auto found = sizes_of(out);
   if (found != sizes) fail(op, "out must have shape ", shape_string(sizes), ", got ", shape_string(found));
   if (!out.is_cpu()) fail(op, "out must be on the CPU, as x is");
-  const auto strides = out.strides();
-  for (size_t d = 0; d < sizes.size(); ++d)
-    if (sizes[d] > 1 && strides[d] == 0) fail(op, "out must not overlap itself, but is expanded along dim ", d);
+  check_distinct(op, "out", out);
   return out;
 }
 

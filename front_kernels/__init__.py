@@ -27,21 +27,29 @@ except ImportError as error:
 
 torch.ops.load_library(_LIBRARY_FILE)
 
-from . import _autograd, engines, reference  # noqa: E402
+from . import _autograd, _variants, engines, reference  # noqa: E402
 from .ops import (  # noqa: E402
     build_info,
     dct,
     dct2,
+    dct2_,
     dct_crop,
+    dct_crop_,
+    dct_crop_many,
     dct_resize,
+    empty_cache,
     idct,
     idct2,
+    idct2_,
     idct_pad,
+    idct_pad_,
+    idct_pad_many,
     lowpass,
+    lowpass_,
     plan_for,
 )
 
-_registrations = (_autograd.register(), engines.register())
+_registrations = (_autograd.register(), _variants.register(), engines.register())
 
 __version__: str = _C.build_info()["version"]
 
@@ -50,13 +58,21 @@ __all__ = [
     "build_info",
     "dct",
     "dct2",
+    "dct2_",
     "dct_crop",
+    "dct_crop_",
+    "dct_crop_many",
     "dct_resize",
+    "empty_cache",
     "engines",
     "idct",
     "idct2",
+    "idct2_",
     "idct_pad",
+    "idct_pad_",
+    "idct_pad_many",
     "lowpass",
+    "lowpass_",
     "plan_for",
     "reference",
 ]

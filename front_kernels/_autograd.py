@@ -127,7 +127,7 @@ class _Apply(torch.autograd.function._SingleLevelFunction):
         return out
 
 
-def _has_tangent(x: Tensor) -> bool:
+def has_tangent(x: Tensor) -> bool:
     # NOTE: the tangent is asked for, not forward_ad's level: compiled graphs do not keep that Python counter. Asking
     # makes an alias of x, which must not enter a graph: inductor compares two traces of one op node by node.
     if not forward_ad._is_fwd_grad_enabled():
@@ -156,7 +156,7 @@ def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
                 out: Tensor = overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
             return out
 
-        if not (grad_mode and x.requires_grad) and not _has_tangent(x):
+        if not (grad_mode and x.requires_grad) and not has_tangent(x):
             with torch._C._AutoDispatchBelowAutograd():
                 out: Tensor = overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
             return out
@@ -173,7 +173,7 @@ def _out_kernels(op: LinearOp) -> tuple[Callable[..., None], Callable[..., None]
 
     def autograd(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
         graded = torch.is_grad_enabled() and (x.requires_grad or out.requires_grad)
-        if graded or _has_tangent(x) or _has_tangent(out):
+        if graded or has_tangent(x) or has_tangent(out):
             raise RuntimeError(f"front::{op.name}: out= does not support autograd, but x or out requires grad")
         with torch._C._AutoDispatchBelowAutograd():
             overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, out=out, **kwargs)

@@ -111,9 +111,13 @@ def check_out(op: str, out: Tensor, shape: Sequence[int]) -> None:
         torch._check_value(
             found == expected, lambda: f"front::{op}: out must have shape {_show(shape)}, got {_show(out.shape)}"
         )
-    for dim, size in enumerate(out.shape):
-        if out.stride(dim) == 0 and size > 1:
-            _fail(op, f"out must not overlap itself, but is expanded along dim {dim}")
+    check_distinct(op, "out", out)
+
+
+def check_distinct(op: str, name: str, x: Tensor) -> None:
+    for dim, size in enumerate(x.shape):
+        if x.stride(dim) == 0 and size > 1:
+            _fail(op, f"{name} must not overlap itself, but is expanded along dim {dim}")
 
 
 def _matrix(op: str, x: Tensor) -> None:
@@ -148,37 +152,55 @@ def idct(
     return [*x.shape[:dim], n, *x.shape[dim + 1 :]], dtype
 
 
-def dct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Result:
-    dtype = _types("dct2", x, out_dtype)
-    _matrix("dct2", x)
-    _norm("dct2", norm)
+def dct2(
+    x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, op: str = "dct2"
+) -> Result:
+    dtype = _types(op, x, out_dtype)
+    _matrix(op, x)
+    _norm(op, norm)
     return x.shape, dtype
 
 
-def idct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Result:
-    dtype = _types("idct2", x, out_dtype)
-    _matrix("idct2", x)
-    _norm("idct2", norm)
+def idct2(
+    x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, op: str = "idct2"
+) -> Result:
+    dtype = _types(op, x, out_dtype)
+    _matrix(op, x)
+    _norm(op, norm)
     return x.shape, dtype
 
 
-def dct_crop(x: Tensor, k: Sequence[int], *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Result:
-    dtype = _types("dct_crop", x, out_dtype)
-    _matrix("dct_crop", x)
-    _pair("dct_crop", "k", k)
-    _kept("dct_crop", "k[0]", k[0], x.shape[-2])
-    _kept("dct_crop", "k[1]", k[1], x.shape[-1])
-    _norm("dct_crop", norm)
+def dct_crop(
+    x: Tensor,
+    k: Sequence[int],
+    *,
+    norm: str = "ortho",
+    out_dtype: torch.dtype | None = None,
+    op: str = "dct_crop",
+) -> Result:
+    dtype = _types(op, x, out_dtype)
+    _matrix(op, x)
+    _pair(op, "k", k)
+    _kept(op, "k[0]", k[0], x.shape[-2])
+    _kept(op, "k[1]", k[1], x.shape[-1])
+    _norm(op, norm)
     return [*x.shape[:-2], *k], dtype
 
 
-def idct_pad(x: Tensor, size: Sequence[int], *, norm: str = "ortho", out_dtype: torch.dtype | None = None) -> Result:
-    dtype = _types("idct_pad", x, out_dtype)
-    _matrix("idct_pad", x)
-    _pair("idct_pad", "size", size)
-    _size("idct_pad", "size[0]", size[0], x.shape[-2])
-    _size("idct_pad", "size[1]", size[1], x.shape[-1])
-    _norm("idct_pad", norm)
+def idct_pad(
+    x: Tensor,
+    size: Sequence[int],
+    *,
+    norm: str = "ortho",
+    out_dtype: torch.dtype | None = None,
+    op: str = "idct_pad",
+) -> Result:
+    dtype = _types(op, x, out_dtype)
+    _matrix(op, x)
+    _pair(op, "size", size)
+    _size(op, "size[0]", size[0], x.shape[-2])
+    _size(op, "size[1]", size[1], x.shape[-1])
+    _norm(op, norm)
     return [*x.shape[:-2], *size], dtype
 
 
@@ -205,10 +227,37 @@ def dct_resize(
     return [*x.shape[:-2], *size], dtype
 
 
-def lowpass(x: Tensor, k: Sequence[int]) -> Result:
-    dtype = _types("lowpass", x, None)
-    _matrix("lowpass", x)
-    _pair("lowpass", "k", k)
-    _kept("lowpass", "k[0]", k[0], x.shape[-2])
-    _kept("lowpass", "k[1]", k[1], x.shape[-1])
+def lowpass(x: Tensor, k: Sequence[int], *, op: str = "lowpass") -> Result:
+    dtype = _types(op, x, None)
+    _matrix(op, x)
+    _pair(op, "k", k)
+    _kept(op, "k[0]", k[0], x.shape[-2])
+    _kept(op, "k[1]", k[1], x.shape[-1])
     return x.shape, dtype
+
+
+def idct_pad_corner(x: Tensor, k: Sequence[int], *, norm: str = "ortho", op: str = "idct_pad_") -> Result:
+    dtype = _types(op, x, None)
+    _matrix(op, x)
+    _pair(op, "k", k)
+    _kept(op, "k[0]", k[0], x.shape[-2])
+    _kept(op, "k[1]", k[1], x.shape[-1])
+    _norm(op, norm)
+    return x.shape, dtype
+
+
+def check_alike(op: str, xs: Sequence[Tensor]) -> None:
+    """Lists: tensors of one shape, one dtype and one device."""
+    for i, x in enumerate(xs[1:], 1):
+        if len(x.shape) != len(xs[0].shape):
+            _fail(op, f"xs must have one shape, got {_show(xs[0].shape)} at 0 and {_show(x.shape)} at {i}")
+        for found, expected in zip(x.shape, xs[0].shape, strict=True):
+            torch._check_value(
+                found == expected,
+                lambda x=x, i=i: (
+                    f"front::{op}: xs must have one shape, got {_show(xs[0].shape)} at 0 and {_show(x.shape)} at {i}"
+                ),
+            )
+        if x.dtype != xs[0].dtype:
+            first, got = (str(dtype).removeprefix("torch.") for dtype in (xs[0].dtype, x.dtype))
+            _fail(op, f"xs must have one dtype, got {first} at 0 and {got} at {i}")

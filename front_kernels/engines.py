@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 
 from ._autograd import OPS
+from ._variants import IN_PLACE, MANY
 
 __all__ = ["available"]
 
@@ -34,4 +35,6 @@ def register() -> torch.library.Library:
         for overload in {"default", "out"} & set(getattr(torch.ops.front, op.name).overloads()):
             name = op.name if overload == "default" else f"{op.name}.{overload}"
             library.impl(name, _no_engine(op.name), "CUDA")
+    for name in [*IN_PLACE, *(f"{op.name}_many" for op in MANY)]:
+        library.impl(name, _no_engine(name), "CUDA")
     return library

@@ -257,6 +257,125 @@ def lowpass(x: Tensor, k: Pair) -> Tensor:
     return out
 
 
+def dct_crop_many(
+    xs: Sequence[Tensor], k: Pair, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    r"""`dct_crop` of many matrices of one shape, in one call: ``[dct_crop(x, k) for x in xs]``.
+
+    Small matrices are spread over the threads whole, which a call for each of them cannot do.
+
+    Args:
+        xs: tensors [..., m, n] of one shape, dtype and device; may be empty.
+        k, norm, out_dtype: as in `dct_crop`.
+
+    Returns:
+        A list of tensors [..., k0, k1], in the order of xs.
+
+    Raises:
+        ValueError: xs differ in shape or dtype, or an argument is not allowed.
+    """
+    if not xs:  # no tensor, so nothing that torch could dispatch on
+        return []
+    outs: list[Tensor] = torch.ops.front.dct_crop_many.default(list(xs), _pair(k), norm=norm, out_dtype=out_dtype)
+    return outs
+
+
+def idct_pad_many(
+    xs: Sequence[Tensor], size: Pair, *, norm: str = "ortho", out_dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    r"""`idct_pad` of many matrices of one shape, in one call: ``[idct_pad(x, size) for x in xs]``.
+
+    Args:
+        xs: tensors [..., k0, k1] of one shape, dtype and device; may be empty.
+        size, norm, out_dtype: as in `idct_pad`.
+
+    Returns:
+        A list of tensors [..., m, n], in the order of xs.
+
+    Raises:
+        ValueError: xs differ in shape or dtype, or an argument is not allowed.
+    """
+    if not xs:  # no tensor, so nothing that torch could dispatch on
+        return []
+    outs: list[Tensor] = torch.ops.front.idct_pad_many.default(list(xs), _pair(size), norm=norm, out_dtype=out_dtype)
+    return outs
+
+
+def dct2_(x: Tensor, *, norm: str = "ortho") -> Tensor:
+    r"""`dct2` in place: x [..., m, n] becomes ``D_m x D_n^T``. Returns x.
+
+    Extra memory of this and the other in-place forms: one intermediate of the size of a matrix, cut to k1 columns, in
+    the compute dtype.
+
+    Raises:
+        ValueError: norm, the shape or the dtype is not allowed, or x overlaps itself.
+        RuntimeError: x requires grad and grad mode is on.
+    """
+    torch.ops.front.dct2_.default(x, norm=norm)
+    return x
+
+
+def idct2_(x: Tensor, *, norm: str = "ortho") -> Tensor:
+    r"""`idct2` in place: x [..., m, n] becomes ``D_m^T x D_n``. Returns x. Raises as `dct2_` does."""
+    torch.ops.front.idct2_.default(x, norm=norm)
+    return x
+
+
+def dct_crop_(x: Tensor, k: Pair, *, norm: str = "ortho") -> Tensor:
+    r"""`dct_crop` into x's own storage: ``x[..., :k0, :k1]`` becomes the coefficients, the rest of x is unspecified.
+
+    Args:
+        x: [..., m, n], float16, bfloat16, float32 or float64.
+        k: (k0, k1) or one int for both, 1 <= k0 <= m, 1 <= k1 <= n.
+        norm: "ortho", "backward" or "forward".
+
+    Returns:
+        The corner, a view of x. Coefficients are rounded to x's dtype.
+
+    Raises:
+        ValueError: k, norm, the shape or the dtype is not allowed, or x overlaps itself.
+        RuntimeError: x requires grad and grad mode is on.
+    """
+    k0, k1 = _pair(k)
+    torch.ops.front.dct_crop_.default(x, [k0, k1], norm=norm)
+    return x[..., :k0, :k1]
+
+
+def idct_pad_(x: Tensor, k: Pair, *, norm: str = "ortho") -> Tensor:
+    r"""`idct_pad` in x's own storage: the coefficients in ``x[..., :k0, :k1]`` become all of x; its rest is not read.
+
+    Args:
+        x: [..., m, n], float16, bfloat16, float32 or float64.
+        k: (k0, k1) or one int for both, 1 <= k0 <= m, 1 <= k1 <= n.
+        norm: "ortho", "backward" or "forward".
+
+    Returns:
+        x.
+
+    Raises:
+        ValueError: k, norm, the shape or the dtype is not allowed, or x overlaps itself.
+        RuntimeError: x requires grad and grad mode is on.
+    """
+    torch.ops.front.idct_pad_.default(x, _pair(k), norm=norm)
+    return x
+
+
+def lowpass_(x: Tensor, k: Pair) -> Tensor:
+    r"""`lowpass` in place: x [..., m, n] loses its frequencies outside the k0 x k1 corner. Returns x.
+
+    Raises:
+        ValueError: k, the shape or the dtype is not allowed, or x overlaps itself.
+        RuntimeError: x requires grad and grad mode is on.
+    """
+    torch.ops.front.lowpass_.default(x, _pair(k))
+    return x
+
+
+def empty_cache() -> None:
+    """Frees the workspace that the CPU ops keep between calls, at most 64 MiB (as `torch.cuda.empty_cache` does)."""
+    torch.ops.front._cpu_empty_cache()
+
+
 def plan_for(shape: Sequence[int], k: Pair | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """How the CPU engine would transform a matrix of `shape`, of which the k0 x k1 corner is kept.
 

@@ -28,12 +28,26 @@ void idct2_out(const Tensor& x, const NormName& norm, const Tensor& out) {
   transform("idct2", Direction::inverse, x, norm, out);
 }
 
+void in_place(const char* op, Direction direction, const Tensor& x, const NormName& norm) {
+  const Types types = types_of(op, x);
+  check_matrix(op, x);
+  const Norm scale = parse_norm(op, norm.value);
+  check_distinct(op, "x", x);
+  (direction == Direction::forward ? forward2 : inverse2)({x}, {x}, scale, types);
+}
+
+void dct2_(const Tensor& x, const NormName& norm) { in_place("dct2_", Direction::forward, x, norm); }
+
+void idct2_(const Tensor& x, const NormName& norm) { in_place("idct2_", Direction::inverse, x, norm); }
+
 }  // namespace
 }  // namespace front::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(front, CPU, m) {
   m.impl("dct2", TORCH_BOX(&front::cpu::dct2));
   m.impl("dct2.out", TORCH_BOX(&front::cpu::dct2_out));
+  m.impl("dct2_", TORCH_BOX(&front::cpu::dct2_));
+  m.impl("idct2_", TORCH_BOX(&front::cpu::idct2_));
   m.impl("idct2", TORCH_BOX(&front::cpu::idct2));
   m.impl("idct2.out", TORCH_BOX(&front::cpu::idct2_out));
 }

@@ -3,14 +3,18 @@
 namespace front::cpu {
 namespace {
 
+Norm check(const char* op, const Tensor& x, const std::vector<int64_t>& k, const NormName& norm) {
+  const auto sizes = check_matrix(op, x);
+  check_pair(op, "k", k);
+  check_kept(op, "k[0]", k[0], sizes.end()[-2]);
+  check_kept(op, "k[1]", k[1], sizes.end()[-1]);
+  return parse_norm(op, norm.value);
+}
+
 Tensor crop(const Tensor& x, const std::vector<int64_t>& k, const NormName& norm, const Result& result) {
   const Types types = types_of("dct_crop", x, result);
-  const auto sizes = check_matrix("dct_crop", x);
-  check_pair("dct_crop", "k", k);
-  check_kept("dct_crop", "k[0]", k[0], sizes.end()[-2]);
-  check_kept("dct_crop", "k[1]", k[1], sizes.end()[-1]);
-  const Norm scale = parse_norm("dct_crop", norm.value);
-  Tensor out = make_result("dct_crop", x, matrix_sizes(sizes, k[0], k[1]), types.out, result);
+  const Norm scale = check("dct_crop", x, k, norm);
+  Tensor out = make_result("dct_crop", x, matrix_sizes(sizes_of(x), k[0], k[1]), types.out, result);
   forward2({unshared(x, out)}, {out}, scale, types);
   return out;
 }
@@ -23,10 +27,31 @@ void dct_crop_out(const Tensor& x, std::vector<int64_t> k, const NormName& norm,
   crop(x, k, norm, out);
 }
 
+void dct_crop_(const Tensor& x, std::vector<int64_t> k, const NormName& norm) {
+  const Types types = types_of("dct_crop_", x);
+  const Norm scale = check("dct_crop_", x, k, norm);
+  check_distinct("dct_crop_", "x", x);
+  forward2({x}, {corner(x, k[0], k[1])}, scale, types);
+}
+
+std::vector<Tensor> dct_crop_many(std::vector<Tensor> xs, std::vector<int64_t> k, const NormName& norm,
+                                  std::optional<ScalarType> out_dtype) {
+  if (xs.empty()) return {};
+  const Types types = types_of("dct_crop_many", xs[0], out_dtype);
+  const Norm scale = check("dct_crop_many", xs[0], k, norm);
+  check_alike("dct_crop_many", xs);
+  std::vector<Tensor> outs;
+  for (const Tensor& x : xs) outs.push_back(empty(x, matrix_sizes(sizes_of(x), k[0], k[1]), types.out));
+  forward2(xs, outs, scale, types);
+  return outs;
+}
+
 }  // namespace
 }  // namespace front::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(front, CPU, m) {
   m.impl("dct_crop", TORCH_BOX(&front::cpu::dct_crop));
   m.impl("dct_crop.out", TORCH_BOX(&front::cpu::dct_crop_out));
+  m.impl("dct_crop_", TORCH_BOX(&front::cpu::dct_crop_));
+  m.impl("dct_crop_many", TORCH_BOX(&front::cpu::dct_crop_many));
 }

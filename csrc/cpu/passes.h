@@ -154,6 +154,13 @@ inline void resize2(const Tensor& x, int64_t k0, int64_t k1, const Tensor& out, 
   });
 }
 
+// The first rows and columns of each matrix, as a view.
+inline Tensor corner(Tensor x, int64_t rows, int64_t columns) {
+  const int64_t rank = x.dim();
+  Tensor upper = torch::stable::narrow(x, rank - 2, 0, rows);
+  return torch::stable::narrow(upper, rank - 1, 0, columns);
+}
+
 inline std::vector<int64_t> check_matrix(const char* op, const Tensor& x) {
   auto sizes = sizes_of(x);
   check_rank(op, sizes, 2);

@@ -1,0 +1,19 @@
+// Private ops about the engine itself.
+#include "../stable.h"
+#include "axis.h"
+#include "memory.h"
+
+namespace front::cpu {
+namespace {
+
+std::string cpu_isa() { return isa_name(); }
+
+void cpu_empty_cache() { free_retained_workspace(); }
+
+}  // namespace
+}  // namespace front::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(front, CompositeExplicitAutograd, m) {
+  m.impl("_cpu_isa", TORCH_BOX(&front::cpu::cpu_isa));
+  m.impl("_cpu_empty_cache", TORCH_BOX(&front::cpu::cpu_empty_cache));
+}
