@@ -122,6 +122,8 @@ def draw(runs: list[Run], path: Path) -> None:
         for direction, axes in zip(("forward", "inverse"), pair, strict=True):
             bars(axes, run, [case for case in CASES if case.direction == direction])
         pair[0].set_title(machine(run), fontsize=8, loc="left")
+    largest = max(float(run[PEERS, str(case)]["times_best_peer"]) for run in runs for case in CASES)
+    panels[0, 0].set_xlim(0, 1.5 * largest)  # room for the labels
     figure.savefig(path, dpi=100, metadata={"Software": None})  # the same file for the same ledger
 
 
@@ -132,7 +134,6 @@ def bars(axes: Axes, run: Run, cases: list[Case]) -> None:
     texts = [f"{ratio:.2f}  {row['best_peer']}" for ratio, row in zip(ratios, rows, strict=True)]
     axes.bar_label(drawn, texts, padding=3, fontsize=8)
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_xlim(right=1.5 * max(ratios))
     axes.invert_yaxis()
     axes.set_xlabel(f"{op(cases[0])}, float32: time of the fastest peer / ours")
 
