@@ -17,6 +17,7 @@ struct Scale {
 enum class Direction : int32_t {
   forward,  // n values -> the first `kept` DCT-II coefficients
   inverse,  // `kept` coefficients, zero-padded to n -> n values; the exact transpose of forward
+  resize,   // n values -> `kept` coefficients -> `size` values, the coefficients never leaving the thread
 };
 
 // One axis of one tensor pass: every lane (all other axes) is transformed independently.
@@ -31,7 +32,8 @@ struct AxisPass {
   Direction direction;
   int64_t n;     // transform length
   int64_t kept;  // coefficients read (inverse) or written (forward), 1 <= kept <= n
-  Scale scale;
+  int64_t size;  // resize: length of the second transform, kept <= size
+  Scale scale, scale_back;  // scale_back: resize's second transform
   const void* in;
   void* out;
   DType in_type, out_type;
@@ -43,9 +45,29 @@ struct AxisPass {
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest
 };
 
-// The thread pool, passed in so that kernels do not know whose it is: calls body(begin, end, context) on disjoint
-// subranges of [0, count), each at least `grain` long where possible.
+// Both axes of many matrices, all of one shape and one layout.
+struct MatrixPass {
+  Direction direction;
+  int64_t m, n;          // rows and columns: of the input (forward, resize) or of the output (inverse)
+  int64_t k0, k1;        // kept coefficients: of the output (forward) or of the input (inverse)
+  int64_t size0, size1;  // resize: rows and columns of the output
+  Scale rows, columns, rows_back, columns_back;  // rows: of the transforms along a row (length n)
+  DType in_type, compute_type, out_type;
+  int64_t in_row, in_column, out_row, out_column;  // strides
+  // The matrices: `count` arrays, each with the batch axes below.
+  const void* const* in;
+  void* const* out;
+  int64_t count;
+  int32_t batch_dims;
+  LaneDim batch[kMaxLaneDims];
+};
+
+// The thread pool, passed in so that kernels do not know whose it is: run calls body(begin, end, context) on disjoint
+// subranges of [0, count), each at least `grain` long where possible. The body must not throw.
 using ParallelBody = void (*)(int64_t begin, int64_t end, void* context);
-using ParallelFor = void (*)(int64_t count, int64_t grain, ParallelBody body, void* context);
+struct Executor {
+  void (*run)(int64_t count, int64_t grain, ParallelBody body, void* context);
+  int64_t threads;
+};
 
 }  // namespace front

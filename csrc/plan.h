@@ -32,6 +32,7 @@ struct AxisPlan {
 
 namespace plan_detail {
 
+constexpr int64_t kLargestSplit = 32;
 constexpr int32_t kLargestRadix = 61;  // generic odd radices above this never beat Bluestein
 
 // Vector operations (arithmetic, loads and stores) per complex point of one butterfly stage, twiddles included.
@@ -113,7 +114,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept) {
     return best;
   }
   bool found = false;
-  for (int64_t split = 1; split <= 32 && 2 * split <= n; ++split) {
+  for (int64_t split = 1; split <= kLargestSplit && 2 * split <= n; ++split) {
     if (n % (2 * split) != 0) continue;
     DftPlan dft = plan_dft(n / (2 * split));
     double cost = (dft.cost + kCombineCost * static_cast<double>(kept)) * static_cast<double>(split);

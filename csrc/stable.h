@@ -155,8 +155,13 @@ inline Tensor make_result(const char* op, const Tensor& x, const std::vector<int
   return out;
 }
 
-inline void torch_parallel(int64_t count, int64_t grain, ParallelBody body, void* context) {
-  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body(begin, end, context); });
+// torch's thread pool and torch.get_num_threads().
+inline Executor torch_executor() {
+  return {[](int64_t count, int64_t grain, ParallelBody body, void* context) {
+            torch::stable::parallel_for(0, count, grain,
+                                        [&](int64_t begin, int64_t end) { body(begin, end, context); });
+          },
+          static_cast<int64_t>(torch::stable::get_num_threads())};
 }
 
 }  // namespace front

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode
 
 from . import _contract
 from ._contract import adjoint_norm
@@ -127,8 +128,14 @@ class _Apply(torch.autograd.function._SingleLevelFunction):
 
 
 def _has_tangent(x: Tensor) -> bool:
-    # NOTE: the tangent is asked for, not forward_ad's level: compiled graphs do not keep that Python counter.
-    return forward_ad._is_fwd_grad_enabled() and torch._VF._unpack_dual(x, level=0).tangent is not None
+    # NOTE: the tangent is asked for, not forward_ad's level: compiled graphs do not keep that Python counter. Asking
+    # makes an alias of x, which must not enter a graph: inductor compares two traces of one op node by node.
+    if not forward_ad._is_fwd_grad_enabled():
+        return False
+    if get_proxy_mode() is None:
+        return torch._VF._unpack_dual(x, level=0).tangent is not None
+    with disable_proxy_modes_tracing():
+        return torch._VF._unpack_dual(x, level=0).tangent is not None
 
 
 def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:

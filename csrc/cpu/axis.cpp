@@ -1,20 +1,20 @@
 #include "axis.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "axis_isa.h"
+#include "lanes.h"
+#include "memory.h"
+#include "parallel.h"
 
 namespace front::cpu {
 namespace {
 
 constexpr int64_t kGrainPoints = 1 << 15;  // least work worth a thread: points of one lane block
-constexpr size_t kAlignment = 64;
 
 bool supported(const Isa& isa) {
 #ifdef FRONT_X86
@@ -54,75 +54,32 @@ const Isa& isa() {
   return chosen;
 }
 
-// Lane axes of size 1 go; the rest are ordered so that the innermost is nearest in memory; adjacent ones merge where
-// both tensors allow it.
-AxisPass simplified(AxisPass pass) {
-  std::vector<LaneDim> dims;
-  for (int32_t d = 0; d < pass.lane_dims; ++d)
-    if (pass.lanes[d].size != 1) dims.push_back(pass.lanes[d]);
-  std::stable_sort(dims.begin(), dims.end(), [](const LaneDim& a, const LaneDim& b) {
-    return std::abs(a.in_stride) + std::abs(a.out_stride) > std::abs(b.in_stride) + std::abs(b.out_stride);
-  });
-  pass.lane_dims = 0;
-  for (const LaneDim& dim : dims) {
-    LaneDim* last = pass.lane_dims ? &pass.lanes[pass.lane_dims - 1] : nullptr;
-    if (last && last->in_stride == dim.in_stride * dim.size && last->out_stride == dim.out_stride * dim.size)
-      *last = {last->size * dim.size, dim.in_stride, dim.out_stride};
-    else
-      pass.lanes[pass.lane_dims++] = dim;
-  }
-  return pass;
-}
-
-class Scratch {
- public:
-  explicit Scratch(size_t bytes)
-      : data_(std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment)) {}
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { std::free(data_); }
-  void* get() const { return data_; }
-
- private:
-  void* data_;
-};
-
 template <class T>
-void run_typed(const AxisPass& pass, BlockKernel<T> kernel, ParallelFor parallel) {
+void run_typed(const AxisPass& pass, BlockKernel<T> kernel, const Executor& executor) {
+  const bool resize = pass.direction == Direction::resize;
   const auto tables = axis_tables<T>(pass.n, pass.kept, pass.scale);
-  struct Job {
-    const AxisPass& pass;
-    AxisView<T> axis;
-    BlockKernel<T> kernel;
-    size_t scratch_bytes;
-    std::atomic<bool> out_of_memory{false};
-  } job{pass, tables->view(), kernel, 0};
-  job.scratch_bytes = static_cast<size_t>(job.axis.work) * 2 * isa().vector_bytes;
-
+  const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back) : tables;
+  const AxisView<T> axis = tables->view(), second = back->view();
+  const int64_t points = std::max(axis.work, second.work) + (resize ? (pass.kept + 1) / 2 : 0);  // complex, per lane
+  const auto bytes = static_cast<size_t>(points) * 2 * static_cast<size_t>(isa().vector_bytes);
   const int64_t width = lanes_per_block<T>(isa()), grain = std::max<int64_t>(1, kGrainPoints / (pass.n * width));
-  parallel(
-      block_count(pass, width), grain,
-      [](int64_t begin, int64_t end, void* context) {
-        Job& j = *static_cast<Job*>(context);
-        const Scratch scratch(j.scratch_bytes);
-        if (scratch.get())
-          j.kernel(j.pass, j.axis, begin, end, scratch.get());
-        else
-          j.out_of_memory = true;  // no exception may cross the thread pool
-      },
-      &job);
-  if (job.out_of_memory) throw std::bad_alloc();
+  parallel_for(executor, block_count(pass, width), grain, [&](int64_t begin, int64_t end) {
+    const Workspace scratch(bytes);
+    kernel(pass, axis, second, begin, end, scratch.data());
+  });
 }
 
 }  // namespace
 
-void run_axis(const AxisPass& pass, ParallelFor parallel) {
-  const AxisPass simple = simplified(pass);
+void run_axis(const AxisPass& pass, const Executor& executor) {
+  AxisPass simple = pass;
+  simple.lane_dims = 0;
+  for (const LaneDim& dim : simplified(pass.lanes, pass.lane_dims)) simple.lanes[simple.lane_dims++] = dim;
   if (lane_count(simple) == 0) return;
   if (pass.in_type == DType::f64 || pass.out_type == DType::f64)
-    run_typed<double>(simple, isa().f64, parallel);
+    run_typed<double>(simple, isa().f64, executor);
   else
-    run_typed<float>(simple, isa().f32, parallel);
+    run_typed<float>(simple, isa().f32, executor);
 }
 
 const char* isa_name() { return isa().name; }

@@ -6,7 +6,7 @@
 namespace front::cpu {
 
 // Transforms every lane of `pass`; throws std::bad_alloc or std::invalid_argument (FRONT_CPU_ISA), nothing else.
-void run_axis(const AxisPass& pass, ParallelFor parallel);
+void run_axis(const AxisPass& pass, const Executor& executor);
 
 // The instruction set in use: "avx512", "avx2" or "generic". FRONT_CPU_ISA forces one and throws
 // std::invalid_argument if the machine or the build lacks it.

@@ -6,7 +6,8 @@
 namespace front::cpu {
 
 template <class T>
-using BlockKernel = void (*)(const AxisPass& pass, const AxisView<T>& axis, int64_t begin, int64_t end, void* scratch);
+using BlockKernel = void (*)(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back, int64_t begin,
+                             int64_t end, void* scratch);
 
 struct Isa {
   const char* name;

@@ -8,7 +8,7 @@ Tensor transform(const char* op, Direction direction, const Tensor& x, const Nor
   const auto sizes = check_matrix(op, x);
   const Norm scale = parse_norm(op, norm.value);
   Tensor out = make_result(op, x, sizes, types.out, result);
-  (direction == Direction::forward ? forward2 : inverse2)(x, out, scale, types);
+  (direction == Direction::forward ? forward2 : inverse2)({unshared(x, out)}, {out}, scale, types);
   return out;
 }
 

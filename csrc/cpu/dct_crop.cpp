@@ -11,7 +11,7 @@ Tensor crop(const Tensor& x, const std::vector<int64_t>& k, const NormName& norm
   check_kept("dct_crop", "k[1]", k[1], sizes.end()[-1]);
   const Norm scale = parse_norm("dct_crop", norm.value);
   Tensor out = make_result("dct_crop", x, matrix_sizes(sizes, k[0], k[1]), types.out, result);
-  forward2(x, out, scale, types);
+  forward2({unshared(x, out)}, {out}, scale, types);
   return out;
 }
 

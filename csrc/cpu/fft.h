@@ -1,5 +1,5 @@
-// Complex DFT of W independent lanes, in place: z[j] holds point j of every lane. Decimation in time, depth first, so
-// that the inner stages of a long transform stay in cache. Included only by axis_isa.cpp (see simd.h).
+// Complex DFT of W independent lanes, in place: z[j] holds point j of every lane. Decimation in time: stages pass over
+// what fits the innermost cache, longer transforms recurse. Included only by axis_isa.cpp (see simd.h).
 #pragma once
 
 #include "simd.h"
@@ -24,9 +24,21 @@ FRONT_INLINE Complex<T> plus_i(Complex<T> a) {
   return {-a.im, a.re};
 }
 template <class T>
+FRONT_INLINE Complex<T> broadcast(const T* w) {
+  return {splat(w[0]), splat(w[1])};
+}
+template <class T>
 FRONT_INLINE Complex<T> times(Complex<T> a, const T* w) {
   const Vector<T> re = splat(w[0]), im = splat(w[1]);
   return {a.re * re - a.im * im, a.re * im + a.im * re};
+}
+
+// (a, b) -> (a + w b, a - w b) in six fused multiply-adds: the difference is 2 a - (a + w b).
+template <class T>
+FRONT_INLINE void rotate_add(Complex<T>& a, Complex<T>& b, Complex<T> w) {
+  const Vector<T> re = (a.re + b.re * w.re) - b.im * w.im, im = (a.im + b.re * w.im) + b.im * w.re;
+  b = {T(2) * a.re - re, T(2) * a.im - im};
+  a = {re, im};
 }
 
 // y_k = sum_j exp(-2 pi i j k / R) y_j, in registers.
@@ -90,7 +102,7 @@ FRONT_INLINE void odd_butterfly(Complex<T>* y, const T (&c)[R / 2 + 1], const T 
   Complex<T> sum[H + 1], dif[H + 1], first = y[0], total = y[0];
   for (int j = 1; j <= H; ++j) sum[j] = y[j] + y[R - j], dif[j] = y[j] - y[R - j], total = total + sum[j];
   for (int k = 1; k <= H; ++k) {
-    Complex<T> even = first, odd{};
+    Complex<T> even = first, odd = Complex<T>::zero();
     for (int j = 1; j <= H; ++j) {
       const int q = j * k % R;
       const Vector<T> cq = splat(c[q <= H ? q : R - q]), sq = splat(q <= H ? s[q] : -s[R - q]);
@@ -122,25 +134,62 @@ struct Butterfly<7> {
   }
 };
 
+// y_j exp(-2 pi i j k / (R span)), then the butterfly. Output q is left in y[place<R>(q)]. Radix 4 and 8 are layers of
+// radix 2, each of which needs one twiddle: w holds powers 2, 1 (radix 4) and 4, 2, 1 and 1 turned by another eighth
+// (radix 8); for other radices powers 1..R-1 (tables.cpp).
 template <int R, class T>
-void stage(Complex<T>* z, const StageView<T>& st) {
+FRONT_INLINE void twiddled(Complex<T>* y, const T* w) {
+  if constexpr (R == 4) {
+    const Complex<T> w2 = broadcast(w), w1 = broadcast(w + 2);
+    rotate_add(y[0], y[2], w2);
+    rotate_add(y[1], y[3], w2);
+    rotate_add(y[0], y[1], w1);
+    rotate_add(y[2], y[3], minus_i(w1));
+  } else if constexpr (R == 8) {
+    const Complex<T> w4 = broadcast(w);
+    for (int j = 0; j < 4; ++j) rotate_add(y[j], y[j + 4], w4);
+    const Complex<T> w2 = broadcast(w + 2);
+    for (int j = 0; j < 2; ++j) rotate_add(y[j], y[j + 2], w2), rotate_add(y[j + 4], y[j + 6], minus_i(w2));
+    const Complex<T> w1 = broadcast(w + 4), turned = broadcast(w + 6);
+    rotate_add(y[0], y[1], w1);
+    rotate_add(y[2], y[3], minus_i(w1));
+    rotate_add(y[4], y[5], turned);
+    rotate_add(y[6], y[7], minus_i(turned));
+  } else {
+    for (int j = 1; j < R; ++j) y[j] = times(y[j], w + 2 * (j - 1));
+    Butterfly<R>::run(y);
+  }
+}
+template <int R>
+constexpr int place(int q) {  // bits reversed
+  if (R == 4) return (q & 1) * 2 + (q >> 1);
+  if (R == 8) return (q & 1) * 4 + (q & 2) + (q >> 2);
+  return q;
+}
+template <int R>
+constexpr int kTwiddles = R == 4 ? 2 : R == 8 ? 4 : R - 1;  // complex numbers per butterfly
+
+// One stage of `count` transforms that lie side by side.
+template <int R, class T>
+void stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
   const int64_t span = st.span;
   Complex<T> y[R];
-  for (int j = 0; j < R; ++j) y[j] = z[j * span];  // k = 0: all twiddles are 1
-  Butterfly<R>::run(y);
-  for (int j = 0; j < R; ++j) z[j * span] = y[j];
-  const T* w = st.twiddles + 2 * (R - 1);
-  for (int64_t k = 1; k < span; ++k, w += 2 * (R - 1)) {
-    y[0] = z[k];
-    for (int j = 1; j < R; ++j) y[j] = times(z[k + j * span], w + 2 * (j - 1));
+  for (int64_t c = 0; c < count; ++c, z += R * span) {
+    for (int j = 0; j < R; ++j) y[j] = z[j * span];  // k = 0: all twiddles are 1
     Butterfly<R>::run(y);
-    for (int j = 0; j < R; ++j) z[k + j * span] = y[j];
+    for (int j = 0; j < R; ++j) z[j * span] = y[j];
+    const T* w = st.twiddles + 2 * kTwiddles<R>;
+    for (int64_t k = 1; k < span; ++k, w += 2 * kTwiddles<R>) {
+      for (int j = 0; j < R; ++j) y[j] = z[k + j * span];
+      twiddled<R>(y, w);
+      for (int j = 0; j < R; ++j) z[k + j * span] = y[place<R>(j)];
+    }
   }
 }
 
 // Any odd radix, by definition, at half the products (see odd_butterfly).
 template <class T>
-void generic_stage(Complex<T>* z, const StageView<T>& st) {
+void generic_transform(Complex<T>* z, const StageView<T>& st) {
   constexpr int kMaxHalf = plan_detail::kLargestRadix / 2;
   const int r = st.radix, h = (r - 1) / 2;
   const int64_t span = st.span;
@@ -156,7 +205,7 @@ void generic_stage(Complex<T>* z, const StageView<T>& st) {
     z[k] = total;
     for (int q = 1; q <= h; ++q) {
       const T *c = st.rotations + (q - 1) * h, *s = c + h * h;
-      Complex<T> even = first, odd{};
+      Complex<T> even = first, odd = Complex<T>::zero();
       for (int j = 0; j < h; ++j) {
         const Vector<T> cj = splat(c[j]), sj = splat(s[j]);
         even.re += cj * sum[j].re, even.im += cj * sum[j].im;
@@ -168,34 +217,55 @@ void generic_stage(Complex<T>* z, const StageView<T>& st) {
 }
 
 template <class T>
-void fft_levels(Complex<T>* z, const FftView<T>& fft, int level) {
-  const StageView<T>& st = fft.stage[level];
-  if (level > 0)
-    for (int j = 0; j < st.radix; ++j) fft_levels(z + j * st.span, fft, level - 1);
+void generic_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
+  for (int64_t c = 0; c < count; ++c, z += st.radix * st.span) generic_transform(z, st);
+}
+
+template <class T>
+void run_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
   switch (st.radix) {
     case 1:
       return;
     case 2:
-      return stage<2>(z, st);
+      return stage<2>(z, st, count);
     case 3:
-      return stage<3>(z, st);
+      return stage<3>(z, st, count);
     case 4:
-      return stage<4>(z, st);
+      return stage<4>(z, st, count);
     case 5:
-      return stage<5>(z, st);
+      return stage<5>(z, st, count);
     case 7:
-      return stage<7>(z, st);
+      return stage<7>(z, st, count);
     case 8:
-      return stage<8>(z, st);
+      return stage<8>(z, st, count);
     default:
-      return generic_stage(z, st);
+      return generic_stage(z, st, count);
   }
+}
+
+constexpr int64_t kInnerCacheBytes = 24 << 10;
+
+// The transform of level `level`: its length is that stage's radix * span.
+template <class T>
+void fft_level(Complex<T>* z, const FftView<T>& fft, int level) {
+  const StageView<T>& st = fft.stage[level];
+  const int64_t length = st.radix * st.span;
+  if (length * static_cast<int64_t>(sizeof(Complex<T>)) <= kInnerCacheBytes) {
+    for (int l = 0; l <= level; ++l) {
+      const StageView<T>& inner = fft.stage[l];
+      run_stage(z, inner, length / (inner.radix * inner.span));
+    }
+    return;
+  }
+  if (level > 0)
+    for (int j = 0; j < st.radix; ++j) fft_level(z + j * st.span, fft, level - 1);
+  run_stage(z, st, 1);
 }
 
 // z in slot order -> its DFT in natural order.
 template <class T>
 FRONT_INLINE void run_fft(Complex<T>* z, const FftView<T>& fft) {
-  fft_levels(z, fft, fft.stages - 1);
+  fft_level(z, fft, fft.stages - 1);
 }
 
 // z (slot order for mixed radix, natural for Bluestein) -> its DFT in natural order. Bluestein: jk = (j^2 + k^2 -
@@ -205,7 +275,7 @@ void run_dft(Complex<T>* z, const DftView<T>& dft, Complex<T>* a, Complex<T>* b)
   const FftView<T>& fft = dft.fft;
   if (!dft.chirp) return run_fft(z, fft);
   for (int64_t j = 0; j < dft.n; ++j) a[fft.slot[j]] = times(z[j], dft.chirp + 2 * j);
-  for (int64_t j = dft.n; j < fft.n; ++j) a[fft.slot[j]] = Complex<T>{};
+  for (int64_t j = dft.n; j < fft.n; ++j) a[fft.slot[j]] = Complex<T>::zero();
   run_fft(a, fft);
   for (int64_t j = 0; j < fft.n; ++j) {  // the inverse DFT is the DFT with re and im exchanged before and after
     const auto y = times(a[j], dft.kernel + 2 * j);

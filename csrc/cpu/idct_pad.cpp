@@ -11,7 +11,7 @@ Tensor pad(const Tensor& x, const std::vector<int64_t>& size, const NormName& no
   check_size("idct_pad", "size[1]", size[1], sizes.end()[-1]);
   const Norm scale = parse_norm("idct_pad", norm.value);
   Tensor out = make_result("idct_pad", x, matrix_sizes(sizes, size[0], size[1]), types.out, result);
-  inverse2(x, out, scale, types);
+  inverse2({unshared(x, out)}, {out}, scale, types);
   return out;
 }
 

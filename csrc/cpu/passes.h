@@ -1,41 +1,34 @@
-// Ops as sequences of axis passes over tensors.
+// Ops as passes over tensors.
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "../stable.h"
 #include "axis.h"
+#include "matrix.h"
 
 namespace front::cpu {
 
-inline AxisPass new_pass(Direction direction, Norm norm, int64_t n, int64_t kept, Types types) {
+// One axis of `in` transformed into `out`, which has the same shape but for that axis.
+inline void run_pass(Direction direction, Norm norm, int64_t n, int64_t kept, int64_t dim, const Tensor& in,
+                     const Tensor& out, Types types) {
   AxisPass pass{};
   pass.direction = direction;
   pass.n = n;
   pass.kept = kept;
   pass.scale = norm_scale(norm, n, direction);
-  pass.in_type = types.in;
-  pass.out_type = types.out;
-  return pass;
-}
-
-inline void add_lanes(AxisPass& pass, int64_t size, int64_t in_stride, int64_t out_stride) {
-  pass.lanes[pass.lane_dims++] = {size, in_stride, out_stride};
-}
-
-// One axis of `in` transformed into `out`, which has the same shape but for that axis.
-inline void run_pass(Direction direction, Norm norm, int64_t n, int64_t kept, int64_t dim, const Tensor& in,
-                     const Tensor& out, Types types) {
-  AxisPass pass = new_pass(direction, norm, n, kept, types);
   pass.in = in.const_data_ptr();
   pass.out = out.mutable_data_ptr();
+  pass.in_type = types.in;
+  pass.out_type = types.out;
   const auto sizes = in.sizes();
   const auto in_strides = in.strides(), out_strides = out.strides();
   pass.in_stride = in_strides[dim];
   pass.out_stride = out_strides[dim];
   for (int64_t d = 0; d < static_cast<int64_t>(sizes.size()); ++d)
-    if (d != dim) add_lanes(pass, sizes[d], in_strides[d], out_strides[d]);
-  run_axis(pass, torch_parallel);
+    if (d != dim) pass.lanes[pass.lane_dims++] = {sizes[d], in_strides[d], out_strides[d]};
+  run_axis(pass, torch_executor());
 }
 
 inline std::vector<int64_t> with_size(std::vector<int64_t> sizes, int64_t dim, int64_t size) {
@@ -49,104 +42,116 @@ inline std::vector<int64_t> matrix_sizes(std::vector<int64_t> sizes, int64_t row
   return sizes;
 }
 
-// The matrix between the two passes, M x k1 per batch entry, as panels of one cache line's width: the row pass writes
-// whole lines, and a block of the column pass reads one contiguous piece instead of a line per row, a page apart.
-class Panels {
- public:
-  // `like` has the batch axes and the device. A matrix narrower than a line is one panel of its own width.
-  Panels(const Tensor& like, int64_t rows, int64_t columns, DType type)
-      : rows_(rows), columns_(columns), type_(type), width_(std::min(kPanelBytes / size_of(type), columns)) {
-    const auto sizes = sizes_of(like);
-    for (size_t d = 0; d + 2 < sizes.size(); ++d) batch_.push_back(sizes[d]);
-    matrix_ = (columns + width_ - 1) / width_ * panel();
-    int64_t count = matrix_;
-    for (int64_t size : batch_) count *= size;
-    data_ = empty(like, {count}, type);
-  }
-
-  // Rows of x -> panels (forward), or panels -> rows of x (inverse).
-  void row_pass(AxisPass pass, const Tensor& x) const {
-    const bool to_panels = pass.direction == Direction::forward;
-    const auto strides = x.strides();
-    const size_t rank = batch_.size();
-    add_batch(pass, strides, to_panels);
-    add(pass, rows_, strides[rank], width_, to_panels);
-    pass.in = (to_panels ? x : data_).const_data_ptr();
-    pass.out = (to_panels ? data_ : x).mutable_data_ptr();
-    (to_panels ? pass.in_stride : pass.out_stride) = strides[rank + 1];
-    (to_panels ? pass.out_panel : pass.in_panel) = panel();
-    run_axis(pass, torch_parallel);
-  }
-
-  // Panels -> columns of x (forward), or columns of x -> panels (inverse). The last panel may be narrower.
-  void column_pass(const AxisPass& base, const Tensor& x) const {
-    const int64_t whole = columns_ / width_ * width_;
-    column_range(base, x, 0, whole);
-    column_range(base, x, whole, columns_);
-  }
-
- private:
-  using Strides = torch::headeronly::IntHeaderOnlyArrayRef;
-
-  int64_t panel() const { return rows_ * width_; }
-
-  static void add(AxisPass& pass, int64_t size, int64_t outside, int64_t inside, bool to_panels) {
-    to_panels ? add_lanes(pass, size, outside, inside) : add_lanes(pass, size, inside, outside);
-  }
-
-  void add_batch(AxisPass& pass, Strides strides, bool to_panels) const {
-    int64_t inside = matrix_;
-    for (size_t d = batch_.size(); d-- > 0; inside *= batch_[d]) add(pass, batch_[d], strides[d], inside, to_panels);
-  }
-
-  void column_range(AxisPass pass, const Tensor& x, int64_t begin, int64_t end) const {
-    if (begin == end) return;
-    const bool to_panels = pass.direction == Direction::inverse;
-    const auto strides = x.strides();
-    const size_t rank = batch_.size();
-    const int64_t column = strides[rank + 1];
-    add_batch(pass, strides, to_panels);
-    if (end - begin >= width_) add(pass, (end - begin) / width_, width_ * column, panel(), to_panels);
-    add(pass, std::min(end - begin, width_), column, 1, to_panels);
-    const int64_t there = begin * column * size_of(to_panels ? pass.in_type : pass.out_type);
-    const int64_t here = begin / width_ * panel() * size_of(type_);
-    pass.in = static_cast<const char*>((to_panels ? x : data_).const_data_ptr()) + (to_panels ? there : here);
-    pass.out = static_cast<char*>((to_panels ? data_ : x).mutable_data_ptr()) + (to_panels ? here : there);
-    (to_panels ? pass.out_stride : pass.in_stride) = width_;
-    (to_panels ? pass.in_stride : pass.out_stride) = strides[rank];
-    run_axis(pass, torch_parallel);
-  }
-
-  int64_t rows_, columns_;
-  DType type_;
-  int64_t width_, matrix_;
-  std::vector<int64_t> batch_;
-  Tensor data_;
-};
-
-// Rows first: the intermediate is M x k1. `out` may overlap x: all of x is read before any of it is written.
-inline void forward2(const Tensor& x, const Tensor& out, Norm norm, Types types) {
-  const auto sizes = sizes_of(x), kept = sizes_of(out);
-  const int64_t m = sizes.end()[-2], n = sizes.end()[-1], k0 = kept.end()[-2], k1 = kept.end()[-1];
-  const Panels mid(x, m, k1, types.compute);
-  mid.row_pass(new_pass(Direction::forward, norm, n, k1, {types.in, types.compute, types.compute}), x);
-  mid.column_pass(new_pass(Direction::forward, norm, m, k0, {types.compute, types.compute, types.out}), out);
+// What the three kinds of transform have in common: tensors, layouts, types. All xs have one shape and one layout, and
+// so have all outs; the lists are not empty.
+inline MatrixPass new_matrix_pass(Direction direction, const Tensor& x, const Tensor& out, Types types) {
+  MatrixPass pass{};
+  pass.direction = direction;
+  pass.in_type = types.in;
+  pass.compute_type = types.compute;
+  pass.out_type = types.out;
+  const auto sizes = x.sizes();
+  const auto in = x.strides(), out_strides = out.strides();
+  const size_t rank = sizes.size();
+  pass.in_row = in[rank - 2];
+  pass.in_column = in[rank - 1];
+  pass.out_row = out_strides[rank - 2];
+  pass.out_column = out_strides[rank - 1];
+  for (size_t d = 0; d + 2 < rank; ++d) pass.batch[pass.batch_dims++] = {sizes[d], in[d], out_strides[d]};
+  return pass;
 }
 
-// Columns first: the intermediate is M x k1, as in the forward direction whose transpose this is.
-inline void inverse2(const Tensor& x, const Tensor& out, Norm norm, Types types) {
-  const auto kept = sizes_of(x), sizes = sizes_of(out);
-  const int64_t m = sizes.end()[-2], n = sizes.end()[-1], k0 = kept.end()[-2], k1 = kept.end()[-1];
-  const Panels mid(x, m, k1, types.compute);
-  mid.column_pass(new_pass(Direction::inverse, norm, m, k0, {types.in, types.compute, types.compute}), x);
-  mid.row_pass(new_pass(Direction::inverse, norm, n, k1, {types.compute, types.compute, types.out}), out);
+inline bool same_layout(const Tensor& a, const Tensor& b) {
+  const auto as = a.strides(), bs = b.strides();
+  return std::equal(as.begin(), as.end(), bs.begin(), bs.end());
 }
 
-// The kept coefficients stay in the compute type; nothing larger than them or M x k1 lies between the tensors.
+// First and one past the last byte of a tensor's elements.
+inline std::pair<const char*, const char*> extent(const Tensor& x) {
+  const auto sizes = x.sizes(), strides = x.strides();
+  int64_t low = 0, high = 0;
+  for (size_t d = 0; d < sizes.size(); ++d) (strides[d] < 0 ? low : high) += (sizes[d] - 1) * strides[d];
+  const auto* data = static_cast<const char*>(x.const_data_ptr());
+  const auto element = static_cast<int64_t>(x.element_size());
+  return {data + low * element, data + (high + 1) * element};
+}
+
+// Matrices are transformed one after the other. If a result overlaps the input of another one, x is copied first; a
+// matrix and its own result may share memory.
+inline Tensor unshared(const Tensor& x, const Tensor& out) {
+  const auto sizes = x.sizes();
+  int64_t matrices = 1;
+  for (size_t d = 0; d + 2 < sizes.size(); ++d) matrices *= sizes[d];
+  if (matrices < 2 || x.numel() == 0 || out.numel() == 0) return x;
+  const auto a = extent(x), b = extent(out);
+  if (a.second <= b.first || b.second <= a.first) return x;
+  if (x.const_data_ptr() == out.const_data_ptr() && same_layout(x, out) && x.element_size() == out.element_size())
+    return x;
+  return torch::stable::clone(x);
+}
+
+// Transforms all xs -> outs, each list of one shape, by what describe(x, out) says; those of one layout go together.
+template <class Describe>
+void run_all(const std::vector<Tensor>& xs, const std::vector<Tensor>& outs, Describe describe) {
+  std::vector<bool> done(xs.size());
+  for (size_t first = 0; first < xs.size(); ++first) {
+    if (done[first]) continue;
+    std::vector<const void*> in;
+    std::vector<void*> out;
+    for (size_t i = first; i < xs.size(); ++i) {
+      if (done[i] || !same_layout(xs[i], xs[first]) || !same_layout(outs[i], outs[first])) continue;
+      done[i] = true;
+      in.push_back(xs[i].const_data_ptr());
+      out.push_back(outs[i].mutable_data_ptr());
+    }
+    MatrixPass pass = describe(xs[first], outs[first]);
+    pass.in = in.data();
+    pass.out = out.data();
+    pass.count = static_cast<int64_t>(in.size());
+    run_matrices(pass, torch_executor());
+  }
+}
+
+// xs [..., m, n] -> outs [..., k0, k1]. The sizes come from the tensors.
+inline void forward2(const std::vector<Tensor>& xs, const std::vector<Tensor>& outs, Norm norm, Types types) {
+  run_all(xs, outs, [&](const Tensor& x, const Tensor& out) {
+    MatrixPass pass = new_matrix_pass(Direction::forward, x, out, types);
+    const auto sizes = sizes_of(x), kept = sizes_of(out);
+    pass.m = sizes.end()[-2], pass.n = sizes.end()[-1];
+    pass.k0 = kept.end()[-2], pass.k1 = kept.end()[-1];
+    pass.columns = norm_scale(norm, pass.m, Direction::forward);
+    pass.rows = norm_scale(norm, pass.n, Direction::forward);
+    return pass;
+  });
+}
+
+// xs [..., k0, k1] -> outs [..., m, n].
+inline void inverse2(const std::vector<Tensor>& xs, const std::vector<Tensor>& outs, Norm norm, Types types) {
+  run_all(xs, outs, [&](const Tensor& x, const Tensor& out) {
+    MatrixPass pass = new_matrix_pass(Direction::inverse, x, out, types);
+    const auto kept = sizes_of(x), sizes = sizes_of(out);
+    pass.m = sizes.end()[-2], pass.n = sizes.end()[-1];
+    pass.k0 = kept.end()[-2], pass.k1 = kept.end()[-1];
+    pass.columns = norm_scale(norm, pass.m, Direction::inverse);
+    pass.rows = norm_scale(norm, pass.n, Direction::inverse);
+    return pass;
+  });
+}
+
+// x [..., m, n] -> k0 x k1 coefficients, in the compute type -> out [..., m', n'].
 inline void resize2(const Tensor& x, int64_t k0, int64_t k1, const Tensor& out, Norm norm, Types types) {
-  const Tensor kept = empty(x, matrix_sizes(sizes_of(x), k0, k1), types.compute);
-  forward2(x, kept, norm, {types.in, types.compute, types.compute});
-  inverse2(kept, out, norm, {types.compute, types.compute, types.out});
+  run_all({unshared(x, out)}, {out}, [&](const Tensor& from, const Tensor& to) {
+    MatrixPass pass = new_matrix_pass(Direction::resize, from, to, types);
+    const auto in_sizes = sizes_of(from), out_sizes = sizes_of(to);
+    pass.m = in_sizes.end()[-2], pass.n = in_sizes.end()[-1];
+    pass.size0 = out_sizes.end()[-2], pass.size1 = out_sizes.end()[-1];
+    pass.k0 = k0, pass.k1 = k1;
+    pass.columns = norm_scale(norm, pass.m, Direction::forward);
+    pass.rows = norm_scale(norm, pass.n, Direction::forward);
+    pass.columns_back = norm_scale(norm, pass.size0, Direction::inverse);
+    pass.rows_back = norm_scale(norm, pass.size1, Direction::inverse);
+    return pass;
+  });
 }
 
 inline std::vector<int64_t> check_matrix(const char* op, const Tensor& x) {

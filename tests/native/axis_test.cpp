@@ -133,7 +133,7 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
   pass.out_panel = out.panel;
   pass.lanes[pass.lane_dims++] = {batch, in.batch_stride, out.batch_stride};
   pass.lanes[pass.lane_dims++] = {lanes, in.lane_stride, out.lane_stride};
-  front::cpu::run_axis(pass, serial);
+  front::cpu::run_axis(pass, {serial, 1});
 
   double error = 0, scale = 0;
   for (int64_t b = 0; b < batch; ++b)
