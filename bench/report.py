@@ -1,7 +1,7 @@
 """The ledger's newest runs into README.md's table and docs/cpu.png: `make bench-report`.
 
-Of each instruction set the newest run that has every case of ledger.CASES, a run being the rows of one machine, commit
-and date. What was measured again within a run counts as measured last.
+Of each instruction set the newest run that has every case of ledger.CASES, a run being the rows of one machine and
+commit; it may go past midnight. What was measured again within a run counts as measured last.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ledger import CASES, COMPARED, PACKAGES, Case, Row
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- cpu table: begin -->\n", "<!-- cpu table: end -->\n"
-RUN = ("cpu", "threads", "isa", *PACKAGES, "commit", "date")  # the same in all rows of one run
+RUN = ("cpu", "threads", "isa", *PACKAGES, "commit")  # the same in all rows of one run
 PEERS, ISAS = "peers", "isas"  # what a row compares with; the other kinds of rows are dtypes, compared with float32
 OTHERS = {  # columns of the second table: kind of row, its ratio
     "bfloat16": ("bfloat16", "times_float32"),
@@ -54,7 +54,9 @@ def first(run: Run) -> Row:
 def machine(run: Run) -> str:
     row = first(run)
     packages = ", ".join(f"{name} {row[name]}" for name in PACKAGES)
-    return f"{row['cpu']}, {row['threads']} threads, {row['isa']}; {packages}; commit {row['commit']}, {row['date']}"
+    dates = sorted({row["date"] for row in run.values()})
+    date = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return f"{row['cpu']}, {row['threads']} threads, {row['isa']}; {packages}; commit {row['commit']}, {date}"
 
 
 def label(case: Case) -> str:
@@ -122,6 +124,8 @@ def draw(runs: list[Run], path: Path) -> None:
         for direction, axes in zip(("forward", "inverse"), pair, strict=True):
             bars(axes, run, [case for case in CASES if case.direction == direction])
         pair[0].set_title(machine(run), fontsize=8, loc="left")
+    largest = max(float(run[PEERS, str(case)]["times_best_peer"]) for run in runs for case in CASES)
+    panels[0, 0].set_xlim(0, 1.5 * largest)  # room for the labels
     figure.savefig(path, dpi=100, metadata={"Software": None})  # the same file for the same ledger
 
 
@@ -132,7 +136,6 @@ def bars(axes: Axes, run: Run, cases: list[Case]) -> None:
     texts = [f"{ratio:.2f}  {row['best_peer']}" for ratio, row in zip(ratios, rows, strict=True)]
     axes.bar_label(drawn, texts, padding=3, fontsize=8)
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_xlim(right=1.5 * max(ratios))
     axes.invert_yaxis()
     axes.set_xlabel(f"{op(cases[0])}, float32: time of the fastest peer / ours")
 

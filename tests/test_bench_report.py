@@ -54,10 +54,16 @@ def test_the_newest_complete_run_is_taken(report, run):
     assert report.newest(new[1:]) == []
 
 
-@pytest.mark.parametrize("column", ["cpu", "threads", "isa", "torch", "commit", "date"])
+@pytest.mark.parametrize("column", ["cpu", "threads", "isa", "torch", "commit"])
 def test_a_run_is_not_put_together_from_two(report, run, column):
     rows = run()
     assert report.newest([rows[0] | {column: "another"}, *rows[1:]]) == []
+
+
+def test_a_run_may_go_past_midnight(report, run):
+    rows = run()
+    (found,) = report.newest([*rows[:-1], rows[-1] | {"date": "2026-01-02"}])
+    assert report.machine(found).endswith("commit 1.0, 2026-01-01 to 2026-01-02")
 
 
 def test_a_case_measured_again_counts_as_measured_last(report, run):
