@@ -1,10 +1,11 @@
 # make demo   start BERT models of two other sizes from a trained text encoder (first call: sets up .venv)
 # make test   every test
+# make test-asan   the kernels without torch under AddressSanitizer, UBSan and ThreadSanitizer (also part of make test)
 # make bench-cpu   the ops against ducc0, scipy, matmul and torch_dct, dtypes and instruction sets against each other;
 #                  appends to bench/results/cpu.csv and makes README's table and docs/cpu.png of it
 # make bench-cpu-short   a few small cases with pytest-benchmark;  make bench-report   only the table and the picture
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
-.PHONY: setup demo test bench-cpu bench-cpu-short bench-report lint format clean
+.PHONY: setup demo test test-asan bench-cpu bench-cpu-short bench-report lint format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 # What pip installs as torch into .venv: any supported version, a CPU build is enough.
 TORCH ?= torch==2.13.0
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
-CXX_FILES := $(CSRC) $(wildcard tests/native/*.cpp)
+CXX_FILES := $(CSRC) $(wildcard tests/native/*.cpp bench/native/*.cpp)
 
 setup: $(VENV)/.built
 
@@ -35,6 +36,9 @@ demo: $(VENV)/.built $(VENV)/.model
 
 test: $(VENV)/.built $(VENV)/.model
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-asan: $(VENV)/.built
+	$(BIN)/python -m pytest tests/test_native.py
 
 bench-cpu: $(VENV)/.built
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"

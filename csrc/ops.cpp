@@ -23,10 +23,8 @@ STABLE_TORCH_LIBRARY(front, m) {
       "dct_resize.out(Tensor x, SymInt[2] size, *, SymInt[2]? k=None, str norm=\"ortho\", Tensor(a!) out) "
       "-> ()");
 
-  m.def(
-      "dct_crop_many(Tensor[] xs, SymInt[2] k, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor[]");
-  m.def(
-      "idct_pad_many(Tensor[] xs, SymInt[2] size, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor[]");
+  m.def("dct_crop_many(Tensor[] xs, SymInt[2] k, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor[]");
+  m.def("idct_pad_many(Tensor[] xs, SymInt[2] size, *, str norm=\"ortho\", ScalarType? out_dtype=None) -> Tensor[]");
 
   m.def("dct2_(Tensor(a!) x, *, str norm=\"ortho\") -> ()");
   m.def("idct2_(Tensor(a!) x, *, str norm=\"ortho\") -> ()");
@@ -35,5 +33,5 @@ STABLE_TORCH_LIBRARY(front, m) {
   m.def("lowpass_(Tensor(a!) x, SymInt[2] k) -> ()");
 
   m.def("_cpu_empty_cache() -> ()");  // private: frees the retained workspace
-  m.def("_cpu_isa() -> str");  // private: which instruction set runs
+  m.def("_cpu_isa() -> str");         // private: which instruction set runs
 }

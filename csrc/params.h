@@ -30,9 +30,9 @@ constexpr int64_t kPanelBytes = 64;  // a cache line
 
 struct AxisPass {
   Direction direction;
-  int64_t n;     // transform length
-  int64_t kept;  // coefficients read (inverse) or written (forward), 1 <= kept <= n
-  int64_t size;  // resize: length of the second transform, kept <= size
+  int64_t n;                // transform length
+  int64_t kept;             // coefficients read (inverse) or written (forward), 1 <= kept <= n
+  int64_t size;             // resize: length of the second transform, kept <= size
   Scale scale, scale_back;  // scale_back: resize's second transform
   const void* in;
   void* out;

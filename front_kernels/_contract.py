@@ -152,18 +152,14 @@ def idct(
     return [*x.shape[:dim], n, *x.shape[dim + 1 :]], dtype
 
 
-def dct2(
-    x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, op: str = "dct2"
-) -> Result:
+def dct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, op: str = "dct2") -> Result:
     dtype = _types(op, x, out_dtype)
     _matrix(op, x)
     _norm(op, norm)
     return x.shape, dtype
 
 
-def idct2(
-    x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, op: str = "idct2"
-) -> Result:
+def idct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, op: str = "idct2") -> Result:
     dtype = _types(op, x, out_dtype)
     _matrix(op, x)
     _norm(op, norm)

@@ -12,11 +12,18 @@ ROOT = Path(__file__).parent.parent
 FLAGS = ["-std=gnu++17", "-O1", "-g", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
-def sanitizer_works(folder: Path) -> bool:
+THREAD_FLAGS = ["-std=gnu++17", "-O1", "-g", "-fsanitize=thread", "-pthread"]
+# ThreadSanitizer wants the memory layout that address randomisation takes from it.
+UNRANDOMISED = ["setarch", "-R"]
+
+
+def sanitizer_works(folder: Path, flags: list[str] = FLAGS, run: list[str] | None = None) -> bool:
     source = folder / "probe.cpp"
     source.write_text("int main() { return 0; }\n")
-    build = ["g++", *FLAGS, str(source), "-o", str(folder / "probe")]
-    return subprocess.run(build, capture_output=True, check=False).returncode == 0
+    build = ["g++", *flags, str(source), "-o", str(folder / "probe")]
+    if subprocess.run(build, capture_output=True, check=False).returncode != 0:
+        return False
+    return subprocess.run([*(run or []), str(folder / "probe")], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("vector_bytes", [16, 64])
@@ -25,12 +32,26 @@ def test_axis_kernels_under_sanitizers(tmp_path, vector_bytes):
         pytest.skip("no g++ with AddressSanitizer on this machine")
     cpu = ROOT / "csrc" / "cpu"
     isa = ["-DFRONT_ISA=generic", "-DFRONT_ISA_ENTRY=kGeneric", f"-DFRONT_VECTOR_BYTES={vector_bytes}"]
-    sources = [ROOT / "tests" / "native" / "axis_test.cpp", cpu / "axis.cpp", cpu / "tables.cpp", cpu / "axis_isa.cpp"]
+    sources = [ROOT / "tests" / "native" / "axis_test.cpp"]
+    sources += [cpu / f"{name}.cpp" for name in ("axis", "tables", "memory", "axis_isa")]
     binary = tmp_path / "axis_test"
     subprocess.run(["g++", *FLAGS, *isa, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(binary)], check=True)
     run = subprocess.run([str(binary)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.endswith("0 failed\n"), run.stdout
+
+
+def test_plan_cache_under_thread_sanitizer(tmp_path):
+    tools = all(shutil.which(tool) for tool in ("g++", "setarch"))
+    if not tools or not sanitizer_works(tmp_path, THREAD_FLAGS, UNRANDOMISED):
+        pytest.skip("no g++ with ThreadSanitizer, or no setarch, on this machine")
+    cpu = ROOT / "csrc" / "cpu"
+    sources = [ROOT / "tests" / "native" / "cache_test.cpp", cpu / "tables.cpp", cpu / "memory.cpp"]
+    binary = tmp_path / "cache_test"
+    subprocess.run(["g++", *THREAD_FLAGS, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(binary)], check=True)
+    run = subprocess.run([*UNRANDOMISED, str(binary)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout == "0 failed\n"
 
 
 def test_code_for_one_instruction_set_shares_no_symbol_with_another(tmp_path):

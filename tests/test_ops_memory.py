@@ -80,16 +80,20 @@ def peak():
 
 open("/proc/self/clear_refs", "w").write("5")  # VmHWM starts again from here
 before = peak()
-if sys.argv[1] == "crop":
-    out = fk.dct_crop(x, k)
-else:
-    out = fk.idct_pad(y, (m, n))
-print(peak() - before - out.numel() * 4)
+out = {
+    "dct_crop": lambda: fk.dct_crop(x, k),
+    "idct_pad": lambda: fk.idct_pad(y, (m, n)),
+    "dct_crop_": lambda: fk.dct_crop_(x, k),
+    "idct_pad_": lambda: fk.idct_pad_(x, k),
+    "lowpass_": lambda: fk.lowpass_(x, k),
+}[sys.argv[1]]()
+own = 0 if out.data_ptr() == x.data_ptr() else out.numel() * 4
+print(peak() - before - own)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
-@pytest.mark.parametrize("op", ["crop", "pad"])
+@pytest.mark.parametrize("op", ["dct_crop", "idct_pad", "dct_crop_", "idct_pad_", "lowpass_"])
 def test_extra_memory_is_the_intermediate_and_a_buffer_per_thread(op):
     run = subprocess.run([sys.executable, "-c", PEAK, op], capture_output=True, text=True, check=True)
     intermediate, buffers = 4096 * 256 * 4, 2 * 8192 * 64
@@ -131,6 +135,7 @@ import front_kernels as fk
 torch.set_num_threads(1)
 
 def rss():
+    fk.empty_cache()  # the workspace, which is bounded by itself
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/statm") as f:
         return int(f.read().split()[1]) * resource.getpagesize()
@@ -149,6 +154,34 @@ print(rss() - before)
 def test_the_tables_cache_is_bounded():
     run = subprocess.run([sys.executable, "-c", CACHE], capture_output=True, text=True, check=True)
     assert int(run.stdout) < (128 << 20) + (32 << 20)  # 64 MiB per compute type, and what malloc keeps
+
+
+RETAINED = """
+import resource, torch
+import front_kernels as fk
+
+def rss():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * resource.getpagesize()
+
+x, out = torch.randn(3000, 3000), torch.empty(3000, 3000)
+fk.dct2(torch.randn(8, 8))
+out.zero_()
+before = rss()
+fk.dct2(x, out=out)
+kept = rss() - before
+fk.empty_cache()
+print(kept, rss() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
+def test_the_workspace_is_kept_and_can_be_freed():
+    run = subprocess.run([sys.executable, "-c", RETAINED], capture_output=True, text=True, check=True)
+    kept, after = map(int, run.stdout.split())
+    intermediate = 3000 * 3000 * 4
+    assert intermediate <= kept <= 64 << 20
+    assert after <= 8 << 20
 
 
 def test_many_threads_share_the_tables():

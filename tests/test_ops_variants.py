@@ -106,7 +106,10 @@ def test_in_place_opcheck_and_compiled(name):
         (lambda x: fk.idct2_(x[0]), r"idct2_: x must have at least 2 dimensions, got shape \[5\]"),
         (lambda x: fk.dct2_(x.int()), "dct2_: x's dtype must be .*, got int32"),
         (lambda x: fk.dct2_(x[:1].expand(6, 5)), "dct2_: x must not overlap itself, but is expanded along dim 0"),
-        (lambda x: fk.dct_crop_many([x, x[:5]], 2), r"dct_crop_many: xs must have one shape, got \[6, 5\] at 0 and \[5"),
+        (
+            lambda x: fk.dct_crop_many([x, x[:5]], 2),
+            r"dct_crop_many: xs must have one shape, got \[6, 5\] at 0 and \[5",
+        ),
         (lambda x: fk.dct_crop_many([x, x[0]], 2), r"xs must have one shape, got \[6, 5\] at 0 and \[5\] at 1"),
         (lambda x: fk.idct_pad_many([x, x.double()], 9), "xs must have one dtype, got float32 at 0 and float64 at 1"),
         (lambda x: fk.idct_pad_many([x], (5, 9)), r"idct_pad_many: size\[0\] must be between 6"),

@@ -13,13 +13,15 @@
 
 namespace {
 
-using front::DType;
 using front::Direction;
+using front::DType;
 using front::MatrixPass;
 
 DType parse_type(const char* name) {
-  for (auto [known, type] : {std::pair<const char*, DType>{"f32", DType::f32}, {"f64", DType::f64},
-                             {"bf16", DType::bf16}, {"f16", DType::f16}})
+  for (auto [known, type] : {std::pair<const char*, DType>{"f32", DType::f32},
+                             {"f64", DType::f64},
+                             {"bf16", DType::bf16},
+                             {"f16", DType::f16}})
     if (!std::strcmp(name, known)) return type;
   std::fprintf(stderr, "unknown type '%s': f32, f64, bf16 or f16\n", name);
   std::exit(2);

@@ -207,16 +207,16 @@ void spread(const AxisView<T>& axis, Complex<T>* z) {
 }
 
 // The common (split, runs) as code of their own.
-#define FRONT_DISPATCH_PAIRS(f, axis, z)                                     \
-  do {                                                                       \
-    const int64_t runs = ((axis).kept + (axis).half - 1) / (axis).half;      \
-    if ((axis).split == 1 && runs == 1) return f<1, 1>(axis, z);             \
-    if ((axis).split == 1 && runs == 2) return f<1, 2>(axis, z);             \
-    if ((axis).split == 2 && runs == 1) return f<2, 1>(axis, z);             \
-    if ((axis).split == 2 && runs == 2) return f<2, 2>(axis, z);             \
-    if ((axis).split == 3 && runs == 1) return f<3, 1>(axis, z);             \
-    if ((axis).split == 4 && runs == 1) return f<4, 1>(axis, z);             \
-    return f<0, 0>(axis, z);                                                 \
+#define FRONT_DISPATCH_PAIRS(f, axis, z)                                \
+  do {                                                                  \
+    const int64_t runs = ((axis).kept + (axis).half - 1) / (axis).half; \
+    if ((axis).split == 1 && runs == 1) return f<1, 1>(axis, z);        \
+    if ((axis).split == 1 && runs == 2) return f<1, 2>(axis, z);        \
+    if ((axis).split == 2 && runs == 1) return f<2, 1>(axis, z);        \
+    if ((axis).split == 2 && runs == 2) return f<2, 2>(axis, z);        \
+    if ((axis).split == 3 && runs == 1) return f<3, 1>(axis, z);        \
+    if ((axis).split == 4 && runs == 1) return f<4, 1>(axis, z);        \
+    return f<0, 0>(axis, z);                                            \
   } while (false)
 
 template <class T>
@@ -258,8 +258,8 @@ FRONT_INLINE void forward(const AxisPass& pass, const AxisView<T>& axis, const L
   });
 }
 
-// Coefficients -> lanes: feed(put) is to call put(k, coefficient) for k = 0..kept-1, in order. The transpose of a DFT is
-// the DFT with conjugated twiddles: the same code on points with re and im exchanged.
+// Coefficients -> lanes: feed(put) is to call put(k, coefficient) for k = 0..kept-1, in order. The transpose of a DFT
+// is the DFT with conjugated twiddles: the same code on points with re and im exchanged.
 template <class Out, class T, class Feed>
 FRONT_INLINE void inverse(const AxisPass& pass, const AxisView<T>& axis, const Lanes<T>& lanes, Complex<T>* z,
                           Feed feed) {

@@ -167,7 +167,9 @@ constexpr int place(int q) {  // bits reversed
   return q;
 }
 template <int R>
-constexpr int kTwiddles = R == 4 ? 2 : R == 8 ? 4 : R - 1;  // complex numbers per butterfly
+constexpr int kTwiddles = R == 4   ? 2
+                          : R == 8 ? 4
+                                   : R - 1;  // complex numbers per butterfly
 
 // One stage of `count` transforms that lie side by side.
 template <int R, class T>
