@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "../params.h"
@@ -136,12 +137,30 @@ FRONT_INLINE Vector<T> splat(T x) {
   return x - Vector<T>{};
 }
 
+// bfloat16 is common enough for code of its own: the compiler does not find these vectors in the scalar functions.
+typedef uint32_t Bits32 __attribute__((vector_size(FRONT_VECTOR_BYTES)));
+typedef uint16_t Bits16 __attribute__((vector_size(FRONT_VECTOR_BYTES / 2)));
+
+FRONT_INLINE Vector<float> widen(Bits16 bits) {
+  return bit_cast<Vector<float>>(__builtin_convertvector(bits, Bits32) << 16);
+}
+FRONT_INLINE Bits16 narrow(Vector<float> v) {
+  const Bits32 bits = bit_cast<Bits32>(v);
+  const Bits32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  const Bits32 is_nan = bit_cast<Bits32>(v != v);
+  return __builtin_convertvector((is_nan & ((bits >> 16) | 0x40)) | (~is_nan & rounded), Bits16);
+}
+
 // W consecutive elements.
 template <class T, class In>
 FRONT_INLINE Vector<T> load(const In* p) {
   Vector<T> v;
   if constexpr (sizeof(In) == sizeof(T)) {
     std::memcpy(&v, p, sizeof v);
+  } else if constexpr (std::is_same_v<T, float> && std::is_same_v<In, BFloat16>) {
+    Bits16 bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return widen(bits);
   } else {
     for (int l = 0; l < kLanes<T>; ++l) v[l] = static_cast<T>(to_float(p[l]));
   }
@@ -151,6 +170,9 @@ template <class T, class Out>
 FRONT_INLINE void store(Out* p, Vector<T> v) {
   if constexpr (sizeof(Out) == sizeof(T)) {
     std::memcpy(p, &v, sizeof v);
+  } else if constexpr (std::is_same_v<T, float> && std::is_same_v<Out, BFloat16>) {
+    const Bits16 bits = narrow(v);
+    std::memcpy(p, &bits, sizeof bits);
   } else {
     for (int l = 0; l < kLanes<T>; ++l) p[l] = round_to<Out>(static_cast<T>(v[l]));
   }
