@@ -26,7 +26,13 @@ struct LaneDim {
 };
 constexpr int kMaxLaneDims = 66;  // torch's own limit on dimensions, and two for panels
 
-constexpr int64_t kPanelBytes = 64;  // a cache line
+constexpr int64_t kLineBytes = 64;  // a cache line
+
+// Where the elements of an axis lie: `stride` apart, or, if run != 0, in runs of `run` elements that start `jump`
+// apart.
+struct Along {
+  int64_t stride, run, jump;
+};
 
 struct AxisPass {
   Direction direction;
@@ -37,10 +43,8 @@ struct AxisPass {
   const void* in;
   void* out;
   DType in_type, out_type;
-  int64_t in_stride, out_stride;  // along the transformed axis
-  // Or the axis is cut into panels of kPanelBytes per lane, P elements: element i lies at (i / P) * panel + i % P.
-  // 0: it is not.
-  int64_t in_panel, out_panel;
+  Along in_along, out_along;  // along the transformed axis
+  bool around_caches;         // the result is too large to be read from a cache later
   int32_t lane_dims;
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest
 };

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include <unistd.h>
+
 #include "axis_isa.h"
 #include "lanes.h"
 #include "memory.h"
@@ -54,32 +56,61 @@ const Isa& isa() {
   return chosen;
 }
 
+int64_t cache_bytes(int name, int64_t otherwise) {
+  const int64_t found = sysconf(name);
+  return found > 0 ? found : otherwise;
+}
+
+int64_t bytes_moved(const AxisPass& pass) {
+  const bool inverse = pass.direction == Direction::inverse, forward = pass.direction == Direction::forward;
+  const int64_t in = inverse ? pass.kept : pass.n, out = forward ? pass.kept : inverse ? pass.n : pass.size;
+  return lane_count(pass) * (in * size_of(pass.in_type) + out * size_of(pass.out_type));
+}
+
 template <class T>
-void run_typed(const AxisPass& pass, BlockKernel<T> kernel, const Executor& executor) {
+void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, const Machine& machine) {
   const bool resize = pass.direction == Direction::resize;
   const auto tables = axis_tables<T>(pass.n, pass.kept, pass.scale);
   const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back) : tables;
   const AxisView<T> axis = tables->view(), second = back->view();
-  const int64_t points = std::max(axis.work, second.work) + (resize ? (pass.kept + 1) / 2 : 0);  // complex, per lane
-  const auto bytes = static_cast<size_t>(points) * 2 * static_cast<size_t>(isa().vector_bytes);
-  const int64_t width = lanes_per_block<T>(isa()), grain = std::max<int64_t>(1, kGrainPoints / (pass.n * width));
-  parallel_for(executor, block_count(pass, width), grain, [&](int64_t begin, int64_t end) {
+  const int64_t width = lanes_per_block<T>(isa()), blocks = block_count(pass, width), moved = bytes_moved(pass);
+  const int64_t work = 2 * std::max(axis.work, second.work) * isa().vector_bytes;
+  const int64_t together = blocks_side_by_side(work, blocks, moved, machine);
+  pass.around_caches = writes_around_caches(moved, machine);
+  const auto bytes = static_cast<size_t>(work * together + (resize ? pass.kept * isa().vector_bytes : 0));
+  const int64_t grain = std::max<int64_t>(1, kGrainPoints / (pass.n * width * together));
+  parallel_for(executor, (blocks + together - 1) / together, grain, [&](int64_t begin, int64_t end) {
     const Workspace scratch(bytes);
-    kernel(pass, axis, second, begin, end, scratch.data());
+    kernel(pass, axis, second, {begin * together, std::min(end * together, blocks), together}, scratch.data());
   });
 }
 
 }  // namespace
 
-void run_axis(const AxisPass& pass, const Executor& executor) {
+void run_axis(const AxisPass& pass, const Executor& executor) { run_axis(pass, executor, machine(executor.threads)); }
+
+void run_axis(const AxisPass& pass, const Executor& executor, const Machine& machine) {
   AxisPass simple = pass;
   simple.lane_dims = 0;
   for (const LaneDim& dim : simplified(pass.lanes, pass.lane_dims)) simple.lanes[simple.lane_dims++] = dim;
   if (lane_count(simple) == 0) return;
   if (pass.in_type == DType::f64 || pass.out_type == DType::f64)
-    run_typed<double>(simple, isa().f64, executor);
+    run_typed<double>(simple, isa().f64, executor, machine);
   else
-    run_typed<float>(simple, isa().f32, executor);
+    run_typed<float>(simple, isa().f32, executor, machine);
+}
+
+Machine machine(int64_t threads) {
+  Machine m;
+  m.vector_bytes = isa().vector_bytes;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t own = cache_bytes(_SC_LEVEL2_CACHE_SIZE, m.own_cache);
+  static const int64_t shared = cache_bytes(_SC_LEVEL3_CACHE_SIZE, m.shared_cache);
+  m.own_cache = own;
+  m.shared_cache = std::min(m.shared_cache, shared);
+#endif
+  m.threads = threads;
+  return m;
 }
 
 const char* isa_name() { return isa().name; }

@@ -5,14 +5,19 @@
 
 namespace front::cpu {
 
+// Blocks [begin, end) of W lanes each, up to `side_by_side` of them at a time.
+struct Blocks {
+  int64_t begin, end, side_by_side;
+};
+
 template <class T>
-using BlockKernel = void (*)(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back, int64_t begin,
-                             int64_t end, void* scratch);
+using BlockKernel = void (*)(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
+                             const Blocks& blocks, void* scratch);
 
 struct Isa {
   const char* name;
   int32_t vector_bytes;
-  BlockKernel<float> f32;  // blocks [begin, end) of `lanes` lanes each
+  BlockKernel<float> f32;
   BlockKernel<double> f64;
 };
 

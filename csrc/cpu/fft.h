@@ -1,5 +1,5 @@
 // Complex DFT of W independent lanes, in place: z[j] holds point j of every lane. Decimation in time: stages pass over
-// what fits the innermost cache, longer transforms recurse. Included only by axis_isa.cpp (see simd.h).
+// what stays in the innermost cache, longer transforms recurse. Included only by axis_isa.cpp (see simd.h).
 #pragma once
 
 #include "simd.h"
@@ -191,36 +191,33 @@ void stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
 
 // Any odd radix, by definition, at half the products (see odd_butterfly).
 template <class T>
-void generic_transform(Complex<T>* z, const StageView<T>& st) {
+void generic_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
   constexpr int kMaxHalf = plan_detail::kLargestRadix / 2;
   const int r = st.radix, h = (r - 1) / 2;
   const int64_t span = st.span;
   Complex<T> sum[kMaxHalf], dif[kMaxHalf];
-  const T* w = st.twiddles;
-  for (int64_t k = 0; k < span; ++k, w += 2 * (r - 1)) {
-    const Complex<T> first = z[k];
-    Complex<T> total = first;
-    for (int j = 1; j <= h; ++j) {
-      const auto a = times(z[k + j * span], w + 2 * (j - 1)), b = times(z[k + (r - j) * span], w + 2 * (r - j - 1));
-      sum[j - 1] = a + b, dif[j - 1] = a - b, total = total + sum[j - 1];
-    }
-    z[k] = total;
-    for (int q = 1; q <= h; ++q) {
-      const T *c = st.rotations + (q - 1) * h, *s = c + h * h;
-      Complex<T> even = first, odd = Complex<T>::zero();
-      for (int j = 0; j < h; ++j) {
-        const Vector<T> cj = splat(c[j]), sj = splat(s[j]);
-        even.re += cj * sum[j].re, even.im += cj * sum[j].im;
-        odd.re += sj * dif[j].re, odd.im += sj * dif[j].im;
+  for (int64_t c = 0; c < count; ++c, z += r * span) {
+    const T* w = st.twiddles;
+    for (int64_t k = 0; k < span; ++k, w += 2 * (r - 1)) {
+      const Complex<T> first = z[k];
+      Complex<T> total = first;
+      for (int j = 1; j <= h; ++j) {
+        const auto a = times(z[k + j * span], w + 2 * (j - 1)), b = times(z[k + (r - j) * span], w + 2 * (r - j - 1));
+        sum[j - 1] = a + b, dif[j - 1] = a - b, total = total + sum[j - 1];
       }
-      z[k + q * span] = even + minus_i(odd), z[k + (r - q) * span] = even + plus_i(odd);
+      z[k] = total;
+      for (int q = 1; q <= h; ++q) {
+        const T *cosine = st.rotations + (q - 1) * h, *sine = cosine + h * h;
+        Complex<T> even = first, odd = Complex<T>::zero();
+        for (int j = 0; j < h; ++j) {
+          const Vector<T> cj = splat(cosine[j]), sj = splat(sine[j]);
+          even.re += cj * sum[j].re, even.im += cj * sum[j].im;
+          odd.re += sj * dif[j].re, odd.im += sj * dif[j].im;
+        }
+        z[k + q * span] = even + minus_i(odd), z[k + (r - q) * span] = even + plus_i(odd);
+      }
     }
   }
-}
-
-template <class T>
-void generic_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
-  for (int64_t c = 0; c < count; ++c, z += st.radix * st.span) generic_transform(z, st);
 }
 
 template <class T>
@@ -245,29 +242,48 @@ void run_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
   }
 }
 
-constexpr int64_t kInnerCacheBytes = 24 << 10;
-
-// The transform of level `level`: its length is that stage's radix * span.
+// Points that stay in the innermost cache while several steps pass over them.
 template <class T>
-void fft_level(Complex<T>* z, const FftView<T>& fft, int level) {
-  const StageView<T>& st = fft.stage[level];
-  const int64_t length = st.radix * st.span;
-  if (length * static_cast<int64_t>(sizeof(Complex<T>)) <= kInnerCacheBytes) {
-    for (int l = 0; l <= level; ++l) {
-      const StageView<T>& inner = fft.stage[l];
-      run_stage(z, inner, length / (inner.radix * inner.span));
+constexpr int64_t kNearPoints = (24 << 10) / sizeof(Complex<T>);
+
+// How many of the innermost stages make transforms that stay near, at least one.
+template <class T>
+int near_stages(const FftView<T>& fft) {
+  int count = 1;
+  while (count < fft.stages && fft.stage[count].radix * fft.stage[count].span <= kNearPoints<T>) ++count;
+  return count;
+}
+
+// Stages [0, end) of one transform of that length.
+template <class T>
+void run_stages(Complex<T>* z, const FftView<T>& fft, int end) {
+  const StageView<T>& last = fft.stage[end - 1];
+  if (end <= near_stages(fft)) {
+    const int64_t length = last.radix * last.span;
+    for (int s = 0; s < end; ++s) {
+      const StageView<T>& st = fft.stage[s];
+      run_stage(z, st, length / (st.radix * st.span));
     }
     return;
   }
-  if (level > 0)
-    for (int j = 0; j < st.radix; ++j) fft_level(z + j * st.span, fft, level - 1);
-  run_stage(z, st, 1);
+  for (int j = 0; j < last.radix; ++j) run_stages(z + j * last.span, fft, end - 1);
+  run_stage(z, last, 1);
+}
+
+// Stages [begin, end), the ones before being done.
+template <class T>
+void run_later_stages(Complex<T>* z, const FftView<T>& fft, int begin, int end) {
+  const StageView<T>& last = fft.stage[end - 1];
+  if (begin == end) return;
+  if (begin < end - 1)
+    for (int j = 0; j < last.radix; ++j) run_later_stages(z + j * last.span, fft, begin, end - 1);
+  run_stage(z, last, 1);
 }
 
 // z in slot order -> its DFT in natural order.
 template <class T>
 FRONT_INLINE void run_fft(Complex<T>* z, const FftView<T>& fft) {
-  fft_level(z, fft, fft.stages - 1);
+  run_stages(z, fft, fft.stages);
 }
 
 // z (slot order for mixed radix, natural for Bluestein) -> its DFT in natural order. Bluestein: jk = (j^2 + k^2 -

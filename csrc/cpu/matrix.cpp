@@ -24,8 +24,8 @@ struct Side {
   int64_t row, column, matrix;
 };
 
-// The intermediate of a group, as panels of one cache line's width: the row pass writes whole lines, and a block of the
-// column pass reads one contiguous piece instead of a line per row, a page apart.
+// The intermediate of a group, as panels of one cache line's width: a pass over rows moves whole lines, and a block of
+// a pass over columns has one contiguous piece instead of a line per row, a page apart.
 struct Panels {
   char* data;
   DType type;
@@ -34,15 +34,29 @@ struct Panels {
   int64_t panel() const { return rows * width; }
   int64_t matrix() const { return (columns + width - 1) / width * panel(); }
   int64_t bytes() const { return matrix() * size_of(type); }
+  Along along_row() const { return {1, width, panel()}; }
 };
 
 class Transform {
  public:
-  explicit Transform(const MatrixPass& pass) : p_(pass) {
+  Transform(const MatrixPass& pass, const Machine& machine) : p_(pass) {
+    if (p_.direction != Direction::resize)
+      order_ = plan_matrix(p_.direction == Direction::forward, p_.m, p_.n, p_.k0, p_.k1, size_of(p_.in_type),
+                           size_of(p_.compute_type), size_of(p_.out_type), machine)
+                   .order;
+    const bool rows_first = order_ == Order::rows_first;
     panels_.type = p_.compute_type;
-    panels_.rows = p_.direction == Direction::resize ? std::max(p_.m, p_.size0) : p_.m;
-    panels_.columns = p_.k1;
-    panels_.width = std::min(kPanelBytes / size_of(p_.compute_type), p_.k1);  // a narrow matrix is one panel
+    switch (p_.direction) {
+      case Direction::forward:
+        panels_.rows = rows_first ? p_.m : p_.k0, panels_.columns = rows_first ? p_.k1 : p_.n;
+        break;
+      case Direction::inverse:
+        panels_.rows = rows_first ? p_.k0 : p_.m, panels_.columns = rows_first ? p_.n : p_.k1;
+        break;
+      case Direction::resize:
+        panels_.rows = std::max(p_.m, p_.size0), panels_.columns = p_.k1;
+    }
+    panels_.width = std::min(kLineBytes / size_of(p_.compute_type), panels_.columns);  // a narrow matrix is one panel
     // The longest batch axis is cut into groups, the others are walked.
     walked_ = simplified(p_.batch, p_.batch_dims);
     if (!walked_.empty()) {
@@ -91,29 +105,31 @@ class Transform {
     mid.data = static_cast<char*>(workspace);
 
     AxisPass row{}, column{}, back{};
+    column.direction = p_.direction;
     column.n = p_.m;
     column.kept = p_.k0;
     column.size = p_.size0;
     column.scale = p_.columns;
     column.scale_back = p_.columns_back;
+    row.direction = p_.direction;
     row.n = p_.n;
     row.kept = back.kept = p_.k1;
     row.scale = p_.rows;
+    back.direction = Direction::inverse;
     back.n = p_.size1;
     back.scale = p_.rows_back;
-    switch (p_.direction) {
-      case Direction::forward:
-        rows(Direction::forward, row, x, mid, p_.m, count, executor);
-        return columns(Direction::forward, column, y, mid, count, executor);
-      case Direction::inverse:
-        columns(Direction::inverse, column, x, mid, count, executor);
-        return rows(Direction::inverse, row, y, mid, p_.m, count, executor);
-      case Direction::resize: {
-        rows(Direction::forward, row, x, mid, p_.m, count, executor);
-        const Side inside{mid.data, mid.type, mid.width, 1, mid.matrix()};  // from panels to the same panels
-        columns(Direction::resize, column, inside, mid, count, executor);
-        return rows(Direction::inverse, back, y, mid, p_.size0, count, executor);
-      }
+    if (p_.direction == Direction::resize) {
+      row.direction = Direction::forward;
+      rows_to_panels(row, x, mid, p_.m, count, executor);
+      const Side inside{mid.data, mid.type, mid.width, 1, mid.matrix()};  // from panels to the same panels
+      panels_to_columns(column, mid, inside, mid.panel(), count, executor);
+      panels_to_rows(back, mid, y, p_.size0, count, executor);
+    } else if (order_ == Order::rows_first) {
+      rows_to_panels(row, x, mid, mid.rows, count, executor);
+      panels_to_columns(column, mid, y, mid.width * y.column, count, executor);
+    } else {
+      columns_to_panels(column, x, mid, count, executor);
+      panels_to_rows(row, mid, y, mid.rows, count, executor);
     }
   }
 
@@ -121,60 +137,66 @@ class Transform {
     if (size != 1) pass.lanes[pass.lane_dims++] = {size, in_stride, out_stride};
   }
 
-  // Rows of `side` -> panels (forward), or panels -> rows of `side` (inverse).
-  static void rows(Direction direction, AxisPass pass, const Side& side, const Panels& mid, int64_t count,
-                   int64_t matrices, const Executor& executor) {
-    const bool forward = direction == Direction::forward;
-    pass.direction = direction;
-    if (forward) {
-      add_lanes(pass, matrices, side.matrix, mid.matrix());
-      add_lanes(pass, count, side.row, mid.width);
-      pass.in = side.data, pass.in_type = side.type, pass.in_stride = side.column;
-      pass.out = mid.data, pass.out_type = mid.type, pass.out_panel = mid.panel();
-    } else {
-      add_lanes(pass, matrices, mid.matrix(), side.matrix);
-      add_lanes(pass, count, mid.width, side.row);
-      pass.in = mid.data, pass.in_type = mid.type, pass.in_panel = mid.panel();
-      pass.out = side.data, pass.out_type = side.type, pass.out_stride = side.column;
-    }
+  static void rows_to_panels(AxisPass pass, const Side& side, const Panels& mid, int64_t rows, int64_t matrices,
+                             const Executor& executor) {
+    add_lanes(pass, matrices, side.matrix, mid.matrix());
+    add_lanes(pass, rows, side.row, mid.width);
+    pass.in = side.data, pass.in_type = side.type, pass.in_along = {side.column, 0, 0};
+    pass.out = mid.data, pass.out_type = mid.type, pass.out_along = mid.along_row();
     run_axis(pass, executor);
   }
 
-  // Panels -> columns of `side` (forward), columns of `side` -> panels (inverse), or panels -> panels (resize). The
-  // last panel may be narrower.
-  static void columns(Direction direction, const AxisPass& pass, const Side& side, const Panels& mid, int64_t matrices,
-                      const Executor& executor) {
-    const int64_t whole = mid.columns / mid.width;
-    column_range(direction, pass, side, mid, 0, whole, mid.width, matrices, executor);
-    const int64_t rest = mid.columns - whole * mid.width;
-    if (rest) column_range(direction, pass, side, mid, whole, 1, rest, matrices, executor);
+  static void panels_to_rows(AxisPass pass, const Panels& mid, const Side& side, int64_t rows, int64_t matrices,
+                             const Executor& executor) {
+    add_lanes(pass, matrices, mid.matrix(), side.matrix);
+    add_lanes(pass, rows, mid.width, side.row);
+    pass.in = mid.data, pass.in_type = mid.type, pass.in_along = mid.along_row();
+    pass.out = side.data, pass.out_type = side.type, pass.out_along = {side.column, 0, 0};
+    run_axis(pass, executor);
   }
 
-  // `count` panels from panel `first` on, `width` columns of each.
-  static void column_range(Direction direction, AxisPass pass, const Side& side, const Panels& mid, int64_t first,
-                           int64_t count, int64_t width, int64_t matrices, const Executor& executor) {
-    const bool inside = direction == Direction::resize;
-    const int64_t panel = inside ? mid.panel() : mid.width * side.column;  // stride of panels in `side`
-    char* outside = side.data + first * panel * size_of(side.type);
-    char* here = mid.data + first * mid.panel() * size_of(mid.type);
-    pass.direction = direction;
-    if (direction == Direction::inverse) {
-      add_lanes(pass, matrices, side.matrix, mid.matrix());
-      add_lanes(pass, count, panel, mid.panel());
-      add_lanes(pass, width, side.column, 1);
-      pass.in = outside, pass.in_type = side.type, pass.in_stride = side.row;
-      pass.out = here, pass.out_type = mid.type, pass.out_stride = mid.width;
-    } else {
-      add_lanes(pass, matrices, mid.matrix(), side.matrix);
-      add_lanes(pass, count, mid.panel(), panel);
-      add_lanes(pass, width, 1, side.column);
-      pass.in = here, pass.in_type = mid.type, pass.in_stride = mid.width;
-      pass.out = outside, pass.out_type = side.type, pass.out_stride = side.row;
-    }
-    run_axis(pass, executor);
+  // Calls f(first panel, count of panels, their width): the last panel may be narrower.
+  template <class F>
+  static void for_panels(const Panels& mid, F f) {
+    const int64_t whole = mid.columns / mid.width, rest = mid.columns % mid.width;
+    f(0, whole, mid.width);
+    if (rest) f(whole, 1, rest);
+  }
+
+  // `panel`: from one panel's columns to the next's in `side`.
+  static void panels_to_columns(const AxisPass& pass, const Panels& mid, const Side& side, int64_t panel,
+                                int64_t matrices, const Executor& executor) {
+    for_panels(mid, [&](int64_t first, int64_t count, int64_t width) {
+      AxisPass part = pass;
+      add_lanes(part, matrices, mid.matrix(), side.matrix);
+      add_lanes(part, count, mid.panel(), panel);
+      add_lanes(part, width, 1, side.column);
+      part.in = mid.data + first * mid.panel() * size_of(mid.type);
+      part.in_type = mid.type, part.in_along = {mid.width, 0, 0};
+      part.out = side.data + first * panel * size_of(side.type);
+      part.out_type = side.type, part.out_along = {side.row, 0, 0};
+      run_axis(part, executor);
+    });
+  }
+
+  static void columns_to_panels(const AxisPass& pass, const Side& side, const Panels& mid, int64_t matrices,
+                                const Executor& executor) {
+    const int64_t panel = mid.width * side.column;
+    for_panels(mid, [&](int64_t first, int64_t count, int64_t width) {
+      AxisPass part = pass;
+      add_lanes(part, matrices, side.matrix, mid.matrix());
+      add_lanes(part, count, panel, mid.panel());
+      add_lanes(part, width, side.column, 1);
+      part.in = side.data + first * panel * size_of(side.type);
+      part.in_type = side.type, part.in_along = {side.row, 0, 0};
+      part.out = mid.data + first * mid.panel() * size_of(mid.type);
+      part.out_type = mid.type, part.out_along = {mid.width, 0, 0};
+      run_axis(part, executor);
+    });
   }
 
   const MatrixPass& p_;
+  Order order_ = Order::rows_first;
   Panels panels_{};
   std::vector<LaneDim> walked_;
   LaneDim grouped_{1, 0, 0};
@@ -187,7 +209,7 @@ void run_matrices(const MatrixPass& pass, const Executor& executor) {
   for (int32_t d = 0; d < pass.batch_dims; ++d)
     if (pass.batch[d].size == 0) return;
   if (pass.count == 0) return;
-  Transform(pass).run(executor);
+  Transform(pass, machine(1)).run(executor);  // one plan for any number of threads: results are the same bit for bit
 }
 
 }  // namespace front::cpu

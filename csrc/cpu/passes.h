@@ -24,8 +24,8 @@ inline void run_pass(Direction direction, Norm norm, int64_t n, int64_t kept, in
   pass.out_type = types.out;
   const auto sizes = in.sizes();
   const auto in_strides = in.strides(), out_strides = out.strides();
-  pass.in_stride = in_strides[dim];
-  pass.out_stride = out_strides[dim];
+  pass.in_along = {in_strides[dim], 0, 0};
+  pass.out_along = {out_strides[dim], 0, 0};
   for (int64_t d = 0; d < static_cast<int64_t>(sizes.size()); ++d)
     if (d != dim) pass.lanes[pass.lane_dims++] = {sizes[d], in_strides[d], out_strides[d]};
   run_axis(pass, torch_executor());

@@ -7,6 +7,10 @@
 #include <type_traits>
 #include <utility>
 
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
 #include "../params.h"
 
 #define FRONT_INLINE inline __attribute__((always_inline))
@@ -176,6 +180,33 @@ FRONT_INLINE void store(Out* p, Vector<T> v) {
   } else {
     for (int l = 0; l < kLanes<T>; ++l) p[l] = round_to<Out>(static_cast<T>(v[l]));
   }
+}
+
+// The W * kVectorsPerLine elements of one aligned cache line, written around the caches: the line is not fetched before
+// it is overwritten, and evicts nothing. Call stream_fence before another thread may look.
+template <class T, class Out>
+constexpr int kVectorsPerLine = kLineBytes / (kLanes<T> * sizeof(Out));
+
+template <class T, class Out>
+FRONT_INLINE void stream_line(Out* p, const Vector<T> (&v)[kVectorsPerLine<T, Out>]) {
+  alignas(kLineBytes) Out line[kLineBytes / sizeof(Out)];
+  for (int i = 0; i < kVectorsPerLine<T, Out>; ++i) store<T>(line + i * kLanes<T>, v[i]);
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), *reinterpret_cast<const __m512i*>(line));
+#elif defined(__AVX__)
+  for (int i = 0; i < 2; ++i)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p) + i, reinterpret_cast<const __m256i*>(line)[i]);
+#elif defined(__SSE2__)
+  for (int i = 0; i < 4; ++i)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p) + i, reinterpret_cast<const __m128i*>(line)[i]);
+#else
+  std::memcpy(p, line, sizeof line);
+#endif
+}
+FRONT_INLINE void stream_fence() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
 }
 
 // The first `count` of them, zeros after; nothing beyond is touched.

@@ -149,7 +149,12 @@ int64_t DftTables<T>::bytes() const {
 
 template <class T>
 AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft)
-    : plan_(plan), dft_(std::move(dft)), position_(plan.n), result_(plan.n) {
+    : plan_(plan),
+      dft_(std::move(dft)),
+      forward_in_(plan.n),
+      forward_out_(plan.kept),
+      inverse_in_(plan.kept),
+      inverse_out_(plan.n) {
   const int64_t n = plan.n, split = plan.split, half = plan.dft.n;
   const bool even = n % 2 == 0;
 
@@ -157,8 +162,14 @@ AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<con
     const int64_t v = i % 2 == 0 ? i / 2 : n - 1 - i / 2;  // Makhoul: even indices up, odd ones down
     int64_t sequence = 0, point = v, part = 0;
     if (even) sequence = v % split, part = v / split % 2, point = v / (2 * split);
-    position_[i] = static_cast<int32_t>(2 * (sequence * half + dft_->slot(point)) + part);
-    result_[i] = static_cast<int32_t>(2 * (sequence * half + point) + part);
+    forward_in_[i] = static_cast<int32_t>(2 * (sequence * half + dft_->slot(point)) + part);
+    inverse_out_[i] = static_cast<int32_t>(2 * (sequence * half + point) + 1 - part);  // re and im are exchanged
+  }
+  for (int64_t k = 0; k < plan.kept; ++k) {
+    // Even n: coefficient q half + r takes the place of a real number of point r of a pair of subsequences.
+    const int64_t q = k / half, r = k % half, part = even ? q / 2 * 2 * half + q % 2 : 0;
+    forward_out_[k] = static_cast<int32_t>(part + 2 * r);
+    inverse_in_[k] = static_cast<int32_t>(part + 2 * dft_->slot(r));
   }
 
   // X_k = sum_s Re(a_s E_s[k] + b_s O_s[k]) with E, O the spectra of the even and odd points of subsequence s, both
@@ -185,15 +196,24 @@ AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<con
 template <class T>
 AxisView<T> AxisTables<T>::view() const {
   const int64_t points = plan_.split * plan_.dft.n;
-  return {plan_.n,        plan_.kept,      plan_.split,
-          plan_.dft.n,    dft_->view(),    position_.data(),
-          result_.data(), combine_.data(), points + 2 * plan_.dft.conv};
+  return {plan_.n,
+          plan_.kept,
+          plan_.split,
+          plan_.dft.n,
+          dft_->view(),
+          forward_in_.data(),
+          forward_out_.data(),
+          inverse_in_.data(),
+          inverse_out_.data(),
+          combine_.data(),
+          points + 2 * plan_.dft.conv};
 }
 
 template <class T>
 int64_t AxisTables<T>::bytes() const {
   // With the DFT's part, which lives as long as this does, whether it is still in its own cache or not.
-  return bytes_of(combine_) + bytes_of(position_) + bytes_of(result_) + dft_->bytes();
+  return bytes_of(combine_) + bytes_of(forward_in_) + bytes_of(forward_out_) + bytes_of(inverse_in_) +
+         bytes_of(inverse_out_) + dft_->bytes();
 }
 
 namespace {

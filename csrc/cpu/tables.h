@@ -41,11 +41,11 @@ template <class T>
 struct AxisView {
   int64_t n, kept, split, half;  // half: length of each complex DFT
   DftView<T> dft;
-  const int32_t*
-      position;           // [n]: input i is real number `position[i]` of the work array of split * half complex numbers
-  const int32_t* result;  // [n]: the same for the natural order that the DFT leaves
-  const T* combine;       // even n: [kept][split][4], odd n: [kept][2]
-  int64_t work;           // complex numbers per lane: split * half, plus Bluestein's two buffers
+  // Real numbers of the work array of split * half complex ones.
+  const int32_t *forward_in, *forward_out;  // where input i must lie [n]; where coefficient k is left [kept]
+  const int32_t *inverse_in, *inverse_out;  // where coefficient k must lie [kept]; where output i is left [n]
+  const T* combine;                         // even n: [kept][split][4], odd n: [kept][2]
+  int64_t work;                             // complex numbers per lane: split * half, plus Bluestein's two buffers
 };
 
 // Digit reversal, twiddles and rotations of a mixed-radix FFT.
@@ -91,7 +91,7 @@ class AxisTables {
   AxisPlan plan_;
   std::shared_ptr<const DftTables<T>> dft_;
   std::vector<T> combine_;
-  std::vector<int32_t> position_, result_;
+  std::vector<int32_t> forward_in_, forward_out_, inverse_in_, inverse_out_;
 };
 
 // Cached, the DFT's part by length alone; the least recently used go first once a cache exceeds its limit, and what

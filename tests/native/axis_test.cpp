@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <random>
 #include <vector>
 
@@ -15,6 +16,17 @@ namespace {
 using front::AxisPass;
 using front::Direction;
 using front::DType;
+
+// On a cache line, as tensors are: what is streamed must be.
+template <class T>
+struct Aligned {
+  using value_type = T;
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64})); }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t{64}); }
+  bool operator==(const Aligned&) const { return true; }
+  bool operator!=(const Aligned&) const { return false; }
+};
+using Buffer = std::vector<unsigned char, Aligned<unsigned char>>;
 
 constexpr unsigned char kSentinel = 0x5a;
 int passed = 0, failed = 0;
@@ -43,6 +55,7 @@ enum class Kind { axis_inside, lanes_inside, panels };  // which is contiguous; 
 struct Layout {
   int64_t axis_stride, panel, width, lane_stride, batch_stride, size;  // in elements; size: exactly what is touched
 
+  front::Along along() const { return panel ? front::Along{1, width, panel} : front::Along{axis_stride, 0, 0}; }
   int64_t at(int64_t batch, int64_t lane, int64_t i) const {
     return batch * batch_stride + lane * lane_stride + (panel ? i / width * panel + i % width : i * axis_stride);
   }
@@ -50,7 +63,7 @@ struct Layout {
 
 Layout layout(int64_t length, int64_t lanes, int64_t batch, Kind kind, int64_t gap, DType type) {
   Layout l{};
-  l.width = front::kPanelBytes / front::size_of(type);
+  l.width = front::kLineBytes / front::size_of(type);
   if (kind == Kind::panels) {
     l.lane_stride = l.width;
     l.panel = lanes * l.width + gap;
@@ -66,7 +79,7 @@ Layout layout(int64_t length, int64_t lanes, int64_t batch, Kind kind, int64_t g
 }
 
 // Element types by their memory format; the conversions here are slow and plain on purpose.
-double get(const std::vector<unsigned char>& v, int64_t i, DType t) {
+double get(const Buffer& v, int64_t i, DType t) {
   if (t == DType::f64 || t == DType::f32) {
     double d = 0;
     float f = 0;
@@ -82,7 +95,7 @@ double get(const std::vector<unsigned char>& v, int64_t i, DType t) {
   return sign * std::ldexp(mantissa, (exponent ? exponent : 1) - bias);
 }
 
-void put(std::vector<unsigned char>& v, int64_t i, DType t, int64_t sixteenths) {  // exact in every type
+void put(Buffer& v, int64_t i, DType t, int64_t sixteenths) {  // exact in every type
   const double d = static_cast<double>(sixteenths) / 16;
   const float f = static_cast<float>(d);
   if (t == DType::f64) return void(std::memcpy(&v[8 * i], &d, 8));
@@ -102,7 +115,7 @@ void put(std::vector<unsigned char>& v, int64_t i, DType t, int64_t sixteenths) 
 double tolerance(DType t) { return t == DType::f64 ? 5e-14 : t == DType::f32 ? 1e-6 : t == DType::f16 ? 1e-3 : 8e-3; }
 
 void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t batch, Kind kind, int64_t gap,
-           DType in_type, DType out_type) {
+           DType in_type, DType out_type, bool uncached) {
   const int64_t in_length = direction == Direction::forward ? n : kept;
   const int64_t out_length = direction == Direction::forward ? kept : n;
   // The engine reads or writes panels on the kept side only.
@@ -111,7 +124,7 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
   const Layout in = layout(in_length, lanes, batch, forward ? other : kind, gap, in_type);
   const Layout out = layout(out_length, lanes, batch, forward ? kind : other, gap, out_type);
   const int64_t in_bytes = front::size_of(in_type), out_bytes = front::size_of(out_type);
-  std::vector<unsigned char> x(in.size * in_bytes, 0xff), y(out.size * out_bytes, kSentinel);  // 0xff..: NaN
+  Buffer x(in.size * in_bytes, 0xff), y(out.size * out_bytes, kSentinel);  // 0xff..: NaN
   std::vector<bool> written(out.size, false);
   std::mt19937 random(static_cast<unsigned>(n * 31 + kept));
   std::uniform_int_distribution<int> values(-60, 60);
@@ -127,13 +140,15 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
   pass.out = y.data();
   pass.in_type = in_type;
   pass.out_type = out_type;
-  pass.in_stride = in.axis_stride;
-  pass.out_stride = out.axis_stride;
-  pass.in_panel = in.panel;
-  pass.out_panel = out.panel;
+  pass.in_along = in.along();
+  pass.out_along = out.along();
   pass.lanes[pass.lane_dims++] = {batch, in.batch_stride, out.batch_stride};
   pass.lanes[pass.lane_dims++] = {lanes, in.lane_stride, out.lane_stride};
-  front::cpu::run_axis(pass, {serial, 1});
+  // As if nothing were cached: whole lines are streamed, and blocks go side by side; or as if all were.
+  front::Machine machine = front::cpu::machine(1);
+  machine.shared_cache = uncached ? 0 : int64_t{1} << 40;
+  machine.own_cache = uncached ? 1 << 20 : int64_t{1} << 40;
+  front::cpu::run_axis(pass, {serial, 1}, machine);
 
   double error = 0, scale = 0;
   for (int64_t b = 0; b < batch; ++b)
@@ -170,15 +185,16 @@ int main() {
   for (Direction direction : {Direction::forward, Direction::inverse})
     for (int64_t n : {1, 2, 3, 4, 6, 7, 8, 16, 30, 35, 48, 61, 64, 67, 101, 134, 256})
       for (int64_t kept : {int64_t{1}, (n + 1) / 2, n})
-        for (int64_t lanes : {1, 3, 16, 37})
+        for (int64_t lanes : {1, 3, 16, 37, 128})
           for (Kind kind : {Kind::axis_inside, Kind::lanes_inside, Kind::panels})
-            for (int64_t gap : {0, 3}) {
-              check(direction, n, kept, lanes, 2, kind, gap, DType::f32, DType::f32);
-              check(direction, n, kept, lanes, 3, kind, gap, DType::f64, DType::f64);
-              if (n % 16 == 0 || n == 35)
-                for (DType in : types)
-                  for (DType out : types) check(direction, n, kept, lanes, 1, kind, gap, in, out);
-            }
+            for (int64_t gap : {0, 3})
+              for (bool uncached : {false, true}) {
+                check(direction, n, kept, lanes, 2, kind, gap, DType::f32, DType::f32, uncached);
+                check(direction, n, kept, lanes, 2, kind, gap, DType::f64, DType::f64, uncached);
+                if (n == 64 || n == 35)
+                  for (DType in : types)
+                    for (DType out : types) check(direction, n, kept, lanes, 1, kind, gap, in, out, uncached);
+              }
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
 }

@@ -1,0 +1,194 @@
+// W lanes of a pass, one per vector element: where they lie, and how their elements come and go. Included only by
+// axis_isa.cpp (see simd.h).
+#pragma once
+
+#include "axis_isa.h"
+#include "simd.h"
+
+namespace front::cpu::FRONT_ISA {
+
+template <class T>
+struct Lanes {
+  static constexpr int W = kLanes<T>;
+  int count;  // lanes in use; the rest compute zeros
+  int64_t in[W], out[W];
+  bool in_adjacent, out_adjacent;  // the used ones are consecutive elements
+};
+
+template <class T>
+Lanes<T> block_lanes(const AxisPass& pass, int64_t block) {
+  constexpr int W = kLanes<T>;
+  const int64_t inner = inner_lanes(pass, W), per_row = (inner + W - 1) / W;
+  const int64_t start = block % per_row * W, first = block / per_row * inner + start;
+  Lanes<T> lanes{};
+  lanes.count = static_cast<int>(inner - start < W ? inner - start : W);
+  lanes.in_adjacent = lanes.out_adjacent = true;
+  for (int l = 0; l < lanes.count; ++l) {
+    int64_t rest = first + l;
+    for (int32_t d = pass.lane_dims; d-- > 0;) {
+      const LaneDim& dim = pass.lanes[d];
+      const int64_t i = rest % dim.size;
+      rest /= dim.size;
+      lanes.in[l] += i * dim.in_stride;
+      lanes.out[l] += i * dim.out_stride;
+    }
+    lanes.in_adjacent &= lanes.in[l] == lanes.in[0] + l;
+    lanes.out_adjacent &= lanes.out[l] == lanes.out[0] + l;
+  }
+  return lanes;
+}
+
+FRONT_INLINE int64_t offset(Along along, int64_t i) {
+  return along.run ? i / along.run * along.jump + i % along.run * along.stride : i * along.stride;
+}
+
+// Calls f(i, offset of element i) for i = 0..n-1.
+template <class F>
+FRONT_INLINE void for_each_element(int64_t n, Along along, F f) {
+  const int64_t run = along.run ? along.run : n;
+  for (int64_t begin = 0; begin < n; begin += run) {
+    const int64_t end = n - begin < run ? n : begin + run;
+    int64_t at = offset(along, begin);
+    for (int64_t i = begin; i < end; ++i, at += along.stride) f(i, at);
+  }
+}
+
+// Whole vectors of consecutive elements: W of them lie in one run.
+template <class T>
+FRONT_INLINE bool in_vectors(Along along) {
+  return along.stride == 1 && along.run % kLanes<T> == 0;
+}
+
+// Where the work array of each block of a group lies: `stride` vectors apart.
+template <class T>
+struct Works {
+  Vector<T>* first;
+  int64_t stride;
+  int count;
+
+  FRONT_INLINE Vector<T>* operator[](int g) const { return first + g * stride; }
+};
+
+// Adjacent lanes of `works.count` blocks, all whole, side by side: element i of each -> its work array at index[i].
+template <class In, class T>
+void load_side_by_side(const In* x, int64_t n, Along along, const int32_t* index, Works<T> works) {
+  if (works.count == 1) {
+    for_each_element(n, along, [&](int64_t i, int64_t at) { works.first[index[i]] = load<T>(x + at); });
+  } else {
+    for_each_element(n, along, [&](int64_t i, int64_t at) {
+      for (int g = 0; g < works.count; ++g) works[g][index[i]] = load<T>(x + at + g * kLanes<T>);
+    });
+  }
+}
+
+// Element i of every lane -> z[index[i]].
+template <class In, class T>
+void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, const int32_t* index, Vector<T>* z) {
+  constexpr int W = kLanes<T>;
+  if (lanes.in_adjacent && !in_vectors<T>(along)) {
+    const In* first = x + lanes.in[0];
+    if (lanes.count == W) return load_side_by_side<In, T>(first, n, along, index, {z, 0, 1});
+    return for_each_element(n, along,
+                            [&](int64_t i, int64_t at) { z[index[i]] = load_some<T>(first + at, lanes.count); });
+  }
+  int64_t i = 0;
+  if (in_vectors<T>(along)) {
+    for (; i + W <= n; i += W) {
+      const In* column = x + offset(along, i);
+      Vector<T> tile[W];
+      if (lanes.count == W)
+        for (int l = 0; l < W; ++l) {
+          tile[l] = load<T>(column + lanes.in[l]);
+          if (along.run) __builtin_prefetch(x + lanes.in[l] + offset(along, i + 4 * W), 0, 2);
+        }
+      else
+        for (int l = 0; l < W; ++l) tile[l] = l < lanes.count ? load<T>(column + lanes.in[l]) : Vector<T>{};
+      transpose<T>(tile);
+      for (int j = 0; j < W; ++j) z[index[i + j]] = tile[j];
+    }
+  }
+  for (; i < n; ++i) {
+    Vector<T> v{};
+    for (int l = 0; l < lanes.count; ++l) v[l] = static_cast<T>(to_float(x[lanes.in[l] + offset(along, i)]));
+    z[index[i]] = v;
+  }
+}
+
+// The opposite of load_side_by_side. `around` the caches: whole, aligned cache lines.
+template <class Out, class T>
+void store_side_by_side(Out* y, int64_t n, Along along, const int32_t* index, Works<T> works, bool around) {
+  constexpr int V = kVectorsPerLine<T, Out>;
+  if (around) {
+    for_each_element(n, along, [&](int64_t i, int64_t at) {
+      for (int g = 0; g < works.count; g += V) {
+        Vector<T> line[V];
+        for (int v = 0; v < V; ++v) line[v] = works[g + v][index[i]];
+        stream_line<T>(y + at + g * kLanes<T>, line);
+      }
+    });
+  } else if (works.count == 1) {
+    for_each_element(n, along, [&](int64_t i, int64_t at) { store<T>(y + at, works.first[index[i]]); });
+  } else {
+    for_each_element(n, along, [&](int64_t i, int64_t at) {
+      for (int g = 0; g < works.count; ++g) store<T>(y + at + g * kLanes<T>, works[g][index[i]]);
+    });
+  }
+}
+
+// z[index[i]] -> element i of every lane. `around` the caches: whole lines of every lane, aligned.
+template <class Out, class T>
+void store_block(Out* y, int64_t n, Along along, const Lanes<T>& lanes, const int32_t* index, Vector<T>* z,
+                 bool around) {
+  constexpr int W = kLanes<T>, V = kVectorsPerLine<T, Out>;
+  if (lanes.out_adjacent && !in_vectors<T>(along)) {
+    Out* first = y + lanes.out[0];
+    if (lanes.count == W) return store_side_by_side<Out, T>(first, n, along, index, {z, 0, 1}, around);
+    return for_each_element(n, along,
+                            [&](int64_t i, int64_t at) { store_some<T>(first + at, z[index[i]], lanes.count); });
+  }
+  int64_t i = 0;
+  if (in_vectors<T>(along)) {
+    if (around) {
+      for (; i + V * W <= n; i += V * W) {
+        Out* column = y + offset(along, i);
+        Vector<T> tile[V][W];
+        for (int v = 0; v < V; ++v) {
+          for (int j = 0; j < W; ++j) tile[v][j] = z[index[i + v * W + j]];
+          transpose<T>(tile[v]);
+        }
+        for (int l = 0; l < lanes.count; ++l) {
+          Vector<T> line[V];
+          for (int v = 0; v < V; ++v) line[v] = tile[v][l];
+          stream_line<T>(column + lanes.out[l], line);
+        }
+      }
+    }
+    for (; i + W <= n; i += W) {
+      Out* column = y + offset(along, i);
+      Vector<T> tile[W];
+      for (int j = 0; j < W; ++j) tile[j] = z[index[i + j]];
+      transpose<T>(tile);
+      for (int l = 0; l < lanes.count; ++l) store<T>(column + lanes.out[l], tile[l]);
+    }
+  }
+  for (; i < n; ++i) {
+    const Vector<T> v = z[index[i]];
+    for (int l = 0; l < lanes.count; ++l) y[lanes.out[l] + offset(along, i)] = round_to<Out>(static_cast<T>(v[l]));
+  }
+}
+
+// Whether a store of these blocks writes whole, aligned lines: `side_by_side`, or each block by itself.
+template <class Out, class T>
+bool whole_lines(const Out* y, Along along, const Lanes<T>* lanes, int count, bool side_by_side) {
+  const auto aligned = [](int64_t elements) { return elements * static_cast<int64_t>(sizeof(Out)) % kLineBytes == 0; };
+  if (reinterpret_cast<uintptr_t>(y) % kLineBytes != 0 || (along.run && !aligned(along.jump))) return false;
+  if (side_by_side || (lanes[0].out_adjacent && !in_vectors<T>(along)))
+    return aligned(along.stride) && aligned(lanes[0].out[0]) && aligned((side_by_side ? count : 1) * kLanes<T>);
+  if (along.run && !aligned(along.run)) return false;
+  for (int g = 0; g < count; ++g)
+    for (int l = 0; l < lanes[g].count; ++l)
+      if (!aligned(lanes[g].out[l])) return false;
+  return true;
+}
+
+}  // namespace front::cpu::FRONT_ISA
