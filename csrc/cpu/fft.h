@@ -33,14 +33,6 @@ FRONT_INLINE Complex<T> times(Complex<T> a, const T* w) {
   return {a.re * re - a.im * im, a.re * im + a.im * re};
 }
 
-// (a, b) -> (a + w b, a - w b) in six fused multiply-adds: the difference is 2 a - (a + w b).
-template <class T>
-FRONT_INLINE void rotate_add(Complex<T>& a, Complex<T>& b, Complex<T> w) {
-  const Vector<T> re = (a.re + b.re * w.re) - b.im * w.im, im = (a.im + b.re * w.im) + b.im * w.re;
-  b = {T(2) * a.re - re, T(2) * a.im - im};
-  a = {re, im};
-}
-
 // y_k = sum_j exp(-2 pi i j k / R) y_j, in registers.
 template <int R>
 struct Butterfly;
@@ -134,42 +126,12 @@ struct Butterfly<7> {
   }
 };
 
-// y_j exp(-2 pi i j k / (R span)), then the butterfly. Output q is left in y[place<R>(q)]. Radix 4 and 8 are layers of
-// radix 2, each of which needs one twiddle: w holds powers 2, 1 (radix 4) and 4, 2, 1 and 1 turned by another eighth
-// (radix 8); for other radices powers 1..R-1 (tables.cpp).
+// y_j exp(-2 pi i j k / (R span)), then the butterfly; w holds powers 1..R-1.
 template <int R, class T>
 FRONT_INLINE void twiddled(Complex<T>* y, const T* w) {
-  if constexpr (R == 4) {
-    const Complex<T> w2 = broadcast(w), w1 = broadcast(w + 2);
-    rotate_add(y[0], y[2], w2);
-    rotate_add(y[1], y[3], w2);
-    rotate_add(y[0], y[1], w1);
-    rotate_add(y[2], y[3], minus_i(w1));
-  } else if constexpr (R == 8) {
-    const Complex<T> w4 = broadcast(w);
-    for (int j = 0; j < 4; ++j) rotate_add(y[j], y[j + 4], w4);
-    const Complex<T> w2 = broadcast(w + 2);
-    for (int j = 0; j < 2; ++j) rotate_add(y[j], y[j + 2], w2), rotate_add(y[j + 4], y[j + 6], minus_i(w2));
-    const Complex<T> w1 = broadcast(w + 4), turned = broadcast(w + 6);
-    rotate_add(y[0], y[1], w1);
-    rotate_add(y[2], y[3], minus_i(w1));
-    rotate_add(y[4], y[5], turned);
-    rotate_add(y[6], y[7], minus_i(turned));
-  } else {
-    for (int j = 1; j < R; ++j) y[j] = times(y[j], w + 2 * (j - 1));
-    Butterfly<R>::run(y);
-  }
+  for (int j = 1; j < R; ++j) y[j] = times(y[j], w + 2 * (j - 1));
+  Butterfly<R>::run(y);
 }
-template <int R>
-constexpr int place(int q) {  // bits reversed
-  if (R == 4) return (q & 1) * 2 + (q >> 1);
-  if (R == 8) return (q & 1) * 4 + (q & 2) + (q >> 2);
-  return q;
-}
-template <int R>
-constexpr int kTwiddles = R == 4   ? 2
-                          : R == 8 ? 4
-                                   : R - 1;  // complex numbers per butterfly
 
 // One stage of `count` transforms that lie side by side.
 template <int R, class T>
@@ -180,11 +142,11 @@ void stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
     for (int j = 0; j < R; ++j) y[j] = z[j * span];  // k = 0: all twiddles are 1
     Butterfly<R>::run(y);
     for (int j = 0; j < R; ++j) z[j * span] = y[j];
-    const T* w = st.twiddles + 2 * kTwiddles<R>;
-    for (int64_t k = 1; k < span; ++k, w += 2 * kTwiddles<R>) {
+    const T* w = st.twiddles + 2 * (R - 1);
+    for (int64_t k = 1; k < span; ++k, w += 2 * (R - 1)) {
       for (int j = 0; j < R; ++j) y[j] = z[k + j * span];
       twiddled<R>(y, w);
-      for (int j = 0; j < R; ++j) z[k + j * span] = y[place<R>(j)];
+      for (int j = 0; j < R; ++j) z[k + j * span] = y[j];
     }
   }
 }
@@ -208,13 +170,18 @@ void generic_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
       z[k] = total;
       for (int q = 1; q <= h; ++q) {
         const T *cosine = st.rotations + (q - 1) * h, *sine = cosine + h * h;
-        Complex<T> even = first, odd = Complex<T>::zero();
-        for (int j = 0; j < h; ++j) {
+        // Two sums of every other term: half the chain of roundings, and of latencies.
+        Complex<T> even[2] = {first, Complex<T>::zero()}, odd[2] = {Complex<T>::zero(), Complex<T>::zero()};
+        const auto add = [&](int j, int part) {
           const Vector<T> cj = splat(cosine[j]), sj = splat(sine[j]);
-          even.re += cj * sum[j].re, even.im += cj * sum[j].im;
-          odd.re += sj * dif[j].re, odd.im += sj * dif[j].im;
-        }
-        z[k + q * span] = even + minus_i(odd), z[k + (r - q) * span] = even + plus_i(odd);
+          even[part].re += cj * sum[j].re, even[part].im += cj * sum[j].im;
+          odd[part].re += sj * dif[j].re, odd[part].im += sj * dif[j].im;
+        };
+        int j = 0;
+        for (; j + 2 <= h; j += 2) add(j, 0), add(j + 1, 1);
+        if (j < h) add(j, 1);
+        const Complex<T> e = even[0] + even[1], o = odd[0] + odd[1];
+        z[k + q * span] = e + minus_i(o), z[k + (r - q) * span] = e + plus_i(o);
       }
     }
   }

@@ -71,11 +71,9 @@ int64_t bytes_of(const std::vector<V>& v) {
 template <class T>
 Fft<T>::Fft(int64_t n, const std::vector<int32_t>& radices) : n_(n), slot_(n) {
   auto half = [](int32_t r) -> int64_t { return r > 8 ? (r - 1) / 2 : 0; };
-  // Complex numbers that a butterfly of radix r needs: fft.h, twiddled.
-  auto twiddles_per_point = [](int32_t r) -> int64_t { return r == 4 ? 2 : r == 8 ? 4 : r - 1; };
   int64_t span = 1, count = 0;
   for (int32_t r : radices) {
-    count += 2 * span * twiddles_per_point(r) + 2 * half(r) * half(r);
+    count += 2 * span * (r - 1) + 2 * half(r) * half(r);
     span *= r;
   }
   values_.resize(count);
@@ -83,14 +81,8 @@ Fft<T>::Fft(int64_t n, const std::vector<int32_t>& radices) : n_(n), slot_(n) {
   span = 1;
   for (int32_t r : radices) {
     StageView<T> stage{r, span, at, nullptr};
-    for (int64_t k = 0; k < span; ++k) {
-      if (r == 4 || r == 8) {
-        for (int32_t j = r / 2; j >= 1; j /= 2) at = put(at, unit(j * k, r * span));
-        if (r == 8) at = put(at, unit(k + span, r * span));  // an eighth of a turn further
-      } else {
-        for (int32_t j = 1; j < r; ++j) at = put(at, unit(j * k, r * span));
-      }
-    }
+    for (int64_t k = 0; k < span; ++k)
+      for (int32_t j = 1; j < r; ++j) at = put(at, unit(j * k, r * span));
     stage.rotations = at;
     for (int part = 0; part < 2; ++part)
       for (int64_t q = 1; q <= half(r); ++q)
