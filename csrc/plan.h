@@ -22,9 +22,10 @@ struct DftPlan {
 // A DCT-II (or its transpose) of length n with `kept` coefficients. Even n: the Makhoul sequence v is split into
 // `split` decimated subsequences of even length n / split, each a complex DFT of half that length; the coefficients
 // are combined from the `split` spectra (a pruned last stage: only kept ones are formed). Odd n: one complex DFT of
-// length n of the real sequence.
+// length n of the real sequence. Few coefficients: by definition, at half the products (`dense`).
 struct AxisPlan {
   int64_t n = 1, kept = 1;
+  bool dense = false;
   int64_t split = 1;
   DftPlan dft;
   double cost = 0;  // vector operations per lane
@@ -41,23 +42,29 @@ inline double stage_cost(int32_t radix) {
     case 1:
       return 0;
     case 2:
-      return 7;
+      return 6;
     case 3:
-      return 9;
+      return 8;
     case 4:
-      return 9.5;
+      return 7.5;
     case 5:
-      return 12;
+      return 10;
     case 7:
-      return 17;
+      return 14;
     case 8:
-      return 13;
+      return 10;
     default:
-      return 10 + 2.0 * radix;  // p/2 products of each kind per output, shared by output pairs
+      return 8 + 2.0 * radix;  // p/2 products of each kind per output, shared by output pairs
   }
 }
+constexpr double kPointCost = 10;     // per complex point of a DFT: what it costs to bring it near, whatever the stages
 constexpr double kCombineCost = 7;    // per kept coefficient and subsequence: 4 products, 4 loads, half a store
 constexpr double kPointwiseCost = 8;  // per point of a complex product with load and store
+
+// The dense transform: per value for the fold x_i +- x_{n-1-i}; per product, kDenseBlock coefficients at a time.
+constexpr double kFoldCost = 3, kProductCost = 1.5;
+constexpr int64_t kDenseBlock = 8;
+constexpr int64_t kLargestBasis = 1 << 17;  // products: a basis that stays in a core's cache
 
 // Prime factors as radices, largest power-of-two radices first; empty if a prime factor is too large.
 inline std::vector<int32_t> factorize(int64_t n) {
@@ -78,7 +85,7 @@ inline std::vector<int32_t> factorize(int64_t n) {
 }
 
 inline double mixed_radix_cost(int64_t n, const std::vector<int32_t>& radices) {
-  double per_point = 0;
+  double per_point = kPointCost;
   for (int32_t r : radices) per_point += stage_cost(r);
   return per_point * static_cast<double>(n);
 }
@@ -103,7 +110,7 @@ inline DftPlan plan_dft(int64_t n) {
   return best;
 }
 
-inline AxisPlan plan_axis(int64_t n, int64_t kept) {
+inline AxisPlan plan_fft(int64_t n, int64_t kept) {
   using namespace plan_detail;
   AxisPlan best;
   best.n = n;
@@ -127,10 +134,28 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept) {
   return best;
 }
 
+inline AxisPlan plan_axis(int64_t n, int64_t kept) {
+  using namespace plan_detail;
+  AxisPlan best = plan_fft(n, kept);
+  const int64_t products = (kept + kDenseBlock - 1) / kDenseBlock * kDenseBlock * ((n + 1) / 2);
+  const double cost = kFoldCost * static_cast<double>(n) + kProductCost * static_cast<double>(products);
+  if (products > kLargestBasis || cost >= best.cost) return best;
+  AxisPlan dense;
+  dense.n = n;
+  dense.kept = kept;
+  dense.dense = true;
+  dense.cost = cost;
+  return dense;
+}
+
 inline std::string to_string(const AxisPlan& p) {
   std::ostringstream s;
-  s << "dct " << p.n << " -> " << p.kept << ": " << p.split << " x " << (p.dft.conv ? "bluestein " : "mixed radix ")
-    << p.dft.n;
+  s << "dct " << p.n << " -> " << p.kept << ": ";
+  if (p.dense) {
+    s << "dense, folded, " << static_cast<int64_t>(p.cost) << " vector operations per lane";
+    return s.str();
+  }
+  s << p.split << " x " << (p.dft.conv ? "bluestein " : "mixed radix ") << p.dft.n;
   if (p.dft.conv) s << " by convolution of length " << p.dft.conv;
   s << ", radices";
   for (int32_t r : p.dft.radices) s << ' ' << r;

@@ -19,6 +19,10 @@ REAL_SIZES = [384, 768, 1024, 3072, 4096, 8192, 11008, 13824, 14336, 18944, 2867
 def test_plans_add_up(n, share):
     kept = max(1, int(n * share))
     plan = _C.plan_axis(n, kept)
+    assert (plan["n"], plan["kept"]) == (n, kept)
+    if plan["algorithm"] == "dense":
+        assert plan["cost"] == 3 * n + 1.5 * 8 * -(-kept // 8) * -(-n // 2)
+        return
     points = 2 * plan["split"] * plan["dft_length"] if n % 2 == 0 else plan["dft_length"]
     assert points == n
     length = plan["convolution_length"] or plan["dft_length"]
@@ -26,8 +30,6 @@ def test_plans_add_up(n, share):
     assert max(plan["radices"]) <= 61
     if plan["algorithm"] == "bluestein":
         assert length >= 2 * plan["dft_length"] - 1
-    assert (plan["n"], plan["kept"]) == (n, kept)
-
 
 @pytest.mark.parametrize("n", REAL_SIZES)
 def test_the_cost_of_real_sizes_is_n_log_n(n):
@@ -40,6 +42,15 @@ def test_fewer_coefficients_cost_less():
     costs = [_C.plan_axis(4096, k)["cost"] for k in (4096, 2048, 1024, 512, 64, 1)]
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] < 0.7 * costs[0]
+
+
+@pytest.mark.parametrize(
+    ("n", "kept", "dense"),
+    [(4096, 8, True), (4096, 64, False), (2038, 64, True), (2038, 1019, False), (3, 3, True), (151936, 32, False)],
+)
+def test_few_coefficients_are_dense(n, kept, dense):
+    """Also of lengths with a large prime factor (2038 = 2 * 1019), unless the basis would be too large."""
+    assert (_C.plan_axis(n, kept)["algorithm"] == "dense") == dense
 
 
 def test_plan_for_names_both_axes():

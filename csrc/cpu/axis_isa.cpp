@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "block.h"
+#include "dense.h"
 #include "fft.h"
 
 namespace front::cpu {
@@ -65,6 +66,7 @@ void forward_pairs(const AxisView<T>& axis, Complex<T>* z) {
   run_dfts(axis, z);
   for (int64_t a = 0; 2 * a <= half; ++a) {
     const int64_t b = a ? half - a : 0;
+    if (a >= axis.kept && b >= axis.kept) continue;
     for (int64_t s = 0; s < split; ++s) p[s] = z[s * half + a], m[s] = z[s * half + b];
     combine_pair<kSplit, kRuns>(axis, a, b, p, m, z);
   }
@@ -174,6 +176,7 @@ void spread_points(const AxisView<T>& axis, Complex<T>* z) {
 // Values -> kept coefficients, in place: real number forward_in[i] -> forward_out[k] of the work array.
 template <class T>
 void forward(const AxisView<T>& axis, Complex<T>* z) {
+  if (axis.dense) return dense_forward<T>(axis, reinterpret_cast<Vector<T>*>(z));
   if (axis.n % 2 == 0) return forward_pairs(axis, z);
   for (int64_t j = 0; j < axis.half; ++j) z[j].im = Vector<T>{};
   run_dfts(axis, z);
@@ -184,6 +187,7 @@ void forward(const AxisView<T>& axis, Complex<T>* z) {
 // conjugated twiddles: the same code on points with re and im exchanged.
 template <class T>
 void inverse(const AxisView<T>& axis, Complex<T>* z) {
+  if (axis.dense) return dense_inverse<T>(axis, reinterpret_cast<Vector<T>*>(z));
   if (axis.n % 2 == 0) return inverse_pairs(axis, z);
   spread_points(axis, z);
   run_dfts(axis, z);

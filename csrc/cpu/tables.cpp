@@ -33,6 +33,12 @@ std::complex<double> unit(int64_t num, int64_t den) {
   }
 }
 
+// What coefficient k of the sum of cosines is multiplied by.
+double factor(int64_t k, int64_t n, Scale scale) {
+  const double dn = static_cast<double>(n);
+  return k == 0 ? std::sqrt(1 / dn) * scale.first : std::sqrt(2 / dn) * scale.other;
+}
+
 using ComplexDouble = std::complex<double>;
 
 // Plain recursive DFT in double, for tables only. root[j] = exp(-2 pi i j / root.size()).
@@ -147,6 +153,27 @@ AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<con
       forward_out_(plan.kept),
       inverse_in_(plan.kept),
       inverse_out_(plan.n) {
+  plan.dense ? fill_dense(scale) : fill_fft(scale);
+}
+
+template <class T>
+void AxisTables<T>::fill_dense(Scale scale) {
+  constexpr int64_t kBlock = plan_detail::kDenseBlock;
+  const int64_t n = plan_.n, half = (n + 1) / 2;
+  for (int64_t i = 0; i < n; ++i)
+    forward_in_[i] = inverse_out_[i] = static_cast<int32_t>(i < half ? 2 * i : 2 * (n - 1 - i) + 1);
+  for (int64_t k = 0; k < plan_.kept; ++k) forward_out_[k] = inverse_in_[k] = static_cast<int32_t>(2 * half + k);
+  combine_.assign((plan_.kept + kBlock - 1) / kBlock * kBlock * half, T(0));
+  for (int64_t k = 0; k < plan_.kept; ++k)
+    for (int64_t i = 0; i < half; ++i)
+      if (k % 2 == 0 || 2 * i != n - 1)  // odd coefficients of the middle value are 0
+        combine_[(k / kBlock * half + i) * kBlock + k % kBlock] =
+            static_cast<T>(factor(k, n, scale) * unit((2 * i + 1) * k, 4 * n).real());
+}
+
+template <class T>
+void AxisTables<T>::fill_fft(Scale scale) {
+  const AxisPlan& plan = plan_;
   const int64_t n = plan.n, split = plan.split, half = plan.dft.n;
   const bool even = n % 2 == 0;
 
@@ -168,9 +195,8 @@ AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<con
   // from Z = E + iO and its mirror Y_k = Z_{half - k}: four real products per subsequence.
   combine_.resize(plan.kept * (even ? 4 * split : 2));
   T* at = combine_.data();
-  const double dn = static_cast<double>(n);
   for (int64_t k = 0; k < plan.kept; ++k) {
-    const double f = k == 0 ? std::sqrt(1 / dn) * scale.first : std::sqrt(2 / dn) * scale.other;
+    const double f = factor(k, n, scale);
     if (!even) {
       at = put(at, f * std::conj(unit(k, 4 * n)));
       continue;
@@ -187,25 +213,32 @@ AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<con
 
 template <class T>
 AxisView<T> AxisTables<T>::view() const {
-  const int64_t points = plan_.split * plan_.dft.n;
-  return {plan_.n,
-          plan_.kept,
-          plan_.split,
-          plan_.dft.n,
-          dft_->view(),
-          forward_in_.data(),
-          forward_out_.data(),
-          inverse_in_.data(),
-          inverse_out_.data(),
-          combine_.data(),
-          points + 2 * plan_.dft.conv};
+  AxisView<T> view{};
+  view.dense = plan_.dense;
+  view.n = plan_.n;
+  view.kept = plan_.kept;
+  view.split = plan_.split;
+  view.forward_in = forward_in_.data();
+  view.forward_out = forward_out_.data();
+  view.inverse_in = inverse_in_.data();
+  view.inverse_out = inverse_out_.data();
+  view.combine = combine_.data();
+  if (plan_.dense) {
+    view.half = (plan_.n + 1) / 2;
+    view.work = view.half + (plan_.kept + 1) / 2;
+  } else {
+    view.half = plan_.dft.n;
+    view.dft = dft_->view();
+    view.work = plan_.split * plan_.dft.n + 2 * plan_.dft.conv;
+  }
+  return view;
 }
 
 template <class T>
 int64_t AxisTables<T>::bytes() const {
   // With the DFT's part, which lives as long as this does, whether it is still in its own cache or not.
   return bytes_of(combine_) + bytes_of(forward_in_) + bytes_of(forward_out_) + bytes_of(inverse_in_) +
-         bytes_of(inverse_out_) + dft_->bytes();
+         bytes_of(inverse_out_) + (dft_ ? dft_->bytes() : 0);
 }
 
 namespace {
@@ -257,7 +290,8 @@ std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale 
   static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double>, AxisTables<T>>;
   return axes->get({n, kept, scale.first, scale.other}, [&] {
     const AxisPlan plan = plan_axis(n, kept);
-    auto dft = dfts->get(plan.dft.n, [&] { return std::make_shared<const DftTables<T>>(plan.dft); });
+    std::shared_ptr<const DftTables<T>> dft;
+    if (!plan.dense) dft = dfts->get(plan.dft.n, [&] { return std::make_shared<const DftTables<T>>(plan.dft); });
     return std::make_shared<const AxisTables<T>>(plan, scale, std::move(dft));
   });
 }

@@ -39,13 +39,14 @@ struct DftView {
 
 template <class T>
 struct AxisView {
-  int64_t n, kept, split, half;  // half: length of each complex DFT
+  bool dense;
+  int64_t n, kept, split, half;  // half: length of each complex DFT; dense: of the folded lane
   DftView<T> dft;
   // Real numbers of the work array of split * half complex ones.
   const int32_t *forward_in, *forward_out;  // where input i must lie [n]; where coefficient k is left [kept]
   const int32_t *inverse_in, *inverse_out;  // where coefficient k must lie [kept]; where output i is left [n]
   const T* combine;                         // even n: [kept][split][4], odd n: [kept][2]
-  int64_t work;                             // complex numbers per lane: split * half, plus Bluestein's two buffers
+  int64_t work;  // complex numbers per lane: split * half, plus Bluestein's two buffers; dense.h
 };
 
 // Digit reversal, twiddles and rotations of a mixed-radix FFT.
@@ -83,11 +84,15 @@ class DftTables {
 template <class T>
 class AxisTables {
  public:
+  // `dft`: of length plan.dft.n; null for a dense plan.
   AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft);
   AxisView<T> view() const;
   int64_t bytes() const;
 
  private:
+  void fill_dense(Scale scale);
+  void fill_fft(Scale scale);
+
   AxisPlan plan_;
   std::shared_ptr<const DftTables<T>> dft_;
   std::vector<T> combine_;

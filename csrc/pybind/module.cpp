@@ -35,7 +35,7 @@ PYBIND11_MODULE(_C, m) {
         plan["kept"] = p.kept;
         plan["split"] = p.split;
         plan["dft_length"] = p.dft.n;
-        plan["algorithm"] = p.dft.conv ? "bluestein" : "mixed radix";
+        plan["algorithm"] = p.dense ? "dense" : p.dft.conv ? "bluestein" : "mixed radix";
         plan["convolution_length"] = p.dft.conv;
         plan["radices"] = p.dft.radices;
         plan["cost"] = p.cost;

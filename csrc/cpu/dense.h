@@ -1,0 +1,66 @@
+// The DCT-II of W lanes by definition, for few coefficients: X_u = sum_i b_u(i) (x_i +- x_{n-1-i}) over the first half
+// of the lane, + for even u. The work array holds the pairs (x_i, x_{n-1-i}), the middle value with a zero where n is
+// odd, then the coefficients. Included only by axis_isa.cpp (see simd.h).
+#pragma once
+
+#include "simd.h"
+#include "tables.h"
+
+namespace front::cpu::FRONT_ISA {
+
+constexpr int kBlock = plan_detail::kDenseBlock;
+
+// sums[u] += b_u(i) pair_i over pairs [begin, end). Sums of a few are summed in turn, and their sums: rounding errors
+// grow with the longest chain.
+template <int kChain, class T>
+FRONT_INLINE void add_products(const Vector<T>* pairs, const T* basis, int64_t begin, int64_t end, Vector<T>* sums) {
+  if constexpr (kChain > 1) {
+    constexpr int64_t kPiece = kChain == 3 ? 256 : 16;
+    for (int64_t i = begin; i < end; i += kPiece) {
+      Vector<T> piece[kBlock] = {};
+      add_products<kChain - 1, T>(pairs, basis, i, end - i < kPiece ? end : i + kPiece, piece);
+      for (int u = 0; u < kBlock; ++u) sums[u] += piece[u];
+    }
+  } else {
+    for (int64_t i = begin; i < end; ++i)
+      for (int u = 0; u < kBlock; ++u) sums[u] += splat(basis[i * kBlock + u]) * pairs[2 * i + u % 2];
+  }
+}
+
+template <class T>
+void dense_forward(const AxisView<T>& axis, Vector<T>* z) {
+  const int64_t half = axis.half;
+  for (int64_t i = 0; i < axis.n / 2; ++i) {
+    const Vector<T> a = z[2 * i], b = z[2 * i + 1];
+    z[2 * i] = a + b, z[2 * i + 1] = a - b;
+  }
+  if (axis.n % 2 != 0) z[axis.n] = T(0) * z[axis.n - 1];  // NaN and Inf reach every coefficient
+  const T* basis = axis.combine;
+  for (int64_t k = 0; k < axis.kept; k += kBlock, basis += half * kBlock) {
+    Vector<T> sums[kBlock] = {};
+    add_products<3, T>(z, basis, 0, half, sums);
+    for (int u = 0; u < kBlock && k + u < axis.kept; ++u) z[2 * half + k + u] = sums[u];
+  }
+}
+
+// The exact transpose.
+template <class T>
+void dense_inverse(const AxisView<T>& axis, Vector<T>* z) {
+  const int64_t half = axis.half;
+  const T* basis = axis.combine;
+  for (int64_t k = 0; k < axis.kept; k += kBlock) {
+    Vector<T> x[kBlock];
+    for (int u = 0; u < kBlock; ++u) x[u] = k + u < axis.kept ? z[2 * half + k + u] : Vector<T>{};
+    for (int64_t i = 0; i < half; ++i, basis += kBlock) {
+      Vector<T> even = k ? z[2 * i] : Vector<T>{}, odd = k ? z[2 * i + 1] : Vector<T>{};
+      for (int u = 0; u < kBlock; u += 2) even += splat(basis[u]) * x[u], odd += splat(basis[u + 1]) * x[u + 1];
+      z[2 * i] = even, z[2 * i + 1] = odd;
+    }
+  }
+  for (int64_t i = 0; i < half; ++i) {
+    const Vector<T> even = z[2 * i], odd = z[2 * i + 1];
+    z[2 * i] = even + odd, z[2 * i + 1] = even - odd;
+  }
+}
+
+}  // namespace front::cpu::FRONT_ISA
