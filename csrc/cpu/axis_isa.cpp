@@ -18,7 +18,7 @@ namespace {
 template <class T>
 void run_dfts(const AxisView<T>& axis, Complex<T>* z) {
   Complex<T>* spare = z + axis.split * axis.half;
-  for (int64_t s = 0; s < axis.split; ++s) run_dft(z + s * axis.half, axis.dft, spare, spare + axis.dft.fft.n);
+  for (int64_t s = 0; s < axis.split; ++s) run_dft(z + s * axis.half, axis.dft, spare);
 }
 
 // Between the spectra and the coefficients. Point `a` of each subsequence's spectrum and its mirror b = half - a hold

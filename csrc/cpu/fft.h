@@ -126,15 +126,14 @@ struct Butterfly<7> {
   }
 };
 
-// y_j exp(-2 pi i j k / (R span)), then the butterfly; w holds powers 1..R-1.
+// y_j exp(-2 pi i j k / (R span)); w holds powers 1..R-1.
 template <int R, class T>
-FRONT_INLINE void twiddled(Complex<T>* y, const T* w) {
+FRONT_INLINE void turn(Complex<T>* y, const T* w) {
   for (int j = 1; j < R; ++j) y[j] = times(y[j], w + 2 * (j - 1));
-  Butterfly<R>::run(y);
 }
 
-// One stage of `count` transforms that lie side by side.
-template <int R, class T>
+// One stage of `count` transforms that lie side by side; kTransposed: its transpose, for decimation in frequency.
+template <int R, bool kTransposed = false, class T>
 void stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
   const int64_t span = st.span;
   Complex<T> y[R];
@@ -145,7 +144,9 @@ void stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
     const T* w = st.twiddles + 2 * (R - 1);
     for (int64_t k = 1; k < span; ++k, w += 2 * (R - 1)) {
       for (int j = 0; j < R; ++j) y[j] = z[k + j * span];
-      twiddled<R>(y, w);
+      if (!kTransposed) turn<R>(y, w);
+      Butterfly<R>::run(y);
+      if (kTransposed) turn<R>(y, w);
       for (int j = 0; j < R; ++j) z[k + j * span] = y[j];
     }
   }
@@ -187,25 +188,25 @@ void generic_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
   }
 }
 
-template <class T>
+template <bool kTransposed = false, class T>
 void run_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
   switch (st.radix) {
     case 1:
       return;
     case 2:
-      return stage<2>(z, st, count);
+      return stage<2, kTransposed>(z, st, count);
     case 3:
-      return stage<3>(z, st, count);
+      return stage<3, kTransposed>(z, st, count);
     case 4:
-      return stage<4>(z, st, count);
+      return stage<4, kTransposed>(z, st, count);
     case 5:
-      return stage<5>(z, st, count);
+      return stage<5, kTransposed>(z, st, count);
     case 7:
-      return stage<7>(z, st, count);
+      return stage<7, kTransposed>(z, st, count);
     case 8:
-      return stage<8>(z, st, count);
+      return stage<8, kTransposed>(z, st, count);
     default:
-      return generic_stage(z, st, count);
+      if constexpr (!kTransposed) return generic_stage(z, st, count);  // plan.h: convolutions have small radices
   }
 }
 
@@ -247,27 +248,38 @@ void run_later_stages(Complex<T>* z, const FftView<T>& fft, int begin, int end) 
   run_stage(z, last, 1);
 }
 
-// z in slot order -> its DFT in natural order.
+// The cyclic convolution of z with the sequence whose DFT is `kernel`, in place, on the first `end` stages. Decimation
+// in frequency leaves slot order, and decimation in time begins with it: no point moves, and a part that stays near is
+// transformed, multiplied and transformed back at once. The inverse DFT is the DFT with re and im exchanged before and
+// after; they are left exchanged.
 template <class T>
-FRONT_INLINE void run_fft(Complex<T>* z, const FftView<T>& fft) {
-  run_stages(z, fft, fft.stages);
+void convolve(Complex<T>* z, const FftView<T>& fft, int end, const T* kernel) {
+  const StageView<T>& last = fft.stage[end - 1];
+  const int64_t length = last.radix * last.span;
+  if (end > near_stages(fft)) {
+    run_stage<true>(z, last, 1);
+    for (int64_t j = 0; j < length; j += last.span) convolve(z + j, fft, end - 1, kernel + 2 * j);
+    run_stage(z, last, 1);
+    return;
+  }
+  for (int s = end; s-- > 0;) run_stage<true>(z, fft.stage[s], length / (fft.stage[s].radix * fft.stage[s].span));
+  for (int64_t j = 0; j < length; ++j) {
+    const auto y = times(z[j], kernel + 2 * j);
+    z[j] = Complex<T>{y.im, y.re};
+  }
+  run_stages(z, fft, end);
 }
 
 // z (slot order for mixed radix, natural for Bluestein) -> its DFT in natural order. Bluestein: jk = (j^2 + k^2 -
-// (k - j)^2) / 2 turns the DFT into a cyclic convolution with the conjugate chirp; `a` and `b` hold fft.n points each.
+// (k - j)^2) / 2 turns the DFT into a cyclic convolution with the conjugate chirp; `a` holds its fft.n points.
 template <class T>
-void run_dft(Complex<T>* z, const DftView<T>& dft, Complex<T>* a, Complex<T>* b) {
+void run_dft(Complex<T>* z, const DftView<T>& dft, Complex<T>* a) {
   const FftView<T>& fft = dft.fft;
-  if (!dft.chirp) return run_fft(z, fft);
-  for (int64_t j = 0; j < dft.n; ++j) a[fft.slot[j]] = times(z[j], dft.chirp + 2 * j);
-  for (int64_t j = dft.n; j < fft.n; ++j) a[fft.slot[j]] = Complex<T>::zero();
-  run_fft(a, fft);
-  for (int64_t j = 0; j < fft.n; ++j) {  // the inverse DFT is the DFT with re and im exchanged before and after
-    const auto y = times(a[j], dft.kernel + 2 * j);
-    b[fft.slot[j]] = Complex<T>{y.im, y.re};
-  }
-  run_fft(b, fft);
-  for (int64_t k = 0; k < dft.n; ++k) z[k] = times(Complex<T>{b[k].im, b[k].re}, dft.chirp + 2 * k);
+  if (!dft.chirp) return run_stages(z, fft, fft.stages);
+  for (int64_t j = 0; j < dft.n; ++j) a[j] = times(z[j], dft.chirp + 2 * j);
+  for (int64_t j = dft.n; j < fft.n; ++j) a[j] = Complex<T>::zero();
+  convolve(a, fft, fft.stages, dft.kernel);
+  for (int64_t k = 0; k < dft.n; ++k) z[k] = times(Complex<T>{a[k].im, a[k].re}, dft.chirp + 2 * k);
 }
 
 }  // namespace front::cpu::FRONT_ISA

@@ -131,8 +131,7 @@ DftTables<T>::DftTables(const DftPlan& plan) : plan_(plan), fft_(plan.conv ? pla
     if (j > 0) conjugate[conv - j] = conjugate[j];
   }
   exact_dft(conjugate.data(), 1, conv, root, spectrum.data());
-  at = kernel_.data();
-  for (const auto& z : spectrum) at = put(at, z);
+  for (int64_t k = 0; k < conv; ++k) put(kernel_.data() + 2 * fft_.slot()[k], spectrum[k]);
 }
 
 template <class T>
@@ -229,7 +228,7 @@ AxisView<T> AxisTables<T>::view() const {
   } else {
     view.half = plan_.dft.n;
     view.dft = dft_->view();
-    view.work = plan_.split * plan_.dft.n + 2 * plan_.dft.conv;
+    view.work = plan_.split * plan_.dft.n + plan_.dft.conv;
   }
   return view;
 }

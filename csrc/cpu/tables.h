@@ -34,7 +34,7 @@ struct DftView {
   int64_t n;        // transform length
   FftView<T> fft;   // of length n, or of the convolution
   const T* chirp;   // Bluestein: exp(-pi i j^2 / n), [n] complex; null for mixed radix
-  const T* kernel;  // Bluestein: DFT of the conjugate chirp, divided by the length, [fft.n] complex
+  const T* kernel;  // Bluestein: DFT of the conjugate chirp, divided by the length, [fft.n] complex in slot order
 };
 
 template <class T>
@@ -46,7 +46,7 @@ struct AxisView {
   const int32_t *forward_in, *forward_out;  // where input i must lie [n]; where coefficient k is left [kept]
   const int32_t *inverse_in, *inverse_out;  // where coefficient k must lie [kept]; where output i is left [n]
   const T* combine;                         // even n: [kept][split][4], odd n: [kept][2]
-  int64_t work;  // complex numbers per lane: split * half, plus Bluestein's two buffers; dense.h
+  int64_t work;  // complex numbers per lane: split * half, plus Bluestein's convolution; dense.h
 };
 
 // Digit reversal, twiddles and rotations of a mixed-radix FFT.
