@@ -32,6 +32,7 @@ STABLE_TORCH_LIBRARY(front, m) {
   m.def("idct_pad_(Tensor(a!) x, SymInt[2] k, *, str norm=\"ortho\") -> ()");
   m.def("lowpass_(Tensor(a!) x, SymInt[2] k) -> ()");
 
-  m.def("_cpu_empty_cache() -> ()");  // private: frees the retained workspace
-  m.def("_cpu_isa() -> str");         // private: which instruction set runs
+  m.def("_cpu_empty_cache() -> ()");                // private: frees the retained workspace
+  m.def("_cpu_isa() -> str");                       // private: which instruction set runs
+  m.def("_cpu_machine() -> (int, int, int, int)");  // private: what plans depend on, plan.h's Machine
 }

@@ -376,18 +376,24 @@ def empty_cache() -> None:
     torch.ops.front._cpu_empty_cache()
 
 
-def plan_for(shape: Sequence[int], k: Pair | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """How the CPU engine would transform a matrix of `shape`, of which the k0 x k1 corner is kept.
+def plan_for(
+    shape: Sequence[int], k: Pair | None = None, dtype: torch.dtype = torch.float32, *, inverse: bool = False
+) -> dict[str, Any]:
+    """How the CPU engine would transform a matrix of `shape`, of which the k0 x k1 corner is kept (or, inverse, given).
 
     Args:
         shape: (m, n).
         k: (k0, k1) or one int for both; None keeps all.
-        dtype: dtype of the matrix.
+        dtype: dtype of the matrix and the result.
+        inverse: plan `idct_pad` to `shape` instead of `dct_crop`.
 
     Returns:
-        {"rows": plan of the pass along the rows (length n), "columns": that along the columns (length m),
-        "compute_dtype"}; a plan has the algorithm, radices, lengths and a cost in vector operations per lane, and
-        "text" says the same in one line.
+        {"rows": plan of the pass along the rows (length n), "columns": that along the columns (length m), "order":
+        which is first, "workspace_bytes": size of the intermediate, "compute_dtype", "predicted_us": microseconds by
+        the cost model, "text": all that in words}. A plan of a pass has the algorithm ("mixed radix", "bluestein" or
+        "dense"), radices, lengths, a cost in vector operations per lane, the predicted "us" and a "text". The
+        constants of the cost model are timings of one machine (csrc/plan.h); on others compare predictions with each
+        other only.
 
     Raises:
         ValueError: shape, k or dtype is not allowed.
@@ -403,9 +409,18 @@ def plan_for(shape: Sequence[int], k: Pair | None = None, dtype: torch.dtype = t
             raise ValueError(f"k[{i}] must be between 1 and {size[i]} (shape[{i}]), got {kept[i]}")
     if dtype not in _contract.FLOATS:
         raise ValueError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
-    rows, columns = _C.plan_axis(size[1], kept[1]), _C.plan_axis(size[0], kept[0])
-    compute = torch.float64 if dtype == torch.float64 else torch.float32
-    return {"rows": rows, "columns": columns, "compute_dtype": compute}
+    machine = list(torch.ops.front._cpu_machine())
+    plan: dict[str, Any] = _C.plan_matrix(not inverse, *size, *kept, dtype.itemsize, machine)
+    us = {axis: plan.pop(f"{axis}_us") for axis in ("rows", "columns")}
+    for axis, predicted in us.items():
+        plan[axis]["us"] = predicted
+    plan["predicted_us"] = sum(us.values())
+    plan["compute_dtype"] = torch.float64 if dtype == torch.float64 else torch.float32
+    first, second = ("rows", "columns") if plan["order"] == "rows first" else ("columns", "rows")
+    lines = [f"{axis}: {plan[axis]['text']}, {us[axis]:.0f} us" for axis in (first, second)]
+    lines.append(f"workspace {plan['workspace_bytes']} bytes, {plan['predicted_us']:.0f} us by {machine[3]} threads")
+    plan["text"] = "\n".join(lines)
+    return plan
 
 
 def build_info() -> dict[str, Any]:

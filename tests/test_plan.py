@@ -31,6 +31,7 @@ def test_plans_add_up(n, share):
     if plan["algorithm"] == "bluestein":
         assert length >= 2 * plan["dft_length"] - 1
 
+
 @pytest.mark.parametrize("n", REAL_SIZES)
 def test_the_cost_of_real_sizes_is_n_log_n(n):
     """50257, odd with a large prime factor, is the dearest: a full-length complex DFT by Bluestein."""
@@ -61,3 +62,40 @@ def test_plan_for_names_both_axes():
     assert plan["columns"]["algorithm"] == "bluestein"
     assert "bluestein 5087" in plan["columns"]["text"]
     assert fk.plan_for((64, 64))["rows"]["kept"] == 64
+
+
+def test_plan_for_predicts_and_explains():
+    plan = fk.plan_for((4096, 4096), 512)
+    assert plan["order"] == "rows first"
+    assert plan["workspace_bytes"] == 4 * 4096 * 512
+    assert plan["predicted_us"] == plan["rows"]["us"] + plan["columns"]["us"]
+    assert plan["rows"]["us"] > 5 * plan["columns"]["us"]  # 4096 rows, 512 columns
+    first, second, total = plan["text"].splitlines()
+    assert first.startswith("rows: dct 4096 -> 512")
+    assert second.startswith("columns: dct 4096 -> 512")
+    assert f"{plan['predicted_us']:.0f} us" in total
+
+
+def test_more_coefficients_or_bytes_are_predicted_to_take_longer():
+    times = [fk.plan_for((4096, 4096), k)["predicted_us"] for k in (8, 64, 512, 2048, 4096)]
+    assert times == sorted(times)
+    assert fk.plan_for((768, 768), 384, torch.float64)["predicted_us"] > fk.plan_for((768, 768), 384)["predicted_us"]
+
+
+MACHINE = [64, 1 << 20, 32 << 20, 2]
+
+
+@pytest.mark.parametrize(
+    ("forward", "shape", "k", "order"),
+    [
+        (True, (4096, 4096), (512, 512), "rows first"),
+        (True, (4096, 4096), (64, 4096), "columns first"),  # rows first would transform 4096 rows in full
+        (False, (4096, 4096), (512, 512), "columns first"),
+        (False, (4096, 4096), (4096, 4096), "rows first"),  # the input's columns lie far apart
+        (False, (64, 4096), (64, 16), "columns first"),  # rows first would need 64 x 4096 instead of 64 x 16
+    ],
+)
+def test_order_of_the_axes(forward, shape, k, order):
+    plan = _C.plan_matrix(forward, *shape, *k, 4, MACHINE)
+    assert plan["order"] == order
+    assert plan["workspace_bytes"] <= 4 * shape[0] * k[1]

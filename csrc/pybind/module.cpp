@@ -2,10 +2,40 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+#include <string>
+
 #include "../checks.h"
 #include "../plan.h"
 
 namespace py = pybind11;
+
+namespace {
+
+void check_axis(const char* name, int64_t n, const char* kept_name, int64_t kept) {
+  if (n < 1 || n > front::kMaxAxis)
+    throw py::value_error(std::string(name) + " must be between 1 and " + std::to_string(front::kMaxAxis) + ", got " +
+                          std::to_string(n));
+  if (kept < 1 || kept > n)
+    throw py::value_error(std::string(kept_name) + " must be between 1 and " + std::to_string(n) + ", got " +
+                          std::to_string(kept));
+}
+
+py::dict axis_dict(const front::AxisPlan& p) {
+  py::dict plan;
+  plan["n"] = p.n;
+  plan["kept"] = p.kept;
+  plan["algorithm"] = p.dense ? "dense" : p.dft.conv ? "bluestein" : "mixed radix";
+  plan["split"] = p.split;
+  plan["dft_length"] = p.dft.n;
+  plan["convolution_length"] = p.dft.conv;
+  plan["radices"] = p.dft.radices;
+  plan["cost"] = p.cost;
+  plan["text"] = front::to_string(p);
+  return plan;
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Build information and the planner of front_kernels.";
@@ -24,23 +54,32 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "plan_axis",
       [](int64_t n, int64_t kept) {
-        if (n < 1 || n > front::kMaxAxis)
-          throw py::value_error("n must be between 1 and " + std::to_string(front::kMaxAxis) + ", got " +
-                                std::to_string(n));
-        if (kept < 1 || kept > n)
-          throw py::value_error("kept must be between 1 and " + std::to_string(n) + ", got " + std::to_string(kept));
-        const front::AxisPlan p = front::plan_axis(n, kept);
-        py::dict plan;
-        plan["n"] = p.n;
-        plan["kept"] = p.kept;
-        plan["split"] = p.split;
-        plan["dft_length"] = p.dft.n;
-        plan["algorithm"] = p.dense ? "dense" : p.dft.conv ? "bluestein" : "mixed radix";
-        plan["convolution_length"] = p.dft.conv;
-        plan["radices"] = p.dft.radices;
-        plan["cost"] = p.cost;
-        plan["text"] = front::to_string(p);
-        return plan;
+        check_axis("n", n, "kept", kept);
+        return axis_dict(front::plan_axis(n, kept));
       },
       py::arg("n"), py::arg("kept"), "How an axis of length n, of which `kept` coefficients matter, is transformed.");
+
+  m.def(
+      "plan_matrix",
+      [](bool forward, int64_t rows, int64_t columns, int64_t k0, int64_t k1, int64_t element_bytes,
+         std::array<int64_t, 4> machine) {
+        check_axis("rows", rows, "k0", k0);
+        check_axis("columns", columns, "k1", k1);
+        const int64_t compute_bytes = element_bytes == 8 ? 8 : 4;
+        const front::MatrixPlan p = front::plan_matrix(forward, rows, columns, k0, k1, element_bytes, compute_bytes,
+                                                       element_bytes, {machine[0], machine[1], machine[2], machine[3]});
+        py::dict plan;
+        plan["order"] = p.order == front::Order::rows_first ? "rows first" : "columns first";
+        plan["workspace_bytes"] = p.workspace * compute_bytes;
+        plan["rows"] = axis_dict(p.rows);
+        plan["columns"] = axis_dict(p.columns);
+        plan["rows_us"] = p.rows_us;
+        plan["columns_us"] = p.columns_us;
+        return plan;
+      },
+      py::arg("forward"), py::arg("rows"), py::arg("columns"), py::arg("k0"), py::arg("k1"), py::arg("element_bytes"),
+      py::arg("machine"),
+      "How a rows x columns matrix, of which the k0 x k1 corner matters, is transformed. machine: vector bytes, bytes "
+      "of "
+      "a core's cache, of the shared one, threads.");
 }
