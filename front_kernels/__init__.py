@@ -28,8 +28,8 @@ except ImportError as error:
 torch.ops.load_library(_LIBRARY_FILE)
 
 from . import _autograd, _variants, engines, reference  # noqa: E402
+from .info import build_info, empty_cache, plan_for  # noqa: E402
 from .ops import (  # noqa: E402
-    build_info,
     dct,
     dct2,
     dct2_,
@@ -37,7 +37,6 @@ from .ops import (  # noqa: E402
     dct_crop_,
     dct_crop_many,
     dct_resize,
-    empty_cache,
     idct,
     idct2,
     idct2_,
@@ -46,7 +45,6 @@ from .ops import (  # noqa: E402
     idct_pad_many,
     lowpass,
     lowpass_,
-    plan_for,
 )
 
 _registrations = (_autograd.register(), _variants.register(), engines.register())

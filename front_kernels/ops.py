@@ -13,12 +13,9 @@ torch.func. NaN and Inf propagate within their lane or matrix. Bad arguments rai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-
-from . import _C, _contract
 
 Pair = int | Sequence[int]
 
@@ -369,69 +366,3 @@ def lowpass_(x: Tensor, k: Pair) -> Tensor:
     """
     torch.ops.front.lowpass_.default(x, _pair(k))
     return x
-
-
-def empty_cache() -> None:
-    """Frees the workspace that the CPU ops keep between calls, at most 64 MiB (as `torch.cuda.empty_cache` does)."""
-    torch.ops.front._cpu_empty_cache()
-
-
-def plan_for(
-    shape: Sequence[int], k: Pair | None = None, dtype: torch.dtype = torch.float32, *, inverse: bool = False
-) -> dict[str, Any]:
-    """How the CPU engine would transform a matrix of `shape`, of which the k0 x k1 corner is kept (or, inverse, given).
-
-    Args:
-        shape: (m, n).
-        k: (k0, k1) or one int for both; None keeps all.
-        dtype: dtype of the matrix and the result.
-        inverse: plan `idct_pad` to `shape` instead of `dct_crop`.
-
-    Returns:
-        {"rows": plan of the pass along the rows (length n), "columns": that along the columns (length m), "order":
-        which is first, "workspace_bytes": size of the intermediate, "compute_dtype", "predicted_us": microseconds by
-        the cost model, "text": all that in words}. A plan of a pass has the algorithm ("mixed radix", "bluestein" or
-        "dense"), radices, lengths, a cost in vector operations per lane, the predicted "us" and a "text". The
-        constants of the cost model are timings of one machine (csrc/plan.h); on others compare predictions with each
-        other only.
-
-    Raises:
-        ValueError: shape, k or dtype is not allowed.
-    """
-    size, kept = list(shape), list(shape if k is None else _pair(k))
-    for name, values in (("shape", size), ("k", kept)):
-        if len(values) != 2:
-            raise ValueError(f"{name} must have 2 elements (rows, columns), got {values}")
-    for i in (0, 1):
-        if not 1 <= size[i] <= _contract.MAX_AXIS:
-            raise ValueError(f"shape[{i}] must be between 1 and {_contract.MAX_AXIS}, got {size[i]}")
-        if not 1 <= kept[i] <= size[i]:
-            raise ValueError(f"k[{i}] must be between 1 and {size[i]} (shape[{i}]), got {kept[i]}")
-    if dtype not in _contract.FLOATS:
-        raise ValueError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
-    machine = list(torch.ops.front._cpu_machine())
-    plan: dict[str, Any] = _C.plan_matrix(not inverse, *size, *kept, dtype.itemsize, machine)
-    us = {axis: plan.pop(f"{axis}_us") for axis in ("rows", "columns")}
-    for axis, predicted in us.items():
-        plan[axis]["us"] = predicted
-    plan["predicted_us"] = sum(us.values())
-    plan["compute_dtype"] = torch.float64 if dtype == torch.float64 else torch.float32
-    first, second = ("rows", "columns") if plan["order"] == "rows first" else ("columns", "rows")
-    lines = [f"{axis}: {plan[axis]['text']}, {us[axis]:.0f} us" for axis in (first, second)]
-    lines.append(f"workspace {plan['workspace_bytes']} bytes, {plan['predicted_us']:.0f} us by {machine[3]} threads")
-    plan["text"] = "\n".join(lines)
-    return plan
-
-
-def build_info() -> dict[str, Any]:
-    """What was built and what runs.
-
-    Returns:
-        {"version", "compiler", "torch_target": the stable ABI's version, "torch_built_with", "cpu_isas": the
-        instruction sets built, best first, "cpu_isa": the one in use (FRONT_CPU_ISA forces one), "cuda": whether CUDA
-        was built}.
-
-    Raises:
-        ValueError: FRONT_CPU_ISA names an instruction set that this machine or build lacks.
-    """
-    return {**_C.build_info(), "cpu_isa": torch.ops.front._cpu_isa()}

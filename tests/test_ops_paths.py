@@ -1,0 +1,138 @@
+"""What the engine does by size, against float64: stores around the caches, both orders of the axes, few coefficients."""
+
+from __future__ import annotations
+
+import pytest
+import scipy.fft
+import torch
+
+import front_kernels as fk
+
+# More than a shared cache is counted on to hold (32 MiB), so that both passes write around it.
+LARGE = (2304, 4096)
+
+
+def relative(result: torch.Tensor, exact: torch.Tensor) -> float:
+    return ((result.double() - exact).norm() / exact.norm()).item()
+
+
+@pytest.fixture(scope="module")
+def large() -> tuple[torch.Tensor, torch.Tensor]:
+    """A matrix and its coefficients."""
+    torch.manual_seed(0)
+    x = torch.randn(LARGE)
+    return x, torch.from_numpy(scipy.fft.dctn(x.double().numpy(), norm="ortho", workers=2))
+
+
+def placed(shape: tuple[int, int], offset: int, extra: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Space for a matrix, `offset` elements from the start of its rows, which have `extra` more at their end."""
+    return torch.full((shape[0], shape[1] + offset + extra), -7.0, dtype=dtype)[:, offset : offset + shape[1]]
+
+
+# On cache lines; rows that begin in the middle of one; rows of odd length; bfloat16 lines hold twice as many.
+@pytest.mark.parametrize(("offset", "extra"), [(0, 0), (16, 16), (3, 13), (0, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_results_larger_than_the_caches(large, offset, extra, dtype):
+    x, exact = large
+    out = placed(LARGE, offset, extra, dtype)
+    fk.dct2(x, out=out)
+    assert relative(out, exact) <= (5e-7 if dtype == torch.float32 else torch.finfo(dtype).eps)
+    whole = out._base if out._base is not None else out
+    untouched = torch.ones_like(whole, dtype=torch.bool)
+    untouched[:, offset : offset + LARGE[1]] = False
+    assert (whole[untouched] == -7).all()
+
+
+@pytest.mark.parametrize("k", [LARGE, (2304, 4090), (2299, 4096), (1100, 2050)])
+def test_there_and_back_beyond_the_caches(large, k):
+    x, exact = large
+    kept = fk.dct_crop(x, k)
+    assert relative(kept, exact[: k[0], : k[1]]) <= 5e-7
+    padded = torch.zeros_like(exact)
+    padded[: k[0], : k[1]] = kept.double()
+    back = torch.from_numpy(scipy.fft.idctn(padded.numpy(), norm="ortho", workers=2))
+    assert relative(fk.idct_pad(kept, LARGE), back) <= 5e-7
+    assert relative(fk.lowpass(x, k), back) <= 1e-6  # of x's own float32 coefficients
+    inside = x.clone()
+    fk.lowpass_(inside, k)
+    assert relative(inside, back) <= 1e-6
+
+
+def test_in_place_beyond_the_caches(large):
+    x, exact = large
+    inside = x.clone()
+    fk.dct2_(inside)
+    assert relative(inside, exact) <= 5e-7
+    fk.idct2_(inside)
+    assert relative(inside, x.double()) <= 1e-6
+
+
+# Wide enough for blocks side by side, of both orders of the axes.
+@pytest.mark.parametrize(
+    ("shape", "k"),
+    [((700, 1000), (20, 1000)), ((700, 1000), (700, 30)), ((1024, 520), (1024, 520)), ((96, 8200), (96, 8200))],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_orders(shape, k, dtype):
+    torch.manual_seed(1)
+    x = torch.randn(shape, dtype=dtype)
+    limit = 5e-7 if dtype == torch.float32 else 2e-14
+    exact = torch.from_numpy(scipy.fft.dctn(x.double().numpy(), norm="ortho"))[: k[0], : k[1]]
+    assert relative(fk.dct_crop(x, k), exact) <= limit
+    padded = torch.zeros(shape, dtype=torch.float64)
+    y = torch.randn(k, dtype=dtype)
+    padded[: k[0], : k[1]] = y
+    assert relative(fk.idct_pad(y, shape), torch.from_numpy(scipy.fft.idctn(padded.numpy(), norm="ortho"))) <= limit
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 17, 33, 512, 1019, 2038, 4096])
+@pytest.mark.parametrize("kept", [1, 3, 8, 9, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_few_coefficients(n, kept, dtype):
+    """Dense by the cost model for most; long sums must not lose digits."""
+    kept = min(kept, n)
+    torch.manual_seed(n)
+    x = torch.randn(37, n, dtype=dtype) + 100  # the mean is most of it
+    limit = 5e-7 if dtype == torch.float32 else 2e-14
+    exact = torch.from_numpy(scipy.fft.dct(x.double().numpy(), norm="ortho"))[:, :kept]
+    assert relative(fk.dct(x, kept), exact) <= limit
+    noise = fk.dct(x - 100, kept)
+    assert relative(noise, torch.from_numpy(scipy.fft.dct((x - 100).double().numpy(), norm="ortho"))[:, :kept]) <= limit
+    padded = torch.zeros(37, n, dtype=torch.float64)
+    padded[:, :kept] = noise
+    assert relative(fk.idct(noise, n), torch.from_numpy(scipy.fft.idct(padded.numpy(), norm="ortho"))) <= limit
+
+
+@pytest.mark.parametrize("n", [3, 4, 17, 512])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_few_coefficients_of_a_bad_value(n, bad):
+    for at in (0, (n - 1) // 2, n - 1):
+        x = torch.ones(20, n)
+        x[7, at] = bad
+        y = fk.dct(x, 2)
+        assert not y[7].isfinite().any()
+        assert y[:7].isfinite().all()
+        assert y[8:].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "k"),
+    [
+        ((512, 512), (64, 64)),
+        ((512, 512), (256, 256)),
+        ((1024, 384), (8, 8)),
+        ((4096, 64), (512, 8)),
+        ((1018, 254), (64, 100)),  # 1018 = 2 * 509
+        ((301, 77), (40, 30)),
+    ],
+)
+def test_high_frequencies_do_not_leak_into_the_crop(shape, k):
+    """Of an input without low frequencies no more remains than in a float32 DCT without shortcuts (scipy's)."""
+    torch.manual_seed(2)
+    coefficients = torch.randn(shape, dtype=torch.float64)
+    coefficients[: k[0], : k[1]] = 0
+    x = torch.from_numpy(scipy.fft.idctn(coefficients.numpy(), norm="ortho")).float()
+    plain = torch.from_numpy(scipy.fft.dctn(x.numpy(), norm="ortho"))[: k[0], : k[1]]
+    ours = fk.dct_crop(x, k)
+    assert 0 < ours.norm() <= 1.5 * plain.norm()
+    assert ours.norm() <= 1e-6 * x.norm()
