@@ -1,4 +1,4 @@
-"""What the engine does by size, against float64: stores around the caches, both orders of the axes, few coefficients."""
+"""What the engine chooses by size, against float64: stores around the caches, order of the axes, few coefficients."""
 
 from __future__ import annotations
 
