@@ -26,6 +26,10 @@ struct DftPlan {
 struct AxisPlan {
   int64_t n = 1, kept = 1;
   bool dense = false;
+  bool decimated = false;  // by two with a short filter, first (float32 only): `split` and `dft` are of n / 2 values
+
+  int64_t length() const { return decimated ? n / 2 : n; }
+
   int64_t split = 1;
   DftPlan dft;
   double cost = 0;  // vector operations per lane
@@ -65,6 +69,12 @@ constexpr double kPointwiseCost = 8;  // per point of a complex product with loa
 constexpr double kFoldCost = 3, kProductCost = 1.5;
 constexpr int64_t kDenseBlock = 8;
 constexpr int64_t kLargestBasis = 1 << 17;  // products: a basis that stays in a core's cache
+
+// Decimation: what is kept at most, of n; half the filter's length; cost per value.
+constexpr int64_t kFilterShare = 8;
+constexpr int kFilterTaps = 5;
+constexpr double kFilterCost = 5;
+constexpr int64_t kShortestDecimated = 256;
 
 // Prime factors as radices, largest power-of-two radices first; empty if a prime factor is too large.
 inline std::vector<int32_t> factorize(int64_t n) {
@@ -134,9 +144,17 @@ inline AxisPlan plan_fft(int64_t n, int64_t kept) {
   return best;
 }
 
-inline AxisPlan plan_axis(int64_t n, int64_t kept) {
+// compute_bytes: of an element; only float32 is decimated.
+inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes) {
   using namespace plan_detail;
   AxisPlan best = plan_fft(n, kept);
+  if (compute_bytes == 4 && n % 4 == 0 && n >= kShortestDecimated && kept <= n / kFilterShare) {
+    AxisPlan half = plan_fft(n / 2, kept);
+    half.n = n;
+    half.decimated = true;
+    half.cost += kFilterCost * static_cast<double>(n);
+    if (half.cost < best.cost) best = std::move(half);
+  }
   const int64_t products = (kept + kDenseBlock - 1) / kDenseBlock * kDenseBlock * ((n + 1) / 2);
   const double cost = kFoldCost * static_cast<double>(n) + kProductCost * static_cast<double>(products);
   if (products > kLargestBasis || cost >= best.cost) return best;
@@ -155,6 +173,7 @@ inline std::string to_string(const AxisPlan& p) {
     s << "dense, folded, " << static_cast<int64_t>(p.cost) << " vector operations per lane";
     return s.str();
   }
+  if (p.decimated) s << "decimated, ";
   s << p.split << " x " << (p.dft.conv ? "bluestein " : "mixed radix ") << p.dft.n;
   if (p.dft.conv) s << " by convolution of length " << p.dft.conv;
   s << ", radices";
@@ -232,8 +251,8 @@ inline MatrixPlan plan_matrix(bool forward, int64_t m, int64_t n, int64_t k0, in
                               int64_t compute_bytes, int64_t out_bytes, const Machine& machine) {
   using namespace plan_detail;
   MatrixPlan plan;
-  plan.rows = plan_axis(n, k1);
-  plan.columns = plan_axis(m, k0);
+  plan.rows = plan_axis(n, k1, compute_bytes);
+  plan.columns = plan_axis(m, k0, compute_bytes);
   const int64_t in_rows = forward ? m : k0, in_columns = forward ? n : k1;
   const int64_t out_rows = forward ? k0 : m, out_columns = forward ? k1 : n;
   for (Order order : {Order::rows_first, Order::columns_first}) {

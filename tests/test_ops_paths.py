@@ -7,6 +7,7 @@ import scipy.fft
 import torch
 
 import front_kernels as fk
+from front_kernels import _C
 
 # More than a shared cache is counted on to hold (32 MiB), so that both passes write around it.
 LARGE = (2304, 4096)
@@ -103,6 +104,27 @@ def test_few_coefficients(n, kept, dtype):
     assert relative(fk.idct(noise, n), torch.from_numpy(scipy.fft.idct(padded.numpy(), norm="ortho"))) <= limit
 
 
+# Around the pieces that the filter of decimation takes (64 values), whole or not; 8 k = n and less.
+@pytest.mark.parametrize(("n", "k"), [(256, 32), (260, 32), (336, 42), (320, 40), (1028, 128), (4096, 512), (4160, 40)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_decimated(n, k, dtype, dim):
+    assert _C.plan_axis(n, k)["decimated"]
+    torch.manual_seed(n)
+    x = torch.randn((n, 83) if dim == 0 else (83, n)).to(dtype)
+    limit = 2e-7 if dtype == torch.float32 else torch.finfo(dtype).eps
+    exact = torch.from_numpy(scipy.fft.dct(x.double().numpy(), axis=dim, norm="ortho")).narrow(dim, 0, k)
+    y = fk.dct(x, k, dim=dim)
+    assert relative(y, exact) <= limit
+    padded = torch.zeros(x.shape, dtype=torch.float64)
+    padded.narrow(dim, 0, k).copy_(y)
+    back = torch.from_numpy(scipy.fft.idct(padded.numpy(), axis=dim, norm="ortho"))
+    assert relative(fk.idct(y, n, dim=dim), back) <= limit
+    bad = x.float().clone()
+    bad.select(dim, n - 1)[5] = float("inf")  # within the filter's reach of the end
+    assert not fk.dct(bad, k, dim=dim).select(1 - dim, 5).isfinite().any()
+
+
 @pytest.mark.parametrize("n", [3, 4, 17, 512])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_few_coefficients_of_a_bad_value(n, bad):
@@ -122,6 +144,8 @@ def test_few_coefficients_of_a_bad_value(n, bad):
         ((512, 512), (256, 256)),
         ((1024, 384), (8, 8)),
         ((4096, 64), (512, 8)),
+        ((2048, 256), (256, 32)),  # decimated: the last kept coefficient's alias is the first that the filter stops
+        ((3084, 520), (300, 65)),
         ((1018, 254), (64, 100)),  # 1018 = 2 * 509
         ((301, 77), (40, 30)),
     ],

@@ -23,8 +23,10 @@ def test_plans_add_up(n, share):
     if plan["algorithm"] == "dense":
         assert plan["cost"] == 3 * n + 1.5 * 8 * -(-kept // 8) * -(-n // 2)
         return
-    points = 2 * plan["split"] * plan["dft_length"] if n % 2 == 0 else plan["dft_length"]
-    assert points == n
+    length = n // 2 if plan["decimated"] else n
+    assert kept <= n / 8 or not plan["decimated"]
+    points = 2 * plan["split"] * plan["dft_length"] if length % 2 == 0 else plan["dft_length"]
+    assert points == length
     length = plan["convolution_length"] or plan["dft_length"]
     assert math.prod(plan["radices"]) == length
     assert max(plan["radices"]) <= 61
@@ -52,6 +54,12 @@ def test_fewer_coefficients_cost_less():
 def test_few_coefficients_are_dense(n, kept, dense):
     """Also of lengths with a large prime factor (2038 = 2 * 1019), unless the basis would be too large."""
     assert (_C.plan_axis(n, kept)["algorithm"] == "dense") == dense
+
+
+def test_only_float32_is_decimated():
+    assert _C.plan_axis(4096, 512, 4)["decimated"]
+    assert not _C.plan_axis(4096, 512, 8)["decimated"]
+    assert not _C.plan_axis(4096, 513, 4)["decimated"]
 
 
 def test_plan_for_names_both_axes():

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "block.h"
+#include "decimate.h"
 #include "dense.h"
 #include "fft.h"
 
@@ -177,7 +178,7 @@ void spread_points(const AxisView<T>& axis, Complex<T>* z) {
 template <class T>
 void forward(const AxisView<T>& axis, Complex<T>* z) {
   if (axis.dense) return dense_forward<T>(axis, reinterpret_cast<Vector<T>*>(z));
-  if (axis.n % 2 == 0) return forward_pairs(axis, z);
+  if (axis.length % 2 == 0) return forward_pairs(axis, z);
   for (int64_t j = 0; j < axis.half; ++j) z[j].im = Vector<T>{};
   run_dfts(axis, z);
   combine_points(axis, z);
@@ -188,7 +189,7 @@ void forward(const AxisView<T>& axis, Complex<T>* z) {
 template <class T>
 void inverse(const AxisView<T>& axis, Complex<T>* z) {
   if (axis.dense) return dense_inverse<T>(axis, reinterpret_cast<Vector<T>*>(z));
-  if (axis.n % 2 == 0) return inverse_pairs(axis, z);
+  if (axis.length % 2 == 0) return inverse_pairs(axis, z);
   spread_points(axis, z);
   run_dfts(axis, z);
 }
@@ -207,8 +208,6 @@ FRONT_INLINE void with_type(DType type, F f) {
       if constexpr (std::is_same_v<T, double>) return f(double{});
   }
 }
-
-constexpr int kMostSideBySide = 16;
 
 // Blocks that are transformed together because their lanes continue each other in memory: the load or the store moves
 // wide pieces of a row then. `work` holds their points one after the other.
@@ -238,31 +237,50 @@ void find_group(const AxisPass& pass, int64_t begin, int64_t end, int64_t most, 
   group.work.count = count;
 }
 
+// Elements [begin, begin + n) of every lane of the group -> index[0..n) of `works`. begin: a multiple of the runs.
 template <class T>
-void load_group(const AxisPass& pass, int64_t n, const int32_t* index, const Group<T>& group) {
+void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int64_t n, const int32_t* index,
+                Works<T> works) {
   with_type<T>(pass.in_type, [&](auto in) {
     using In = decltype(in);
-    const auto* x = static_cast<const In*>(pass.in);
-    const int count = group.work.count;
-    if (count > 1 && group.in_row)
-      return load_side_by_side<In, T>(x + group.lanes[0].in[0], n, pass.in_along, index, group.work);
-    for (int g = 0; g < count; ++g) load_block<In, T>(x, n, pass.in_along, group.lanes[g], index, group.work[g]);
+    const auto* x = static_cast<const In*>(pass.in) + offset(pass.in_along, begin);
+    if (works.count > 1 && group.in_row)
+      return load_side_by_side<In, T>(x + group.lanes[0].in[0], n, pass.in_along, index, works);
+    // Many rows at once are more streams than the hardware follows; panels are none at all.
+    const int64_t ahead = pass.in_along.run ? 4 : pass.around_caches ? 8 : 0;
+    for (int g = 0; g < works.count; ++g)
+      load_block<In, T>(x, n, pass.in_along, group.lanes[g], index, works[g], ahead);
+  });
+}
+
+// The opposite.
+template <class T>
+void store_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int64_t n, const int32_t* index,
+                 Works<T> works) {
+  with_type<T>(pass.out_type, [&](auto out) {
+    using Out = decltype(out);
+    auto* y = static_cast<Out*>(pass.out) + offset(pass.out_along, begin);
+    const bool side_by_side = works.count > 1 && group.out_row;
+    const bool around =
+        pass.around_caches && whole_lines<Out, T>(y, pass.out_along, group.lanes, works.count, side_by_side);
+    if (side_by_side)
+      return store_side_by_side<Out, T>(y + group.lanes[0].out[0], n, pass.out_along, index, works, around);
+    for (int g = 0; g < works.count; ++g)
+      store_block<Out, T>(y, n, pass.out_along, group.lanes[g], index, works[g], around);
   });
 }
 
 template <class T>
-void store_group(const AxisPass& pass, int64_t n, const int32_t* index, const Group<T>& group) {
-  with_type<T>(pass.out_type, [&](auto out) {
-    using Out = decltype(out);
-    auto* y = static_cast<Out*>(pass.out);
-    const int count = group.work.count;
-    const bool side_by_side = count > 1 && group.out_row;
-    const bool around = pass.around_caches && whole_lines<Out, T>(y, pass.out_along, group.lanes, count, side_by_side);
-    if (side_by_side)
-      return store_side_by_side<Out, T>(y + group.lanes[0].out[0], n, pass.out_along, index, group.work, around);
-    for (int g = 0; g < count; ++g)
-      store_block<Out, T>(y, n, pass.out_along, group.lanes[g], index, group.work[g], around);
-  });
+void load_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& group) {
+  if (!axis.filter) return load_group(pass, group, 0, axis.n, axis.forward_in, group.work);
+  decimate(axis.n, axis.filter, axis.forward_in, group.work, [&](auto... piece) { load_group(pass, group, piece...); });
+}
+
+template <class T>
+void store_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& group) {
+  if (!axis.filter) return store_group(pass, group, 0, axis.n, axis.inverse_out, group.work);
+  interpolate(axis.n, axis.filter, axis.inverse_out, group.work,
+              [&](auto... piece) { store_group(pass, group, piece...); });
 }
 
 // `back` is the second transform of resize. The scratch holds `side_by_side` work arrays, and resize's coefficients.
@@ -276,7 +294,10 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   Vector<T>* coefficients = group.work[static_cast<int>(blocks.side_by_side)];
   for (int64_t b = blocks.begin; b < blocks.end; b += group.work.count) {
     find_group(pass, b, blocks.end, blocks.side_by_side, group);
-    load_group(pass, first_forward ? axis.n : axis.kept, first_forward ? axis.forward_in : axis.inverse_in, group);
+    if (first_forward)
+      load_values(pass, axis, group);
+    else
+      load_group(pass, group, 0, axis.kept, axis.inverse_in, group.work);
     for (int g = 0; g < group.work.count; ++g) {
       auto* z = reinterpret_cast<Complex<T>*>(group.work[g]);
       if (first_forward)
@@ -289,7 +310,10 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
         inverse(back, z);
       }
     }
-    store_group(pass, last_forward ? axis.kept : back.n, last_forward ? axis.forward_out : back.inverse_out, group);
+    if (last_forward)
+      store_group(pass, group, 0, axis.kept, axis.forward_out, group.work);
+    else
+      store_values(pass, back, group);
   }
   if (pass.around_caches) stream_fence();
 }

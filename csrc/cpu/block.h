@@ -59,6 +59,8 @@ FRONT_INLINE bool in_vectors(Along along) {
   return along.stride == 1 && along.run % kLanes<T> == 0;
 }
 
+constexpr int kMostSideBySide = 16;
+
 // Where the work array of each block of a group lies: `stride` vectors apart.
 template <class T>
 struct Works {
@@ -81,9 +83,10 @@ void load_side_by_side(const In* x, int64_t n, Along along, const int32_t* index
   }
 }
 
-// Element i of every lane -> z[index[i]].
+// Element i of every lane -> z[index[i]]. ahead: how many vectors of each row are prefetched.
 template <class In, class T>
-void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, const int32_t* index, Vector<T>* z) {
+void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, const int32_t* index, Vector<T>* z,
+                int64_t ahead) {
   constexpr int W = kLanes<T>;
   if (lanes.in_adjacent && !in_vectors<T>(along)) {
     const In* first = x + lanes.in[0];
@@ -99,7 +102,7 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
       if (lanes.count == W)
         for (int l = 0; l < W; ++l) {
           tile[l] = load<T>(column + lanes.in[l]);
-          if (along.run) __builtin_prefetch(x + lanes.in[l] + offset(along, i + 4 * W), 0, 2);
+          if (ahead) __builtin_prefetch(x + lanes.in[l] + offset(along, i + ahead * W), 0, 2);
         }
       else
         for (int l = 0; l < W; ++l) tile[l] = l < lanes.count ? load<T>(column + lanes.in[l]) : Vector<T>{};

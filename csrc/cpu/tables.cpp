@@ -39,6 +39,29 @@ double factor(int64_t k, int64_t n, Scale scale) {
   return k == 0 ? std::sqrt(1 / dn) * scale.first : std::sqrt(2 / dn) * scale.other;
 }
 
+// decimate.h's A(u) at u / n = share.
+double response(const std::vector<double>& taps, double share) {
+  double a = 0;
+  for (size_t t = 0; t < taps.size(); ++t) a += taps[t] * std::cos(kPi / 2 * share * static_cast<double>(2 * t + 1));
+  return a;
+}
+
+// Dolph and Chebyshev's filter: A = T_m(b cos(pi u / 2n)) / T_m(b) with the Chebyshev polynomial of degree m = 2
+// kFilterTaps - 1 and b cos(pi u / 2n) = 1 where the aliases of the kept coefficients begin, u = n (1 - 1 /
+// kFilterShare). A is a sum of cosines of odd multiples, whose factors follow from its values at as many points.
+std::vector<double> filter_taps() {
+  constexpr int kTaps = plan_detail::kFilterTaps;
+  const double b = 1 / std::sin(kPi / 2 / plan_detail::kFilterShare), m = 2 * kTaps - 1;
+  std::vector<double> taps(kTaps, 0.0);
+  for (int i = 0; i < kTaps; ++i) {
+    const double angle = kPi * (2 * i + 1) / (4 * kTaps), x = b * std::cos(angle);
+    const double value = x > 1 ? std::cosh(m * std::acosh(x)) : std::cos(m * std::acos(x));
+    for (int t = 0; t < kTaps; ++t)
+      taps[t] += 2.0 / kTaps * value / std::cosh(m * std::acosh(b)) * std::cos(angle * (2 * t + 1));
+  }
+  return taps;
+}
+
 using ComplexDouble = std::complex<double>;
 
 // Plain recursive DFT in double, for tables only. root[j] = exp(-2 pi i j / root.size()).
@@ -148,10 +171,10 @@ template <class T>
 AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft)
     : plan_(plan),
       dft_(std::move(dft)),
-      forward_in_(plan.n),
+      forward_in_(plan.length()),
       forward_out_(plan.kept),
       inverse_in_(plan.kept),
-      inverse_out_(plan.n) {
+      inverse_out_(plan.length()) {
   plan.dense ? fill_dense(scale) : fill_fft(scale);
 }
 
@@ -173,7 +196,12 @@ void AxisTables<T>::fill_dense(Scale scale) {
 template <class T>
 void AxisTables<T>::fill_fft(Scale scale) {
   const AxisPlan& plan = plan_;
-  const int64_t n = plan.n, split = plan.split, half = plan.dft.n;
+  const int64_t n = plan.length(), split = plan.split, half = plan.dft.n;
+  std::vector<double> filter;
+  if (plan.decimated) {
+    filter = filter_taps();
+    for (double tap : filter) filter_.push_back(static_cast<T>(tap));
+  }
   const bool even = n % 2 == 0;
 
   for (int64_t i = 0; i < n; ++i) {
@@ -195,7 +223,8 @@ void AxisTables<T>::fill_fft(Scale scale) {
   combine_.resize(plan.kept * (even ? 4 * split : 2));
   T* at = combine_.data();
   for (int64_t k = 0; k < plan.kept; ++k) {
-    const double f = factor(k, n, scale);
+    double f = factor(k, plan.n, scale);
+    if (plan.decimated) f /= response(filter, static_cast<double>(k) / static_cast<double>(plan.n));
     if (!even) {
       at = put(at, f * std::conj(unit(k, 4 * n)));
       continue;
@@ -214,6 +243,8 @@ template <class T>
 AxisView<T> AxisTables<T>::view() const {
   AxisView<T> view{};
   view.dense = plan_.dense;
+  view.length = plan_.length();
+  view.filter = plan_.decimated ? filter_.data() : nullptr;
   view.n = plan_.n;
   view.kept = plan_.kept;
   view.split = plan_.split;
@@ -236,8 +267,8 @@ AxisView<T> AxisTables<T>::view() const {
 template <class T>
 int64_t AxisTables<T>::bytes() const {
   // With the DFT's part, which lives as long as this does, whether it is still in its own cache or not.
-  return bytes_of(combine_) + bytes_of(forward_in_) + bytes_of(forward_out_) + bytes_of(inverse_in_) +
-         bytes_of(inverse_out_) + (dft_ ? dft_->bytes() : 0);
+  return bytes_of(combine_) + bytes_of(filter_) + bytes_of(forward_in_) + bytes_of(forward_out_) +
+         bytes_of(inverse_in_) + bytes_of(inverse_out_) + (dft_ ? dft_->bytes() : 0);
 }
 
 namespace {
@@ -288,7 +319,7 @@ std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale 
   static auto* dfts = new Cache<int64_t, DftTables<T>>;
   static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double>, AxisTables<T>>;
   return axes->get({n, kept, scale.first, scale.other}, [&] {
-    const AxisPlan plan = plan_axis(n, kept);
+    const AxisPlan plan = plan_axis(n, kept, sizeof(T));
     std::shared_ptr<const DftTables<T>> dft;
     if (!plan.dense) dft = dfts->get(plan.dft.n, [&] { return std::make_shared<const DftTables<T>>(plan.dft); });
     return std::make_shared<const AxisTables<T>>(plan, scale, std::move(dft));

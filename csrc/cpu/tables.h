@@ -40,11 +40,13 @@ struct DftView {
 template <class T>
 struct AxisView {
   bool dense;
+  int64_t length;                // of what is transformed: n, or n / 2 after the filter
+  const T* filter;               // decimate.h; null: none
   int64_t n, kept, split, half;  // half: length of each complex DFT; dense: of the folded lane
   DftView<T> dft;
   // Real numbers of the work array of split * half complex ones.
-  const int32_t *forward_in, *forward_out;  // where input i must lie [n]; where coefficient k is left [kept]
-  const int32_t *inverse_in, *inverse_out;  // where coefficient k must lie [kept]; where output i is left [n]
+  const int32_t *forward_in, *forward_out;  // where input i must lie [length]; where coefficient k is left [kept]
+  const int32_t *inverse_in, *inverse_out;  // where coefficient k must lie [kept]; where output i is left [length]
   const T* combine;                         // even n: [kept][split][4], odd n: [kept][2]
   int64_t work;  // complex numbers per lane: split * half, plus Bluestein's convolution; dense.h
 };
@@ -95,7 +97,7 @@ class AxisTables {
 
   AxisPlan plan_;
   std::shared_ptr<const DftTables<T>> dft_;
-  std::vector<T> combine_;
+  std::vector<T> combine_, filter_;
   std::vector<int32_t> forward_in_, forward_out_, inverse_in_, inverse_out_;
 };
 

@@ -26,6 +26,7 @@ py::dict axis_dict(const front::AxisPlan& p) {
   plan["n"] = p.n;
   plan["kept"] = p.kept;
   plan["algorithm"] = p.dense ? "dense" : p.dft.conv ? "bluestein" : "mixed radix";
+  plan["decimated"] = p.decimated;
   plan["split"] = p.split;
   plan["dft_length"] = p.dft.n;
   plan["convolution_length"] = p.dft.conv;
@@ -53,11 +54,12 @@ PYBIND11_MODULE(_C, m) {
 
   m.def(
       "plan_axis",
-      [](int64_t n, int64_t kept) {
+      [](int64_t n, int64_t kept, int64_t compute_bytes) {
         check_axis("n", n, "kept", kept);
-        return axis_dict(front::plan_axis(n, kept));
+        return axis_dict(front::plan_axis(n, kept, compute_bytes));
       },
-      py::arg("n"), py::arg("kept"), "How an axis of length n, of which `kept` coefficients matter, is transformed.");
+      py::arg("n"), py::arg("kept"), py::arg("compute_bytes") = 4,
+      "How an axis of length n, of which `kept` coefficients matter, is transformed.");
 
   m.def(
       "plan_matrix",

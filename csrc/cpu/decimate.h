@@ -1,0 +1,87 @@
+// Half the length where at most an eighth of the coefficients is kept, in float32. A symmetric filter of even length
+// keeps DCT-II's symmetry exactly: with y_j = sum_t h_t (x_{2j-t} + x_{2j+1+t}), x continued by reflection, the DCT-II
+// of y is A(u) X_u - A(n-u) X_{n-u} with A(u) = sum_t h_t cos(pi (2t+1) u / 2n). The filter makes A(n-u) / A(u) at
+// most 2.1e-9 for the kept u, and the table divides by A(u) (tables.cpp). The inverse runs the transpose. Included only
+// by axis_isa.cpp.
+#pragma once
+
+#include "block.h"
+#include "tables.h"
+
+namespace front::cpu::FRONT_ISA {
+
+constexpr int kTaps = plan_detail::kFilterTaps, kReach = kTaps - 1;
+constexpr int kChunk = 64;  // values at a time: a multiple of every run (Along) and vector
+static_assert(kTaps == 5, "the sums below are written out");
+
+// Where loads and stores of a chunk find its elements.
+struct Count {
+  int32_t at[kChunk];
+  constexpr Count() : at() {
+    for (int i = 0; i < kChunk; ++i) at[i] = i;
+  }
+};
+constexpr Count kInOrder;
+
+// n values of every lane, which load(begin, count, index, works) brings, filtered -> n / 2 at index[j] of the work
+// arrays.
+template <class T, class Load>
+void decimate(int64_t n, const T* h, const int32_t* index, Works<T> works, Load load) {
+  // u[i] = x[begin - 2 kReach + i]
+  constexpr int kBefore = 2 * kReach, kStride = kBefore + kChunk + kReach;
+  Vector<T> chunk[kMostSideBySide * kStride];
+  int64_t j = 0;
+  for (int64_t begin = 0; begin < n; begin += kChunk) {
+    const int64_t count = n - begin < kChunk ? n - begin : kChunk;
+    const bool last = begin + count == n;
+    load(begin, count, kInOrder.at, Works<T>{chunk + kBefore, kStride, works.count});
+    const int64_t end = last ? n / 2 : (begin + count - kReach) / 2;  // what lacks values of the next chunk waits
+    for (int g = 0; g < works.count; ++g) {
+      Vector<T>* u = chunk + g * kStride;
+      if (begin == 0)
+        for (int i = 0; i < kBefore; ++i) u[kBefore - 1 - i] = u[kBefore + i];
+      if (last)
+        for (int i = 0; i < kReach; ++i) u[kBefore + count + i] = u[kBefore + count - 1 - i];
+      Vector<T>* y = works[g];
+      for (int64_t q = j; q < end; ++q) {
+        const Vector<T>* at = u + kBefore - begin + 2 * q;  // x[2q]
+        Vector<T> sum = splat(h[4]) * (at[-4] + at[5]);
+        sum += splat(h[3]) * (at[-3] + at[4]);
+        sum += splat(h[2]) * (at[-2] + at[3]);
+        sum += splat(h[1]) * (at[-1] + at[2]);
+        y[index[q]] = sum + splat(h[0]) * (at[0] + at[1]);
+      }
+      for (int i = 0; i < kBefore && !last; ++i) u[i] = u[count + i];
+    }
+    j = end;
+  }
+}
+
+// The transpose: n / 2 values at index[j] of the work arrays -> n of every lane, which store(begin, count, index,
+// works) takes away.
+template <class T, class Store>
+void interpolate(int64_t n, const T* h, const int32_t* index, Works<T> works, Store store) {
+  constexpr int kHalf = kChunk / 2, kEdge = kReach / 2;
+  const int64_t half = n / 2;
+  Vector<T> chunk[kMostSideBySide * kChunk], v[kHalf + 2 * kEdge];
+  for (int64_t begin = 0; begin < half; begin += kHalf) {
+    const int64_t count = half - begin < kHalf ? half - begin : kHalf;
+    for (int g = 0; g < works.count; ++g) {
+      for (int64_t i = -kEdge; i < count + kEdge; ++i) {
+        const int64_t j = begin + i;
+        v[kEdge + i] = works[g][index[j < 0 ? -1 - j : j < half ? j : 2 * half - 1 - j]];
+      }
+      Vector<T>* x = chunk + g * kChunk;
+      for (int64_t i = 0; i < count; ++i) {
+        const Vector<T>* y = v + kEdge + i;
+        x[2 * i] = splat(h[0]) * y[0] +
+                   (splat(h[1]) * y[-1] + (splat(h[2]) * y[1] + (splat(h[3]) * y[-2] + splat(h[4]) * y[2])));
+        x[2 * i + 1] = splat(h[0]) * y[0] +
+                       (splat(h[1]) * y[1] + (splat(h[2]) * y[-1] + (splat(h[3]) * y[2] + splat(h[4]) * y[-2])));
+      }
+    }
+    store(2 * begin, 2 * count, kInOrder.at, Works<T>{chunk, kChunk, works.count});
+  }
+}
+
+}  // namespace front::cpu::FRONT_ISA
