@@ -26,10 +26,11 @@ constexpr Count kInOrder;
 // n values of every lane, which load(begin, count, index, works) brings, filtered -> n / 2 at index[j] of the work
 // arrays.
 template <class T, class Load>
-void decimate(int64_t n, const T* h, const int32_t* index, Works<T> works, Load load) {
+void decimate(int64_t n, const T* filter, const int32_t* index, Works<T> works, Load load) {
   // u[i] = x[begin - 2 kReach + i]
   constexpr int kBefore = 2 * kReach, kStride = kBefore + kChunk + kReach;
-  Vector<T> chunk[kMostSideBySide * kStride];
+  Vector<T> chunk[kMostSideBySide * kStride], h[kTaps];
+  for (int t = 0; t < kTaps; ++t) h[t] = splat(filter[t]);
   int64_t j = 0;
   for (int64_t begin = 0; begin < n; begin += kChunk) {
     const int64_t count = n - begin < kChunk ? n - begin : kChunk;
@@ -45,11 +46,11 @@ void decimate(int64_t n, const T* h, const int32_t* index, Works<T> works, Load 
       Vector<T>* y = works[g];
       for (int64_t q = j; q < end; ++q) {
         const Vector<T>* at = u + kBefore - begin + 2 * q;  // x[2q]
-        Vector<T> sum = splat(h[4]) * (at[-4] + at[5]);
-        sum += splat(h[3]) * (at[-3] + at[4]);
-        sum += splat(h[2]) * (at[-2] + at[3]);
-        sum += splat(h[1]) * (at[-1] + at[2]);
-        y[index[q]] = sum + splat(h[0]) * (at[0] + at[1]);
+        Vector<T> sum = h[4] * (at[-4] + at[5]);
+        sum += h[3] * (at[-3] + at[4]);
+        sum += h[2] * (at[-2] + at[3]);
+        sum += h[1] * (at[-1] + at[2]);
+        y[index[q]] = sum + h[0] * (at[0] + at[1]);
       }
       for (int i = 0; i < kBefore && !last; ++i) u[i] = u[count + i];
     }
@@ -60,10 +61,11 @@ void decimate(int64_t n, const T* h, const int32_t* index, Works<T> works, Load 
 // The transpose: n / 2 values at index[j] of the work arrays -> n of every lane, which store(begin, count, index,
 // works) takes away.
 template <class T, class Store>
-void interpolate(int64_t n, const T* h, const int32_t* index, Works<T> works, Store store) {
+void interpolate(int64_t n, const T* filter, const int32_t* index, Works<T> works, Store store) {
   constexpr int kHalf = kChunk / 2, kEdge = kReach / 2;
   const int64_t half = n / 2;
-  Vector<T> chunk[kMostSideBySide * kChunk], v[kHalf + 2 * kEdge];
+  Vector<T> chunk[kMostSideBySide * kChunk], v[kHalf + 2 * kEdge], h[kTaps];
+  for (int t = 0; t < kTaps; ++t) h[t] = splat(filter[t]);
   for (int64_t begin = 0; begin < half; begin += kHalf) {
     const int64_t count = half - begin < kHalf ? half - begin : kHalf;
     for (int g = 0; g < works.count; ++g) {
@@ -74,10 +76,8 @@ void interpolate(int64_t n, const T* h, const int32_t* index, Works<T> works, St
       Vector<T>* x = chunk + g * kChunk;
       for (int64_t i = 0; i < count; ++i) {
         const Vector<T>* y = v + kEdge + i;
-        x[2 * i] = splat(h[0]) * y[0] +
-                   (splat(h[1]) * y[-1] + (splat(h[2]) * y[1] + (splat(h[3]) * y[-2] + splat(h[4]) * y[2])));
-        x[2 * i + 1] = splat(h[0]) * y[0] +
-                       (splat(h[1]) * y[1] + (splat(h[2]) * y[-1] + (splat(h[3]) * y[2] + splat(h[4]) * y[-2])));
+        x[2 * i] = h[0] * y[0] + (h[1] * y[-1] + (h[2] * y[1] + (h[3] * y[-2] + h[4] * y[2])));
+        x[2 * i + 1] = h[0] * y[0] + (h[1] * y[1] + (h[2] * y[-1] + (h[3] * y[2] + h[4] * y[-2])));
       }
     }
     store(2 * begin, 2 * count, kInOrder.at, Works<T>{chunk, kChunk, works.count});
