@@ -2,13 +2,13 @@
 
 Coefficients are unscaled, C_N[u, i] = cos(pi (2i+1) u / 2N): `norm="backward"` of front_kernels over 2 per axis, which
 is exact in binary. Along the layers, the transform of a unit matrix gives the weight of each layer in each coefficient,
-so that layers are read and written one at a time.
+so that layers are read and written in groups of bounded size, large ones one at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,9 @@ __all__ = ["Statistics", "extract_role", "kept_energy", "one_layer", "pooled_std
 
 # Elements per step of a streamed sum: 1 MiB in float64, which stays in cache.
 _CHUNK = 1 << 17
+# Most bytes that layers transformed together may take. Threads share a list of small matrices better than each of them;
+# a matrix of which no two fit keeps all threads busy alone. A larger limit gains little and takes more memory.
+_TOGETHER = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -89,19 +92,22 @@ def extract_role(
         work.view(tensor.shape).copy_(tensor)
         del tensor
         stats.append(_standardise(work))
-        owned = [work]
-        del work
-        return _forward(owned, axes, size)
+        return work
 
-    coefficients = read(names[0])
+    def transformed() -> Iterator[Tensor]:
+        for part in _groups(len(names), matrix, axes, dtype):
+            group = _forward([read(name) for name in names[part]], axes, size)
+            while group:
+                yield group.pop(0)
+
+    blocks = transformed()
+    coefficients = next(blocks)
     if len(names) > 1:
         first, coefficients = coefficients, coefficients.new_zeros(rows, *size)
         coefficients.view(rows, -1).addr_(along[:, 0].to(first), first.view(-1))
         del first
-        for i, name in enumerate(names[1:], 1):
-            block = read(name)
-            coefficients.view(rows, -1).addr_(along[:, i].to(block), block.view(-1))
-            del block
+        for i in range(1, len(names)):
+            coefficients.view(rows, -1).addr_(along[:, i].to(coefficients), next(blocks).view(-1))
     mean, std, energy = torch.tensor(stats, dtype=torch.float64).T.contiguous()
     return GeneRole(
         template=role.template,
@@ -135,8 +141,23 @@ def _standardise(work: Tensor) -> tuple[float, float, float]:
     return mean, std, squares / (std + 1e-8) ** 2
 
 
-def _forward(owned: list[Tensor], axes: tuple[bool, bool], kept: tuple[int, int]) -> Tensor:
-    """The first kept unscaled coefficients of the matrix in `owned`, which is taken out of it to be freed early."""
+def _groups(count: int, matrix: tuple[int, int], axes: tuple[bool, bool], dtype: torch.dtype) -> Iterator[slice]:
+    """Which of `count` layers are transformed together; `matrix`: the larger one of a layer's input and result."""
+    layer = 3 * math.prod(matrix) * dtype.itemsize  # input, intermediate and result
+    step = max(1, _TOGETHER // layer) if all(axes) else 1  # the list ops transform both axes
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def _forward(owned: list[Tensor], axes: tuple[bool, bool], kept: tuple[int, int]) -> list[Tensor]:
+    """The first kept unscaled coefficients of the matrices in `owned`, which is emptied to free them early."""
+    if len(owned) == 1:
+        return [_forward_alone(owned, axes, kept)]
+    blocks = front_kernels.dct_crop_many(owned, kept, norm="backward")
+    owned.clear()
+    return [block.mul_(0.25) for block in blocks]
+
+
+def _forward_alone(owned: list[Tensor], axes: tuple[bool, bool], kept: tuple[int, int]) -> Tensor:
     work = owned.pop()
     rows, columns = work.shape
     done = [t and n > 1 for t, n in zip(axes, work.shape, strict=True)]
@@ -151,8 +172,16 @@ def _forward(owned: list[Tensor], axes: tuple[bool, bool], kept: tuple[int, int]
     return work[: kept[0], : kept[1]].contiguous()
 
 
-def _backward(owned: list[Tensor], axes: tuple[bool, bool], size: tuple[int, int]) -> Tensor:
-    """The matrix of this size whose first unscaled coefficients are in `owned`; the others are 0."""
+def _backward(owned: list[Tensor], axes: tuple[bool, bool], size: tuple[int, int]) -> list[Tensor]:
+    """The matrices of this size whose first unscaled coefficients are in `owned`, which is emptied; the rest are 0."""
+    if len(owned) == 1:
+        return [_backward_alone(owned, axes, size)]
+    matrices = front_kernels.idct_pad_many([work.mul_(4) for work in owned], size, norm="backward")
+    owned.clear()
+    return matrices
+
+
+def _backward_alone(owned: list[Tensor], axes: tuple[bool, bool], size: tuple[int, int]) -> Tensor:
     work = owned.pop()
     rows, columns = work.shape
     done = [t and n > 1 for t, n in zip(axes, size, strict=True)]
@@ -253,16 +282,18 @@ def rebuild(
             factor *= size[axis] / role.kept[axis]
         elif transformed and gain == "ortho":
             factor *= math.sqrt(size[axis] / role.matrix[axis])
-    for i in layers:
-        mixed = _mix(block, weights[i] * factor)
+
+    def mixed(i: int) -> Tensor:
+        coefficients = _mix(block, weights[i] * factor)
         if noise is not None and noise_weights is not None:
-            mixed += _mix(noise, noise_weights[i] * factor)
-        owned = [mixed]
-        del mixed
-        matrix = _backward(owned, role.axes, size)
-        layer = min(i, role.depth - 1)
-        write(i, matrix.mul_(role.std[layer].item()).add_(role.mean[layer].item()))
-        del matrix
+            coefficients += _mix(noise, noise_weights[i] * factor)
+        return coefficients
+
+    for part in _groups(len(layers), size, role.axes, block.dtype):
+        matrices = _backward([mixed(i) for i in layers[part]], role.axes, size)
+        for i in layers[part]:
+            layer = min(i, role.depth - 1)
+            write(i, matrices.pop(0).mul_(role.std[layer].item()).add_(role.mean[layer].item()))
 
 
 def kept_energy(role: GeneRole, shape: tuple[int, ...], depth_kept: int) -> float | None:

@@ -173,8 +173,8 @@ def transfer(
 ) -> tuple[dict[str, Tensor], TransferReport]:
     """`initialize(copy of like, extract(source))`, one role at a time: new tensors, and the inputs stay as they are.
 
-    Besides source and result, memory holds at most one role's kept coefficients and two matrices (with
-    `depth_fill="random"` also the drawn coefficients of that role).
+    Besides source and result, memory holds at most one role's kept coefficients and two matrices, or 16 MiB of smaller
+    ones that are transformed together (with `depth_fill="random"` also the drawn coefficients of that role).
 
     Args:
         source: the trained model, as in `extract`.
