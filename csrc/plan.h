@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "params.h"
+
 namespace front {
 
 // A complex DFT of length n: mixed radix where n is smooth; otherwise Bluestein, a cyclic convolution of length
@@ -209,18 +211,18 @@ constexpr double kOperationNs = 0.2;  // a vector operation of AxisPlan::cost
 constexpr double kCachedNs = 0.03, kReadNs = 0.06, kWriteNs = 0.06, kReadColumnsNs = 0.15, kWriteColumnsNs = 0.08;
 constexpr double kPassUs = 1;  // start of a parallel loop
 
-// One side of a pass: elements per lane, their size, and whether lanes are the columns of a row-major matrix.
+// One side of a pass: elements per lane, their size, and whether the elements of a lane lie far apart.
 struct PassSide {
   int64_t length, bytes;
-  bool columns;
+  bool apart;
 };
 
 inline double pass_us(double cost, int64_t lanes, int64_t compute_bytes, PassSide in, PassSide out, const Machine& m) {
   const auto in_bytes = static_cast<double>(lanes * in.length * in.bytes);
   const auto out_bytes = static_cast<double>(lanes * out.length * out.bytes);
   const bool cached = in_bytes + out_bytes <= static_cast<double>(m.shared_cache);
-  const double read = cached ? kCachedNs : in.columns ? kReadColumnsNs : kReadNs;
-  const double write = cached ? kCachedNs : out.columns ? kWriteColumnsNs : kWriteNs;
+  const double read = cached ? kCachedNs : in.apart ? kReadColumnsNs : kReadNs;
+  const double write = cached ? kCachedNs : out.apart ? kWriteColumnsNs : kWriteNs;
   const int64_t width = m.vector_bytes / compute_bytes, blocks = (lanes + width - 1) / width;
   const int64_t busiest = (blocks + m.threads - 1) / m.threads;  // blocks of the thread that has most
   const double share = static_cast<double>(busiest) / static_cast<double>(blocks);
@@ -235,43 +237,63 @@ inline double pass_us(double cost, int64_t lanes, int64_t compute_bytes, PassSid
 inline bool writes_around_caches(int64_t bytes_moved, const Machine& m) { return bytes_moved > m.shared_cache; }
 
 // How many blocks of a pass over adjacent lanes are transformed together, so that rows are moved in longer pieces than
-// one vector: at least a cache line, up to four where the matrix is not cached, their work arrays still are, and no
-// thread goes without.
+// one vector: a cache line, or up to four where the matrix is not cached and their work arrays still are; but no thread
+// goes without.
+constexpr int64_t kMostLines = 4, kMostSideBySide = kMostLines * kLineBytes / 16;  // 16: the narrowest vectors
 inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t bytes_moved, const Machine& m) {
-  const int64_t line = std::max<int64_t>(1, 64 / m.vector_bytes);
-  int64_t count = line;
-  if (bytes_moved <= m.own_cache) return count;
-  while (count < 4 * line && 2 * count * work_bytes <= m.own_cache / 2 && 2 * count * m.threads <= blocks) count *= 2;
+  const int64_t line = std::max<int64_t>(1, kLineBytes / m.vector_bytes);
+  int64_t count = 1;
+  while (2 * count * m.threads <= blocks && count < kMostLines * line) {
+    const bool near = 2 * count * work_bytes <= m.own_cache / 2;
+    if (count >= line && (bytes_moved <= m.own_cache || !near)) break;
+    count *= 2;
+  }
   return count;
 }
 
-// `forward`: m x n -> k0 x k1; else the transpose. Sizes of elements in bytes. Rows first needs an intermediate of
-// in_rows x out_columns, columns first one of out_rows x in_columns; it is never larger than m x k1.
-inline MatrixPlan plan_matrix(bool forward, int64_t m, int64_t n, int64_t k0, int64_t k1, int64_t in_bytes,
-                              int64_t compute_bytes, int64_t out_bytes, const Machine& machine) {
+// What of a matrix matters: the sizes, bytes of the elements, and whether it is stored column by column.
+struct MatrixShape {
+  bool forward;  // m x n -> k0 x k1; else the transpose
+  int64_t m, n, k0, k1;
+  int64_t in_bytes, compute_bytes, out_bytes;
+  bool in_by_columns, out_by_columns;
+};
+
+// Rows first needs an intermediate of in_rows x out_columns, columns first one of out_rows x in_columns; it is never
+// larger than m x k1. The order is what is predicted to be faster with one thread: results do not depend on threads.
+inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   using namespace plan_detail;
-  MatrixPlan plan;
-  plan.rows = plan_axis(n, k1, compute_bytes);
-  plan.columns = plan_axis(m, k0, compute_bytes);
-  const int64_t in_rows = forward ? m : k0, in_columns = forward ? n : k1;
-  const int64_t out_rows = forward ? k0 : m, out_columns = forward ? k1 : n;
+  MatrixPlan best;
+  double fastest = 0;
+  best.rows = plan_axis(x.n, x.k1, x.compute_bytes);
+  best.columns = plan_axis(x.m, x.k0, x.compute_bytes);
+  const int64_t in_rows = x.forward ? x.m : x.k0, in_columns = x.forward ? x.n : x.k1;
+  const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
   for (Order order : {Order::rows_first, Order::columns_first}) {
     const bool rows_first = order == Order::rows_first;
     const int64_t workspace = rows_first ? in_rows * out_columns : out_rows * in_columns;
-    if (workspace > m * k1) continue;
-    const double rows_us = pass_us(plan.rows.cost, rows_first ? in_rows : out_rows, compute_bytes,
-                                   {in_columns, rows_first ? in_bytes : compute_bytes, false},
-                                   {out_columns, rows_first ? compute_bytes : out_bytes, false}, machine);
-    const double columns_us = pass_us(plan.columns.cost, rows_first ? out_columns : in_columns, compute_bytes,
-                                      {in_rows, rows_first ? compute_bytes : in_bytes, !rows_first},
-                                      {out_rows, rows_first ? out_bytes : compute_bytes, rows_first}, machine);
-    if (plan.workspace && rows_us + columns_us >= plan.rows_us + plan.columns_us) continue;
-    plan.order = order;
-    plan.workspace = workspace;
-    plan.rows_us = rows_us;
-    plan.columns_us = columns_us;
+    if (workspace > x.m * x.k1) continue;
+    const auto us = [&](Order which, const Machine& m) {
+      return which == Order::rows_first
+                 ? pass_us(best.rows.cost, rows_first ? in_rows : out_rows, x.compute_bytes,
+                           {in_columns, rows_first ? x.in_bytes : x.compute_bytes, rows_first && x.in_by_columns},
+                           {out_columns, rows_first ? x.compute_bytes : x.out_bytes, !rows_first && x.out_by_columns},
+                           m)
+                 : pass_us(best.columns.cost, rows_first ? out_columns : in_columns, x.compute_bytes,
+                           {in_rows, rows_first ? x.compute_bytes : x.in_bytes, !rows_first && !x.in_by_columns},
+                           {out_rows, rows_first ? x.out_bytes : x.compute_bytes, rows_first && !x.out_by_columns}, m);
+    };
+    Machine alone = machine;
+    alone.threads = 1;
+    const double total = us(Order::rows_first, alone) + us(Order::columns_first, alone);
+    if (best.workspace && total >= fastest) continue;
+    fastest = total;
+    best.order = order;
+    best.workspace = workspace;
+    best.rows_us = us(Order::rows_first, machine);
+    best.columns_us = us(Order::columns_first, machine);
   }
-  return plan;
+  return best;
 }
 
 }  // namespace front

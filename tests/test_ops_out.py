@@ -161,3 +161,17 @@ def test_compiled(backend):
         result = step(x, buffer)
         assert torch.equal(buffer, fk.dct_crop(x, (5, 18)))
         assert torch.equal(result, buffer + 1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "n", "gap"), [(torch.float32, 16, 1), (torch.float64, 8, 1), (torch.float32, 16, 16)]
+)
+def test_results_on_and_off_cache_lines_in_one_batch(dtype, n, gap):
+    """More than the caches hold, one row per matrix on the way: blocks are side by side in the input only."""
+    batch, m = 512, 2048
+    whole = torch.full((batch * (m * n + gap),), -7, dtype=dtype)
+    out = whole.as_strided((batch, m, n), (m * n + gap, n, 1))
+    x = torch.randn(batch, 1, 4, dtype=dtype)
+    fk.idct_pad(x, (m, n), out=out)
+    torch.testing.assert_close(out[::37], torch.stack([fk.idct_pad(y, (m, n)) for y in x[::37]]))
+    assert (whole.view(batch, -1)[:, m * n :] == -7).all()

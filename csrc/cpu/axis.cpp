@@ -75,7 +75,9 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const AxisView<T> axis = tables->view(), second = back->view();
   const int64_t width = lanes_per_block<T>(isa()), blocks = block_count(pass, width), moved = bytes_moved(pass);
   const int64_t work = 2 * std::max(axis.work, second.work) * isa().vector_bytes;
-  const int64_t together = blocks_side_by_side(work, blocks, moved, machine);
+  const LaneDim inner = pass.lane_dims ? pass.lanes[pass.lane_dims - 1] : LaneDim{1, 0, 0};
+  const bool adjacent = inner.in_stride == 1 || inner.out_stride == 1;  // else no two blocks are side by side
+  const int64_t together = adjacent ? blocks_side_by_side(work, blocks, moved, machine) : 1;
   pass.around_caches = writes_around_caches(moved, machine);
   const auto bytes = static_cast<size_t>(work * together + (resize ? pass.kept * isa().vector_bytes : 0));
   const int64_t grain = std::max<int64_t>(1, kGrainPoints / (pass.n * width * together));

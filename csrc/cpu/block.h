@@ -59,8 +59,6 @@ FRONT_INLINE bool in_vectors(Along along) {
   return along.stride == 1 && along.run % kLanes<T> == 0;
 }
 
-constexpr int kMostSideBySide = 16;
-
 // Where the work array of each block of a group lies: `stride` vectors apart.
 template <class T>
 struct Works {
@@ -185,8 +183,11 @@ template <class Out, class T>
 bool whole_lines(const Out* y, Along along, const Lanes<T>* lanes, int count, bool side_by_side) {
   const auto aligned = [](int64_t elements) { return elements * static_cast<int64_t>(sizeof(Out)) % kLineBytes == 0; };
   if (reinterpret_cast<uintptr_t>(y) % kLineBytes != 0 || (along.run && !aligned(along.jump))) return false;
-  if (side_by_side || (lanes[0].out_adjacent && !in_vectors<T>(along)))
-    return aligned(along.stride) && aligned(lanes[0].out[0]) && aligned((side_by_side ? count : 1) * kLanes<T>);
+  if (side_by_side || (lanes[0].out_adjacent && !in_vectors<T>(along))) {
+    for (int g = 0; g < count; ++g)
+      if (!side_by_side && !aligned(lanes[g].out[0])) return false;
+    return aligned(lanes[0].out[0]) && aligned(along.stride) && aligned((side_by_side ? count : 1) * kLanes<T>);
+  }
   if (along.run && !aligned(along.run)) return false;
   for (int g = 0; g < count; ++g)
     for (int l = 0; l < lanes[g].count; ++l)

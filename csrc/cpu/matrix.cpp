@@ -1,6 +1,7 @@
 #include "matrix.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 #include "axis.h"
@@ -41,9 +42,12 @@ class Transform {
  public:
   Transform(const MatrixPass& pass, const Machine& machine) : p_(pass) {
     if (p_.direction != Direction::resize)
-      order_ = plan_matrix(p_.direction == Direction::forward, p_.m, p_.n, p_.k0, p_.k1, size_of(p_.in_type),
-                           size_of(p_.compute_type), size_of(p_.out_type), machine)
-                   .order;
+      order_ =
+          plan_matrix({p_.direction == Direction::forward, p_.m, p_.n, p_.k0, p_.k1, size_of(p_.in_type),
+                       size_of(p_.compute_type), size_of(p_.out_type), std::abs(p_.in_row) < std::abs(p_.in_column),
+                       std::abs(p_.out_row) < std::abs(p_.out_column)},
+                      machine)
+              .order;
     const bool rows_first = order_ == Order::rows_first;
     panels_.type = p_.compute_type;
     switch (p_.direction) {
@@ -209,7 +213,7 @@ void run_matrices(const MatrixPass& pass, const Executor& executor) {
   for (int32_t d = 0; d < pass.batch_dims; ++d)
     if (pass.batch[d].size == 0) return;
   if (pass.count == 0) return;
-  Transform(pass, machine(1)).run(executor);  // one plan for any number of threads: results are the same bit for bit
+  Transform(pass, machine(executor.threads)).run(executor);
 }
 
 }  // namespace front::cpu

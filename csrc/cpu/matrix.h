@@ -5,8 +5,8 @@
 
 namespace front::cpu {
 
-// Transforms every matrix of `pass`. Rows first (inverse: columns first), so that the intermediate is M x k1. Within a
-// matrix all of the input is read before any of the output is written. Throws as run_axis does.
+// Transforms every matrix of `pass`, rows or columns first (plan_matrix), with an intermediate of at most M x k1.
+// Within a matrix all of the input is read before any of the output is written. Throws as run_axis does.
 void run_matrices(const MatrixPass& pass, const Executor& executor);
 
 }  // namespace front::cpu

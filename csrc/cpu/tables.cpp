@@ -5,6 +5,8 @@
 #include <list>
 #include <map>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 
 namespace front::cpu {
@@ -142,6 +144,8 @@ template <class T>
 DftTables<T>::DftTables(const DftPlan& plan) : plan_(plan), fft_(plan.conv ? plan.conv : plan.n, plan.radices) {
   const int64_t n = plan.n, conv = plan.conv;
   if (!conv) return;
+  for (int32_t r : plan.radices)
+    if (r > 8) throw std::logic_error("a convolution of radix " + std::to_string(r));  // fft.h has no transpose of it
   std::vector<ComplexDouble> root(conv), conjugate(conv), spectrum(conv);
   for (int64_t j = 0; j < conv; ++j) root[j] = unit(j, conv);
   chirp_.resize(2 * n);

@@ -17,7 +17,7 @@ template <class T>
 struct StageView {
   int32_t radix;
   int64_t span;        // sub-transform length that this stage combines
-  const T* twiddles;   // [span] rows of exp(-2 pi i j k / (radix * span)) for some j (fft.h: twiddled)
+  const T* twiddles;   // [span] rows of exp(-2 pi i j k / (radix * span)), j = 1..radix-1
   const T* rotations;  // generic radix p: cos and sin of 2 pi q j / p, [2][h][h] for q, j = 1..h = (p-1)/2
 };
 

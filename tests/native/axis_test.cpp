@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "cpu/axis.h"
@@ -195,6 +196,15 @@ int main() {
                   for (DType in : types)
                     for (DType out : types) check(direction, n, kept, lanes, 1, kind, gap, in, out, uncached);
               }
+  for (Direction direction : {Direction::forward, Direction::inverse})  // long enough for every walk over the points
+    for (auto [n, kept] : {std::pair<int64_t, int64_t>{4096, 4096}, {4096, 512}, {2038, 64}, {2038, 1019}})
+      check(direction, n, kept, 17, 1, Kind::axis_inside, 0, DType::f32, DType::f32, true);
+  // Side by side they are one block, or two of a thread each.
+  const front::Machine two{32, 1 << 20, 32 << 20, 2};
+  for (auto [blocks, expected] : {std::pair<int64_t, int64_t>{1, 1}, {3, 1}, {4, 2}, {8, 4}, {1000, 8}})
+    front::blocks_side_by_side(1000, blocks, int64_t{1} << 30, two) == expected ? ++passed : ++failed;
+  front::blocks_side_by_side(1000, 1000, 1000, two) == 2 ? ++passed : ++failed;                 // cached: a line
+  front::blocks_side_by_side(1 << 20, 1000, int64_t{1} << 30, two) == 2 ? ++passed : ++failed;  // long: a line
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
 }
