@@ -37,6 +37,8 @@ def test_values_under(isa):
             "no:cacheprovider",
             "test_ops_values.py",
             "test_ops_laws.py",
+            "test_ops_paths.py",
+            "test_ops_out.py",
         ],
         env={**os.environ, "FRONT_CPU_ISA": isa},
         cwd=Path(__file__).parent,

@@ -1,6 +1,7 @@
 // run_axis on buffers of exactly the needed size, with sentinels in every gap of strided outputs, against sums by
 // definition. Built with sanitizers by tests/test_native.py; prints "N passed, M failed".
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -116,9 +117,10 @@ void put(Buffer& v, int64_t i, DType t, int64_t sixteenths) {  // exact in every
 double tolerance(DType t) { return t == DType::f64 ? 5e-14 : t == DType::f32 ? 1e-6 : t == DType::f16 ? 1e-3 : 8e-3; }
 
 void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t batch, Kind kind, int64_t gap,
-           DType in_type, DType out_type, bool uncached) {
-  const int64_t in_length = direction == Direction::forward ? n : kept;
-  const int64_t out_length = direction == Direction::forward ? kept : n;
+           DType in_type, DType out_type, bool uncached, int64_t size = 0) {
+  const bool resize = direction == Direction::resize;
+  const int64_t in_length = direction == Direction::inverse ? kept : n;
+  const int64_t out_length = resize ? size : direction == Direction::forward ? kept : n;
   // The engine reads or writes panels on the kept side only.
   const Kind other = kind == Kind::panels ? Kind::axis_inside : kind;
   const bool forward = direction == Direction::forward;
@@ -137,6 +139,7 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
   pass.direction = direction;
   pass.n = n;
   pass.kept = kept;
+  pass.size = size;
   pass.in = x.data();
   pass.out = y.data();
   pass.in_type = in_type;
@@ -159,7 +162,8 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
         lane[i] = get(x, in.at(b, l, i), in_type);
         scale += lane[i] * lane[i];
       }
-      const auto expected = by_definition(direction, n, kept, lane);
+      auto expected = by_definition(resize ? Direction::forward : direction, n, kept, lane);
+      if (resize) expected = by_definition(Direction::inverse, size, kept, expected);
       for (int64_t i = 0; i < out_length; ++i) {
         error += std::pow(get(y, out.at(b, l, i), out_type) - expected[i], 2);
         written[out.at(b, l, i)] = true;
@@ -173,10 +177,12 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
   if (!good)
     std::printf(
         "FAILED %s n=%ld kept=%ld lanes=%ld batch=%ld layout=%d gap=%ld types %d %d: error %.3g, sentinels %s\n",
-        direction == Direction::forward ? "forward" : "inverse", static_cast<long>(n), static_cast<long>(kept),
-        static_cast<long>(lanes), static_cast<long>(batch), static_cast<int>(kind), static_cast<long>(gap),
-        static_cast<int>(in_type), static_cast<int>(out_type), std::sqrt(error / scale),
-        sentinels ? "intact" : "OVERWRITTEN");
+        resize                            ? "resize"
+        : direction == Direction::forward ? "forward"
+                                          : "inverse",
+        static_cast<long>(n), static_cast<long>(kept), static_cast<long>(lanes), static_cast<long>(batch),
+        static_cast<int>(kind), static_cast<long>(gap), static_cast<int>(in_type), static_cast<int>(out_type),
+        std::sqrt(error / scale), sentinels ? "intact" : "OVERWRITTEN");
 }
 
 }  // namespace
@@ -199,6 +205,13 @@ int main() {
   for (Direction direction : {Direction::forward, Direction::inverse})  // long enough for every walk over the points
     for (auto [n, kept] : {std::pair<int64_t, int64_t>{4096, 4096}, {4096, 512}, {2038, 64}, {2038, 1019}})
       check(direction, n, kept, 17, 1, Kind::axis_inside, 0, DType::f32, DType::f32, true);
+  for (auto [n, kept, size] : {std::array<int64_t, 3>{1, 1, 7}, {8, 4, 8}, {61, 7, 7}, {134, 30, 101}, {512, 202, 202}})
+    for (int64_t lanes : {1, 37, 192})
+      for (Kind kind : {Kind::axis_inside, Kind::lanes_inside})
+        for (bool uncached : {false, true}) {
+          check(Direction::resize, n, kept, lanes, 2, kind, 0, DType::f32, DType::f32, uncached, size);
+          check(Direction::resize, n, kept, lanes, 2, kind, 3, DType::f64, DType::bf16, uncached, size);
+        }
   // Side by side they are one block, or two of a thread each.
   const front::Machine two{32, 1 << 20, 32 << 20, 2};
   for (auto [blocks, expected] : {std::pair<int64_t, int64_t>{1, 1}, {3, 1}, {4, 2}, {8, 4}, {1000, 8}})
