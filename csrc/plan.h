@@ -78,6 +78,9 @@ constexpr int kFilterTaps = 5;
 constexpr double kFilterCost = 5;
 constexpr int64_t kShortestDecimated = 256;
 
+// Points that stay in the innermost cache while several stages pass over them.
+constexpr int64_t kNearBytes = 24 << 10;
+
 // Prime factors as radices, largest power-of-two radices first; empty if a prime factor is too large.
 inline std::vector<int32_t> factorize(int64_t n) {
   std::vector<int32_t> radices;
@@ -191,6 +194,14 @@ struct Machine {
   int64_t shared_cache = 32 << 20;  // of all cores; no more is counted on
   int64_t threads = 1;
 };
+
+// Least work worth a thread: points of one lane block.
+constexpr int64_t kGrainPoints = 1 << 15;
+// Matrices whose intermediate is smaller are taken together, so that their lanes fill vectors and a task is worth its
+// start; a group's intermediate stays in a core's cache.
+constexpr int64_t kGroupBytes = 256 << 10;
+// Up to this size of the intermediate a thread takes matrices of its own; above, threads share each matrix.
+constexpr int64_t kOwnBytes = 2 << 20;
 
 enum class Order : int32_t { rows_first, columns_first };
 

@@ -16,8 +16,6 @@
 namespace front::cpu {
 namespace {
 
-constexpr int64_t kGrainPoints = 1 << 15;  // least work worth a thread: points of one lane block
-
 bool supported(const Isa& isa) {
 #ifdef FRONT_X86
   __builtin_cpu_init();

@@ -211,9 +211,8 @@ void run_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
   }
 }
 
-// Points that stay in the innermost cache while several steps pass over them.
 template <class T>
-constexpr int64_t kNearPoints = (24 << 10) / sizeof(Complex<T>);
+constexpr int64_t kNearPoints = plan_detail::kNearBytes / sizeof(Complex<T>);
 
 // How many of the innermost stages make transforms that stay near, at least one.
 template <class T>

@@ -12,12 +12,6 @@
 namespace front::cpu {
 namespace {
 
-// Matrices whose intermediate is smaller are taken together, so that their lanes fill vectors and a task is worth its
-// start; a group's intermediate stays in a core's cache.
-constexpr int64_t kGroupBytes = 256 << 10;
-// Up to this size of the intermediate a thread takes matrices of its own; above, threads share each matrix.
-constexpr int64_t kOwnBytes = 2 << 20;
-
 // One side of a group of matrices. Strides count elements.
 struct Side {
   char* data;
