@@ -7,6 +7,7 @@
 
 #include "../checks.h"
 #include "../plan.h"
+#include "cuda.h"
 
 namespace py = pybind11;
 
@@ -85,4 +86,6 @@ PYBIND11_MODULE(_C, m) {
       "How a rows x columns matrix, of which the k0 x k1 corner matters, is transformed. machine: vector bytes, bytes "
       "of "
       "a core's cache, of the shared one, threads.");
+
+  bind_cuda(m);
 }

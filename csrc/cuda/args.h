@@ -1,0 +1,46 @@
+// What a launch is told: plain structs that host, device and emulator share. Sizes and strides count elements.
+#pragma once
+
+#include "platform.h"
+
+namespace front::cuda {
+
+enum class Type : int { f16 = 0, bf16 = 1, f32 = 2, f64 = 3 };  // params.h's DType
+
+constexpr int kMatrices = 64;  // pointers of one launch: a role of a model in one or a few launches, no table in memory
+
+// One pass over one axis of many matrices. A lane is one sequence along the axis; block b takes lanes_per_block lanes
+// of batch element b / lane_blocks % batch of matrix b / lane_blocks / batch.
+struct AxisArgs {
+  const void* in[kMatrices];
+  void* out[kMatrices];
+  i64 lanes, lane_blocks, batch;
+  i64 in_along, in_lane, in_batch;     // strides of the input: along the axis, between lanes, between batch elements
+  i64 out_along, out_lane, out_batch;  // of the output
+  i64 kept;                            // coefficients written (forward), read (inverse), or passed on (resize)
+  Type in_type, out_type;
+  int in_quads, out_quads;  // four neighbours along the axis may be moved at once: stride 1, and aligned
+  const void* twiddles;     // of the stages of the first, and for resize of the second transform
+  const void* split;        // of the real split
+  const void* twiddles_back;
+  const void* split_back;
+};
+
+// The steps of a transform that does not fit shared memory (large.h): complex sequences in memory.
+struct LargeArgs {
+  AxisArgs axis;          // of pack and unpack: the real side, lanes first_lane and up
+  void* points;           // [lanes][length] complex
+  i64 first_lane, count;  // the lanes that `points` holds
+  i64 n, sequence;        // length of the transform; of its complex sequence: n / 2, or n if n is odd
+  i64 length;             // of the DFT: sequence, or more for a convolution
+  i64 columns;            // length = rows x columns: one step along the rows' index, one along the columns'
+  int convolve;           // Bluestein
+  int inverse;
+  const void* chirp;     // [sequence] complex: exp(-pi i j^2 / sequence), for a convolution
+  const void* kernel;    // [length] complex: spectrum of the conjugate chirp over length, in the order of the points
+  const void* coarse;    // exp(-2 pi i (j 2^12) / length), j up to length / 2^12
+  const void* fine;      // exp(-2 pi i j / length), j < 2^12
+  const void* twiddles;  // of the stages of a step
+};
+
+}  // namespace front::cuda

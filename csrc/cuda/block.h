@@ -1,0 +1,79 @@
+// The block policy of the device code: who runs the threads of a block, and what memory is.
+//
+// A kernel is a sequence of phases: block.each(name, f) runs f(thread) for every thread and then synchronises;
+// block.last(name, f) does not. On the GPU f runs once, in "my thread". Where there is no GPU the emulator (emulator.h)
+// runs the same source as a loop over the threads, with checks: within a phase no two threads may touch one word of
+// shared memory unless both read it.
+#pragma once
+
+#include "numbers.h"
+
+#ifndef __CUDACC__
+#include "emulator.h"
+#else
+
+namespace front::cuda {
+
+// A window of shared memory.
+template <class T>
+struct Shared {
+  T* data;
+  FRONT_DEVICE T read(u32 i) const { return data[i]; }
+  FRONT_DEVICE void write(u32 i, T v) const { data[i] = v; }
+};
+
+template <int Threads>
+struct Block {
+  static constexpr int threads = Threads;
+
+  // What a thread keeps in registers from one phase to the next.
+  template <class T>
+  struct Registers {
+    T value;
+    FRONT_DEVICE T& operator[](int) { return value; }
+  };
+
+  FRONT_DEVICE i64 index() const { return blockIdx.x; }
+
+  template <class F>
+  FRONT_DEVICE void each(const char*, F f) const {
+    f(static_cast<int>(threadIdx.x));
+    __syncthreads();
+  }
+  template <class F>
+  FRONT_DEVICE void last(const char*, F f) const {
+    f(static_cast<int>(threadIdx.x));
+  }
+
+  // `count` elements from byte `offset` of the block's dynamic shared memory.
+  template <class T>
+  FRONT_DEVICE Shared<T> shared(u32 offset, u32 count) const {
+    extern __shared__ __align__(16) unsigned char front_shared[];
+    return {reinterpret_cast<T*>(front_shared + offset)};
+  }
+
+  template <class T>
+  FRONT_DEVICE T load(const T* p) const {
+    return *p;
+  }
+  template <class T>
+  FRONT_DEVICE void store(T* p, T v) const {
+    *p = v;
+  }
+  // Tables do not change while a kernel runs, so they may go through the read-only path.
+  template <class T>
+  FRONT_DEVICE T table(const T* p) const {
+    T v;
+    if constexpr (sizeof(T) % 16 == 0) {
+      for (u32 i = 0; i < sizeof(T) / 16; ++i)
+        reinterpret_cast<uint4*>(&v)[i] = __ldg(reinterpret_cast<const uint4*>(p) + i);
+    } else {
+      static_assert(sizeof(T) == 8, "tables hold points, or pairs of them");
+      *reinterpret_cast<uint2*>(&v) = __ldg(reinterpret_cast<const uint2*>(p));
+    }
+    return v;
+  }
+};
+
+}  // namespace front::cuda
+#endif

@@ -1,0 +1,209 @@
+// Transforms through memory: the complex sequence of every lane as a matrix [rows][columns] of points, j = i columns +
+// c.
+//
+//   pack     values or coefficients -> points, in natural order
+//   down     DFT over i, for every column c; times exp(-2 pi i c k / length)
+//   along    DFT over c, for every row k: the spectrum, frequency k + rows q at [k][q]
+//   unpack   points -> coefficients or values
+//
+// A convolution multiplies by the chirp while packing and unpacking, and goes back the way it came: `along` multiplies
+// by the kernel's spectrum, conjugates and transforms again, and a second `down`, without factors, ends in natural
+// order; conj(DFT(conj ...)) is the inverse DFT, so the points are then conjugate.
+// As everywhere, the inverse transform is the transpose of the forward one: other ends, the same DFT.
+#pragma once
+
+#include "axis.h"
+#include "memory.h"
+
+namespace front::cuda {
+
+constexpr int kPackThreads = 256;
+constexpr int kFineBits = 12;
+
+// exp(-2 pi i e / length) from two tables: exact to one rounding more than one table of all.
+template <class Real, class B>
+FRONT_DEVICE Complex<Real> root_of_length(const B& block, const LargeArgs& args, i64 e) {
+  const auto* coarse = static_cast<const Complex<Real>*>(args.coarse);
+  const auto* fine = static_cast<const Complex<Real>*>(args.fine);
+  return block.table(coarse + (e >> kFineBits)) * block.table(fine + (e & ((1 << kFineBits) - 1)));
+}
+
+// A lane's own side: pointers to its first value in and out.
+struct Lane {
+  i64 matrix, in, out;  // which matrix; offsets
+};
+FRONT_DEVICE Lane lane_of(const AxisArgs& axis, i64 index) {
+  const i64 lane = index % axis.lanes, rest = index / axis.lanes, batch = rest % axis.batch;
+  return {rest / axis.batch, batch * axis.in_batch + lane * axis.in_lane,
+          batch * axis.out_batch + lane * axis.out_lane};
+}
+
+// conj(W_q) of the transposed real split from coefficients in memory, as take_coefficients does from a tile.
+template <class Real, class B, class F>
+FRONT_DEVICE Complex<Real> merge_point(const B& block, const LargeArgs& args, i64 q, F coefficient) {
+  if (args.n % 2 != 0) {
+    const auto c = block.table(static_cast<const Complex<Real>*>(args.axis.split) + q);
+    const Real x = coefficient(q);
+    return {c.x * x, c.y * x};
+  }
+  const auto* f = static_cast<const Quad<Real>*>(args.axis.split);
+  const auto c = block.table(f + q);
+  if (q == 0) {
+    const Real x = c.x * coefficient(0), y = c.y * coefficient(args.sequence);
+    return {x + y, y - x};
+  }
+  const i64 m = args.sequence - q;
+  const auto d = block.table(f + m);
+  const Real x = coefficient(q), y = coefficient(args.n - q), v = coefficient(m), w = coefficient(args.n - m);
+  return {c.x * x - c.y * y + d.z * v - d.w * w, c.y * x + c.x * y - d.w * v - d.z * w};
+}
+
+template <class Real, class B>
+FRONT_DEVICE void pack(const B& block, const LargeArgs& args) {
+  const i64 per_lane = divide_up(args.length, kPackThreads);
+  block.last("pack", [&](int t) {
+    const i64 local = block.index() / per_lane, j = block.index() % per_lane * kPackThreads + t;
+    if (j >= args.length) return;
+    const AxisArgs& axis = args.axis;
+    const Lane lane = lane_of(axis, args.first_lane + local);
+    Complex<Real> z{0, 0};
+    if (j < args.sequence) {
+      with_type<Real>(axis.in_type, [&](auto storage) {
+        using S = typename decltype(storage)::type;
+        const S* x = static_cast<const S*>(axis.in[lane.matrix]) + lane.in;
+        const auto value = [&](i64 i) { return load_one<Real>(block, x + i * axis.in_along); };
+        if (args.inverse)
+          z = merge_point<Real>(block, args, j, [&](i64 q) { return q < axis.kept ? value(q) : Real(0); });
+        else if (args.n % 2 != 0)
+          z = {value(makhoul(j, args.n)), Real(0)};
+        else
+          z = {value(makhoul(2 * j, args.n)), value(makhoul(2 * j + 1, args.n))};
+      });
+      if (args.convolve) z = z * block.table(static_cast<const Complex<Real>*>(args.chirp) + j);
+    }
+    block.store(static_cast<Complex<Real>*>(args.points) + local * args.length + j, z);
+  });
+}
+
+template <class Real, class B>
+FRONT_DEVICE void unpack(const B& block, const LargeArgs& args) {
+  const i64 work = args.inverse ? args.sequence : args.axis.kept, per_lane = divide_up(work, kPackThreads);
+  block.last("unpack", [&](int t) {
+    const i64 local = block.index() / per_lane, j = block.index() % per_lane * kPackThreads + t;
+    if (j >= work) return;
+    const AxisArgs& axis = args.axis;
+    const Lane lane = lane_of(axis, args.first_lane + local);
+    const auto* points = static_cast<const Complex<Real>*>(args.points) + local * args.length;
+    const auto spectrum = [&](i64 q) {
+      if (args.convolve)
+        return conjugate(block.load(points + q)) * block.table(static_cast<const Complex<Real>*>(args.chirp) + q);
+      const i64 rows = args.length / args.columns;
+      return block.load(points + q % rows * args.columns + q / rows);
+    };
+    with_type<Real>(axis.out_type, [&](auto storage) {
+      using S = typename decltype(storage)::type;
+      S* y = static_cast<S*>(axis.out[lane.matrix]) + lane.out;
+      const auto put = [&](i64 i, Real v) { store_one(block, y + i * axis.out_along, v); };
+      if (args.inverse) {
+        const auto z = spectrum(j);
+        if (args.n % 2 != 0) {
+          put(makhoul(j, args.n), z.x);
+        } else {
+          put(makhoul(2 * j, args.n), z.x);
+          put(makhoul(2 * j + 1, args.n), -z.y);
+        }
+        return;
+      }
+      if (args.n % 2 != 0) {
+        const auto c = block.table(static_cast<const Complex<Real>*>(axis.split) + j), z = spectrum(j);
+        put(j, c.x * z.x - c.y * z.y);
+        return;
+      }
+      const auto* f = static_cast<const Quad<Real>*>(axis.split);
+      const i64 half = args.sequence, q = j <= half ? j : args.n - j;
+      const auto z = spectrum(q % half);
+      if (q % half == 0) {
+        const auto c = block.table(f);
+        put(j, q == 0 ? c.x * (z.x + z.y) : c.y * (z.x - z.y));
+        return;
+      }
+      const auto w = spectrum(half - q);
+      const auto c = block.table(f + q);
+      if (j < half)
+        put(j, c.x * z.x - c.y * z.y + c.z * w.x + c.w * w.y);
+      else
+        put(j, c.z * w.y - c.w * w.x - c.y * z.x - c.x * z.y);
+    });
+  });
+}
+
+// Points of `A::lanes` neighbouring columns, or rows, from and to memory; f(point, column, index in its DFT) on the
+// way.
+template <class A, class B, class Points, class F>
+FRONT_DEVICE void step_points(const B& block, const LargeArgs& args, bool down, bool store, Points points, F f) {
+  using Point = typename A::Point;
+  const i64 across = down ? args.columns : args.length / args.columns;  // how many DFTs a lane has
+  const i64 per_lane = divide_up(across, A::lanes), local = block.index() / per_lane;
+  const i64 first = block.index() % per_lane * A::lanes;
+  Point* base = static_cast<Point*>(args.points) + local * args.length;
+  block.each(store ? "store points" : "load points", [&](int t) {
+    FRONT_NO_UNROLL
+    for (u32 i = t; i < A::points * A::lanes; i += A::threads) {
+      // Neighbouring threads take neighbours in memory.
+      const u32 lane = down ? i % A::lanes : i / A::points, j = down ? i / A::lanes : i % A::points;
+      const u32 at = lane * A::padded + A::at(j);
+      const bool live = first + lane < across;
+      Point* p = base + (down ? j * args.columns + first + lane : (first + lane) * args.columns + j);
+      if (store) {
+        if (live) block.store(p, f(points.read(at), first + lane, j));
+      } else {
+        points.write(at, live ? block.load(p) : Point{0, 0});
+      }
+    }
+  });
+}
+
+// DFTs down the columns; `factors`: times exp(-2 pi i column k / length).
+template <class A, bool Factors, class B>
+FRONT_DEVICE void step_down(const B& block, const LargeArgs& args) {
+  using Point = typename A::Point;
+  const auto points = block.template shared<Point>(0, A::padded * A::together);
+  const auto same = [](Point z, i64, i64) { return z; };
+  step_points<A>(block, args, true, false, points, same);
+  middle_stages<A, 0, A::stages>(block, points, static_cast<const Point*>(args.twiddles));
+  step_points<A>(block, args, true, true, points, [&](Point z, i64 column, i64 k) {
+    if constexpr (Factors) return z * root_of_length<typename A::Real>(block, args, column * k);
+    return z;
+  });
+}
+
+// DFTs along the rows; of a convolution: there, times the kernel, and back.
+template <class A, bool Convolve, class B>
+FRONT_DEVICE void step_along(const B& block, const LargeArgs& args) {
+  using Point = typename A::Point;
+  const auto points = block.template shared<Point>(0, A::padded * A::together);
+  const auto* twiddles = static_cast<const Point*>(args.twiddles);
+  const auto same = [](Point z, i64, i64) { return z; };
+  step_points<A>(block, args, false, false, points, same);
+  middle_stages<A, 0, A::stages>(block, points, twiddles);
+  if constexpr (Convolve) {
+    const i64 rows = args.length / args.columns, first = block.index() % divide_up(rows, A::lanes) * A::lanes;
+    block.each("convolve", [&](int t) {
+      FRONT_NO_UNROLL
+      for (u32 i = t; i < A::points * A::lanes; i += A::threads) {
+        const u32 lane = i / A::points, j = i % A::points, at = lane * A::padded + A::at(j);
+        if (first + lane >= rows) continue;
+        const auto* kernel = static_cast<const Point*>(args.kernel) + (first + lane) * args.columns + j;
+        points.write(at, conjugate(points.read(at) * block.table(kernel)));
+      }
+    });
+    middle_stages<A, 0, A::stages>(block, points, twiddles);
+    step_points<A>(block, args, false, true, points, [&](Point z, i64 row, i64 column) {
+      return z * root_of_length<typename A::Real>(block, args, row * column);
+    });
+  } else {
+    step_points<A>(block, args, false, true, points, same);
+  }
+}
+
+}  // namespace front::cuda

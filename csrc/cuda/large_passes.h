@@ -1,0 +1,73 @@
+// The launches of a transform through memory (large.h).
+#pragma once
+
+#include "passes.h"
+
+namespace front::cuda {
+
+namespace passes_detail {
+
+constexpr int64_t kPointsLimit = int64_t{64} << 20;  // bytes of points at a time; at least one lane
+
+inline void check_large(int64_t n) {
+  if (n <= kLongestLarge) return;
+  std::ostringstream s;
+  s << "front: the CUDA engine transforms axes of at most " << kLongestLarge
+    << " elements, unless they fit shared memory; got " << n << ". Move x to the CPU for longer ones";
+  throw std::invalid_argument(s.str());
+}
+
+}  // namespace passes_detail
+
+inline void Passes::add_large(const Pass& p) {
+  using namespace passes_detail;
+  check_large(p.n);
+  const LargePlan plan = plan_large(p.n, real_bytes_, hardware_);
+  const int64_t length = plan.length(), lane_bytes = 2 * length * real_bytes_;
+  const int64_t lanes_per_matrix = p.lanes * p.batch;
+  const int64_t at_once = std::max<int64_t>(1, kPointsLimit / lane_bytes);
+  const int64_t offset =
+      reserve(2 * length * std::min(at_once, lanes_per_matrix * std::min<int64_t>(p.count, kMatrices)));
+
+  Launch launch;
+  launch.large = true;
+  LargeArgs& a = launch.points;
+  a.n = p.n, a.sequence = plan.sequence, a.length = length, a.columns = plan.columns();
+  a.convolve = plan.convolve, a.inverse = p.direction == Direction::inverse;
+  a.points = workspace_ + offset * real_bytes_;
+  launch.split = Table::split(p.n, p.scale, real_bytes_);
+  launch.coarse = Table::roots(length, 1 << 12, divide_up(length, 1 << 12), real_bytes_);
+  launch.fine = Table::roots(length, 1, 1 << 12, real_bytes_);
+  if (plan.convolve) {
+    launch.chirp = Table::chirp(plan.sequence, real_bytes_);
+    launch.spectrum = Table::spectrum(plan.sequence, plan.rows(), plan.columns(), real_bytes_);
+  }
+  const auto push = [&](const Kernel& kernel, int64_t per_lane, int64_t threads, int64_t shared,
+                        const std::vector<int64_t>& radices) {
+    Launch next = launch;
+    next.kernel = kernel;
+    next.blocks = per_lane * next.points.count, next.threads = threads, next.shared = shared;
+    if (!radices.empty()) next.twiddles = Table::twiddles(radices, real_bytes_);
+    launches.push_back(std::move(next));
+  };
+  for (int64_t first = 0; first < p.count; first += kMatrices) {
+    const int64_t matrices = std::min<int64_t>(kMatrices, p.count - first);
+    a.axis = arguments(p, first, matrices);
+    const int64_t total = lanes_per_matrix * matrices;
+    for (a.first_lane = 0; a.first_lane < total; a.first_lane += at_once) {
+      a.count = std::min<int64_t>(at_once, total - a.first_lane);
+      const int64_t unpacked = a.inverse ? plan.sequence : p.kept, threads = 256;
+      const int64_t columns = divide_up(plan.columns(), plan.down.lanes),
+                    rows = divide_up(plan.rows(), plan.along.lanes);
+      push(pack_kernel(real_bytes_), divide_up(length, threads), threads, 0, {});
+      push(down_kernel(plan.down, true), columns, plan.down.threads(), plan.down.point_bytes(), plan.down.radices);
+      push(along_kernel(plan.along, plan.convolve), rows, plan.along.threads(), plan.along.point_bytes(),
+           plan.along.radices);
+      if (plan.convolve)
+        push(down_kernel(plan.down, false), columns, plan.down.threads(), plan.down.point_bytes(), plan.down.radices);
+      push(unpack_kernel(real_bytes_), divide_up(unpacked, threads), threads, 0, {});
+    }
+  }
+}
+
+}  // namespace front::cuda

@@ -1,0 +1,281 @@
+// Which kernel transforms an axis on a GPU: pure host data, printable, testable without a GPU. All constants of the
+// choice live here.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "../params.h"
+
+namespace front::cuda {
+
+// What a plan depends on. The defaults are an H100's or H200's.
+struct Hardware {
+  int64_t multiprocessors = 132;
+  int64_t shared_per_block = 227 << 10, shared_per_multiprocessor = 228 << 10;
+};
+
+// A transform within shared memory (axis.h): its template arguments.
+struct AxisPlan {
+  int64_t n = 1, share = 1, real_bytes = 4;
+  std::vector<int64_t> radices;
+  int64_t lanes = 1, together = 1, threads_per_lane = 1;
+  bool overlaid = false;
+  int64_t registers = 0;  // what a thread is expected to need at most
+  int64_t blocks = 1;     // per multiprocessor, that registers and shared memory are planned for
+
+  int64_t points() const { return n % 2 == 0 ? n / 2 : n; }
+  int64_t threads() const { return together * threads_per_lane; }
+  int64_t padded() const {
+    const int64_t group = 128 / (2 * real_bytes);
+    return points() - 1 + (points() - 1) / group + 1;
+  }
+  int64_t point_bytes() const { return padded() * together * 2 * real_bytes; }
+  int64_t shared_bytes(int64_t kept) const {
+    const int64_t tile = kept * lanes * real_bytes;
+    return overlaid ? std::max(point_bytes(), tile) : (point_bytes() + 15) / 16 * 16 + tile;
+  }
+};
+
+namespace plan_detail {
+
+constexpr int64_t kThreads = 1024, kRegisters = 65536, kThreadsPerMultiprocessor = 2048, kReservedShared = 1 << 10;
+constexpr int64_t kMostRegisters = 232;  // of 255: room for addresses
+
+// Radices: at the ends of the transform two butterflies are in registers at once, in the middle one or more.
+constexpr int64_t kLargestEnd = 16, kLargestMiddle = 32, kLargestPrime = 43, kLargestPrimeDouble = 19;
+inline int64_t largest_prime(int64_t real_bytes) { return real_bytes == 4 ? kLargestPrime : kLargestPrimeDouble; }
+// Complex points that a thread keeps between two barriers.
+inline int64_t points_in_registers(int64_t real_bytes) { return real_bytes == 4 ? 32 : 16; }
+
+// Instructions per point: of a stage's way through shared memory, with its twiddle; of its butterfly.
+constexpr double kStage = 14;
+constexpr double kUnpaired = 20;  // values moved one by one rather than four at a time, half of the sectors twice
+inline int64_t smallest_factor(int64_t n) {
+  for (int64_t p = 2; p * p <= n; ++p)
+    if (n % p == 0) return p;
+  return n;
+}
+inline double butterfly_cost(int64_t r) {
+  double cost = 0;
+  for (bool first = true; r > 1; first = false) {
+    const int64_t p = smallest_factor(r);
+    cost += (p == 2 ? 2 : 2.0 * static_cast<double>(p - 1)) + (first ? 0 : 1);
+    r /= p;
+  }
+  return cost;
+}
+
+inline bool radix_allowed(int64_t r, bool end, int64_t real_bytes) {
+  const int64_t narrow = real_bytes == 4 ? 1 : 2;
+  if (end) return r <= kLargestEnd / narrow;
+  if (r <= kLargestMiddle / narrow) return true;
+  return smallest_factor(r) == r && r <= largest_prime(real_bytes);
+}
+
+struct RadixSearch {
+  int64_t points, real_bytes;
+  bool even;
+  std::vector<int64_t> chosen, best;
+  double best_cost = 0;
+
+  double cost() const {
+    double total = 0;
+    for (int64_t r : chosen) total += kStage + butterfly_cost(r);
+    if (chosen.size() > 1 && even) {
+      if (points / chosen.front() % 2 != 0) total += kUnpaired;
+      if (points / chosen.back() % 2 != 0) total += kUnpaired;
+    }
+    if (chosen.front() % 8 != 0) total += 2;  // the first stage's stores then meet in banks
+    total +=
+        0.02 * static_cast<double>(*std::max_element(chosen.begin(), chosen.end()));  // fewer registers, all else equal
+    return total;
+  }
+  // The last radix is chosen first, then the first, then the middle: ends[] are fixed before the middle is split.
+  void middle(int64_t left, int64_t most) {
+    if (left == 1) {
+      const double c = cost();
+      if (best.empty() || c < best_cost) best = chosen, best_cost = c;
+      return;
+    }
+    if (chosen.size() > 6) return;
+    for (int64_t r = 2; r <= std::min(left, most);
+         ++r) {  // larger ones first: their sum is what counts, not their order
+      if (left % r != 0 || !radix_allowed(r, false, real_bytes)) continue;
+      chosen.insert(chosen.end() - 1, r);
+      middle(left / r, r);
+      chosen.erase(chosen.end() - 2);
+    }
+  }
+  void run() {
+    if (radix_allowed(points, true, real_bytes)) {
+      chosen = {points};
+      best = chosen, best_cost = cost();
+    }
+    for (int64_t first = 1; first <= kLargestEnd; ++first) {
+      if (points % first != 0 || !radix_allowed(first, true, real_bytes)) continue;
+      for (int64_t last = 1; last <= kLargestEnd; ++last) {
+        if (points / first % last != 0 || !radix_allowed(last, true, real_bytes)) continue;
+        chosen = {first, last};
+        middle(points / first / last, points);
+      }
+    }
+  }
+};
+
+}  // namespace plan_detail
+
+// Radices of a DFT of `points` points, first stage first; empty if there are none.
+inline std::vector<int64_t> choose_radices(int64_t points, bool even, int64_t real_bytes) {
+  plan_detail::RadixSearch search{points, real_bytes, even, {}, {}, 0};
+  int64_t rest = points;
+  while (rest > 1) {
+    const int64_t p = plan_detail::smallest_factor(rest);
+    if (p > plan_detail::largest_prime(real_bytes)) return {};
+    rest /= p;
+  }
+  search.run();
+  return search.best;
+}
+
+namespace plan_detail {
+
+// Threads per lane, at least `least`, so that what a thread holds between barriers fits its registers; whole warps.
+inline int64_t choose_threads(const AxisPlan& p, int64_t least) {
+  const int64_t hold = points_in_registers(p.real_bytes), points = p.points();
+  const auto divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  int64_t threads = least;
+  const size_t stages = p.radices.size();
+  for (size_t s = 0; s < stages; ++s) {
+    const int64_t r = p.radices[s], count = points / r;
+    const bool end = s + 1 == stages;
+    // The first and the last stage hold points across a barrier only where the tile overlays the points; the last one
+    // two butterflies at once.
+    const int64_t work = end && p.n % 2 == 0 ? count / 2 + count % 2 : count;
+    const int64_t each = end && p.n % 2 == 0 ? 2 * r : r;
+    if ((s > 0 && !end) || p.overlaid) threads = std::max(threads, divide(work, std::max<int64_t>(1, hold / each)));
+  }
+  int64_t rounded = 1;
+  while (rounded < threads && rounded < 32) rounded *= 2;
+  return threads <= 32 ? rounded : (threads + 31) / 32 * 32;
+}
+
+inline int64_t expected_registers(const AxisPlan& p) {
+  const size_t stages = p.radices.size();
+  int64_t held = 0;
+  for (size_t s = 0; s < stages; ++s) {
+    const int64_t r = p.radices[s], count = p.points() / r;
+    const int64_t per_thread = (count + p.threads_per_lane - 1) / p.threads_per_lane;
+    const bool first = s == 0, last = s + 1 == stages, prime = r > 8 && smallest_factor(r) == r;
+    int64_t points = first || last ? 2 * r : per_thread * r;
+    if (prime) points += r / 4;
+    held = std::max(held, points);
+  }
+  return std::min<int64_t>(kMostRegisters, (64 + held * p.real_bytes / 2 + 7) / 8 * 8);
+}
+
+// What of a machine a plan is expected to keep busy, 0 to 1.
+inline double score(const AxisPlan& p, int64_t total_lanes, const Hardware& h) {
+  const int64_t whole = 32 / p.real_bytes;
+  // Pieces of a 32-byte sector written by different blocks meet in the second-level cache.
+  const double sectors = std::pow(static_cast<double>(p.lanes) / static_cast<double>(whole), 0.7);
+  const double phases = p.blocks == 1 ? 0.55 : p.blocks == 2 ? 0.9 : 1.0;  // blocks whose loads hide others' arithmetic
+  const double warps = static_cast<double>(p.blocks * ((p.threads() + 31) / 32));
+  const double blocks = std::ceil(static_cast<double>(total_lanes) / static_cast<double>(p.lanes));
+  const double slots = static_cast<double>(h.multiprocessors * std::min<int64_t>(p.blocks, 2));
+  const double idle = 1.0 - static_cast<double>((32 - p.threads() % 32) % 32) / (32.0 * std::ceil(p.threads() / 32.0));
+  return sectors * phases * idle * std::min(1.0, warps / 12) * std::min(1.0, blocks / slots);
+}
+
+inline int64_t resident_blocks(int64_t threads, int64_t registers, int64_t shared, const Hardware& h) {
+  const int64_t per_warp = (registers * 32 + 255) / 256 * 256;
+  const int64_t warps = (threads + 31) / 32;
+  return std::min({kRegisters / (per_warp * warps), kThreadsPerMultiprocessor / (warps * 32),
+                   h.shared_per_multiprocessor / (shared + kReservedShared), int64_t{32}});
+}
+
+}  // namespace plan_detail
+
+// The largest share 1 / s of an axis, s a power of two up to 8, that holds what is kept: kernels are made for shares.
+inline int64_t share_of(int64_t n, int64_t kept) {
+  int64_t share = 8;
+  while (share > 1 && kept * share > n) share /= 2;
+  return share;
+}
+
+// A plan for at most `kept` coefficients of axes of length n, of which there are total_lanes; `radices` empty where
+// there is none: the length has a large prime factor, or does not fit shared memory.
+inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t total_lanes, const Hardware& h = {}) {
+  using namespace plan_detail;
+  AxisPlan best;
+  best.n = n;
+  best.real_bytes = real_bytes;
+  AxisPlan p = best;
+  p.share = share_of(n, kept);
+  const int64_t most_kept = std::max<int64_t>(1, n / p.share);
+  if (p.padded() * 2 * real_bytes > h.shared_per_block) return best;
+  p.radices = choose_radices(p.points(), n % 2 == 0, real_bytes);
+  if (p.radices.empty()) return best;
+  double highest = -1;
+  for (int64_t lanes = 32 / real_bytes; lanes >= 1; lanes /= 2)
+    for (int64_t together = lanes; together >= 1; together /= 2)
+      for (int variant = 0; variant < 4; ++variant) {
+        const bool overlaid =
+            variant / 2 != 0;  // the other bit: as few threads as registers allow, or one for 32 points
+        if (overlaid && together != lanes) continue;
+        p.lanes = lanes, p.together = together, p.overlaid = overlaid;
+        p.threads_per_lane = choose_threads(p, variant % 2 ? 1 : p.points() / points_in_registers(real_bytes));
+        if (p.threads() > kThreads || p.shared_bytes(most_kept) > h.shared_per_block) continue;
+        p.registers = expected_registers(p);
+        p.blocks = resident_blocks(p.threads(), p.registers, p.shared_bytes(most_kept), h);
+        if (p.blocks < 1) continue;
+        p.blocks = std::min<int64_t>(p.blocks, 8);
+        const double s = score(p, total_lanes, h);
+        if (s > highest) highest = s, best = p;
+      }
+  return best;
+}
+
+// Both transforms of a resize: one block, so one number of lanes and of threads.
+struct ResizePlan {
+  AxisPlan there, back;
+  bool possible() const { return !there.radices.empty() && !back.radices.empty(); }
+};
+
+inline ResizePlan plan_resize(int64_t n, int64_t size, int64_t kept, int64_t real_bytes, int64_t total_lanes,
+                              const Hardware& h = {}) {
+  using namespace plan_detail;
+  ResizePlan best;
+  double highest = -1;
+  for (int64_t lanes = 32 / real_bytes; lanes >= 1; lanes /= 2) {
+    ResizePlan r;
+    for (AxisPlan* p : {&r.there, &r.back}) {
+      p->n = p == &r.there ? n : size;
+      p->real_bytes = real_bytes;
+      p->share = share_of(p->n, kept);
+      p->lanes = p->together = lanes;
+      p->overlaid = true;
+      p->radices = choose_radices(p->points(), p->n % 2 == 0, real_bytes);
+      if (p->radices.empty()) return {};
+      p->threads_per_lane = choose_threads(*p, p->points() / points_in_registers(real_bytes));
+    }
+    const int64_t threads = std::max(r.there.threads_per_lane, r.back.threads_per_lane);
+    r.there.threads_per_lane = r.back.threads_per_lane = threads;
+    const int64_t shared = std::max(r.there.shared_bytes(kept), r.back.shared_bytes(kept));
+    if (r.there.threads() > kThreads || shared > h.shared_per_block) continue;
+    const int64_t registers = std::max(expected_registers(r.there), expected_registers(r.back));
+    const int64_t blocks = std::min<int64_t>(8, resident_blocks(r.there.threads(), registers, shared, h));
+    if (blocks < 1) continue;
+    r.there.registers = r.back.registers = registers;
+    r.there.blocks = r.back.blocks = blocks;
+    const double s = score(r.there, total_lanes, h);
+    if (s > highest) highest = s, best = r;
+  }
+  return best;
+}
+
+}  // namespace front::cuda

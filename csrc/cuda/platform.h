@@ -1,0 +1,40 @@
+// What differs between nvcc, NVRTC and g++. Device headers include this first and no header of CUDA or the standard
+// library, so that NVRTC needs nothing but them.
+#pragma once
+
+#ifdef __CUDACC__
+#define FRONT_DEVICE __device__ __forceinline__
+#define FRONT_CONSTEXPR __host__ __device__ constexpr  // evaluated by the compiler, on either side
+#define FRONT_NO_UNROLL _Pragma("unroll 1")
+#else
+#define FRONT_DEVICE inline
+#define FRONT_CONSTEXPR constexpr
+#define FRONT_NO_UNROLL
+#endif
+
+namespace front::cuda {
+
+// NOTE: spelled out, not from <cstdint>: NVRTC has no standard headers. Both are LP64 where CUDA runs.
+using u16 = unsigned short;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+using i64 = long long;
+static_assert(sizeof(u16) == 2 && sizeof(u32) == 4 && sizeof(i64) == 8, "LP64");
+
+template <int I>
+struct Int {
+  static constexpr int value = I;
+};
+
+// f(Int<Begin>{}), ..., f(Int<End - 1>{}): a loop whose index is a constant in its body.
+template <int Begin, int End, class F>
+FRONT_DEVICE void unrolled(F f) {
+  if constexpr (Begin < End) {
+    f(Int<Begin>{});
+    unrolled<Begin + 1, End>(f);
+  }
+}
+
+FRONT_CONSTEXPR i64 divide_up(i64 a, i64 b) { return (a + b - 1) / b; }
+
+}  // namespace front::cuda

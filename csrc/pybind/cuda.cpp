@@ -1,0 +1,131 @@
+// The CUDA planner for Python: which launches compute something, with their source and arguments. No GPU is needed.
+#include "cuda.h"
+
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstring>
+
+#include "../checks.h"
+#include "../cuda/passes.h"
+
+namespace py = pybind11;
+using namespace front;
+
+namespace {
+
+cuda::Hardware hardware_of(std::array<int64_t, 3> h) { return {h[0], h[1], h[2]}; }
+
+py::bytes table_bytes(const cuda::Table& table) {
+  const std::vector<char> bytes = table.build();
+  return {bytes.data(), bytes.size()};
+}
+
+template <class Args>
+py::bytes args_bytes(const Args& args) {
+  return {reinterpret_cast<const char*>(&args), sizeof args};
+}
+
+// Tables are listed with the offset of the pointer to them in the arguments.
+py::dict launch_dict(const cuda::Launch& l) {
+  py::dict d;
+  d["name"] = l.kernel.name;
+  d["source"] = l.kernel.source;
+  d["blocks"] = l.blocks;
+  d["threads"] = l.threads;
+  d["shared_bytes"] = l.shared;
+  d["args"] = l.large ? args_bytes(l.points) : args_bytes(l.axis);
+  py::list tables;
+  for (const auto& [table, offset] : cuda::table_slots(l)) tables.append(py::make_tuple(offset, table_bytes(*table)));
+  d["tables"] = tables;
+  return d;
+}
+
+py::tuple launches(const std::vector<cuda::Launch>& all, int64_t workspace_bytes) {
+  py::list list;
+  for (const cuda::Launch& l : all) list.append(launch_dict(l));
+  return py::make_tuple(list, workspace_bytes);
+}
+
+Norm norm_named(const std::string& name) { return parse_norm("plan", name); }
+
+}  // namespace
+
+void bind_cuda(py::module_& m) {
+  m.def(
+      "cuda_axis_plan",
+      [](int64_t n, int64_t kept, int64_t real_bytes, int64_t lanes, std::array<int64_t, 3> hardware) {
+        const cuda::AxisPlan p = cuda::plan_axis(n, kept, real_bytes, lanes, hardware_of(hardware));
+        py::dict d;
+        d["n"] = p.n;
+        d["radices"] = p.radices;
+        d["share"] = p.share;
+        d["lanes"] = p.lanes;
+        d["together"] = p.together;
+        d["threads_per_lane"] = p.threads_per_lane;
+        d["threads"] = p.threads();
+        d["overlaid"] = p.overlaid;
+        d["registers"] = p.registers;
+        d["blocks_per_multiprocessor"] = p.blocks;
+        d["shared_bytes"] = p.shared_bytes(kept);
+        return d;
+      },
+      py::arg("n"), py::arg("kept"), py::arg("real_bytes"), py::arg("lanes"), py::arg("hardware"),
+      "How an axis is transformed in shared memory; no radices: it is transformed through memory. hardware: "
+      "multiprocessors, bytes of shared memory of a block, and of a multiprocessor.");
+
+  // Matrices at addresses `in`, of `sizes` (m, n, k0, k1, size0, size1) and `strides` (in_row, in_column, out_row,
+  // out_column), with batch axes (size, in_stride, out_stride); types: params.h's DType of input, compute and output.
+  m.def(
+      "cuda_matrix_launches",
+      [](int direction, std::array<int64_t, 6> sizes, std::array<int64_t, 4> strides, std::array<int, 3> types,
+         const std::string& norm, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out,
+         const std::vector<std::array<int64_t, 3>>& batch, uintptr_t workspace, std::array<int64_t, 3> hardware) {
+        MatrixPass x{};
+        x.direction = static_cast<Direction>(direction);
+        x.m = sizes[0], x.n = sizes[1], x.k0 = sizes[2], x.k1 = sizes[3], x.size0 = sizes[4], x.size1 = sizes[5];
+        x.in_row = strides[0], x.in_column = strides[1], x.out_row = strides[2], x.out_column = strides[3];
+        x.in_type = static_cast<DType>(types[0]), x.compute_type = static_cast<DType>(types[1]);
+        x.out_type = static_cast<DType>(types[2]);
+        const Direction there = x.direction == Direction::inverse ? Direction::inverse : Direction::forward;
+        x.columns = norm_scale(norm_named(norm), x.m, there), x.rows = norm_scale(norm_named(norm), x.n, there);
+        if (x.direction == Direction::resize) {
+          x.columns_back = norm_scale(norm_named(norm), x.size0, Direction::inverse);
+          x.rows_back = norm_scale(norm_named(norm), x.size1, Direction::inverse);
+        }
+        std::vector<const void*> ins;
+        std::vector<void*> outs;
+        for (uintptr_t p : in) ins.push_back(reinterpret_cast<const void*>(p));
+        for (uintptr_t p : out) outs.push_back(reinterpret_cast<void*>(p));
+        x.in = ins.data(), x.out = outs.data(), x.count = static_cast<int64_t>(ins.size());
+        for (const auto& b : batch) x.batch[x.batch_dims++] = {b[0], b[1], b[2]};
+        int64_t bytes = 0;
+        const auto all = cuda::matrix_launches(x, hardware_of(hardware), reinterpret_cast<char*>(workspace), &bytes);
+        return launches(all, bytes);
+      },
+      py::arg("direction"), py::arg("sizes"), py::arg("strides"), py::arg("types"), py::arg("norm"), py::arg("ins"),
+      py::arg("outs"), py::arg("batch"), py::arg("workspace"), py::arg("hardware"),
+      "The launches of both axes of matrices, and the bytes of workspace that they need.");
+
+  m.def(
+      "cuda_axis_launches",
+      [](int direction, int64_t n, int64_t kept, std::array<int64_t, 2> along, std::array<int, 3> types,
+         const std::string& norm, uintptr_t in, uintptr_t out, const std::vector<std::array<int64_t, 3>>& lanes,
+         uintptr_t workspace, std::array<int64_t, 3> hardware) {
+        AxisPass x{};
+        x.direction = static_cast<Direction>(direction);
+        x.n = n, x.kept = kept;
+        x.scale = norm_scale(norm_named(norm), n, x.direction);
+        x.in = reinterpret_cast<const void*>(in), x.out = reinterpret_cast<void*>(out);
+        x.in_along = {along[0], 0, 0}, x.out_along = {along[1], 0, 0};
+        x.in_type = static_cast<DType>(types[0]), x.out_type = static_cast<DType>(types[2]);
+        for (const auto& l : lanes) x.lanes[x.lane_dims++] = {l[0], l[1], l[2]};
+        int64_t bytes = 0;
+        const auto all = cuda::axis_launches(x, size_of(static_cast<DType>(types[1])), hardware_of(hardware),
+                                             reinterpret_cast<char*>(workspace), &bytes);
+        return launches(all, bytes);
+      },
+      py::arg("direction"), py::arg("n"), py::arg("kept"), py::arg("along"), py::arg("types"), py::arg("norm"),
+      py::arg("in_"), py::arg("out"), py::arg("lanes"), py::arg("workspace"), py::arg("hardware"),
+      "The launches of one axis of a tensor, and the bytes of workspace that they need.");
+}

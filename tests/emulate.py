@@ -1,0 +1,147 @@
+"""Runs the CUDA engine's launches on the CPU: the device code compiled by g++ with the emulator of csrc/cuda/emulator.h."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+CUDA = ROOT / "csrc" / "cuda"
+H200 = [132, 227 << 10, 228 << 10]  # multiprocessors, shared memory of a block and of a multiprocessor
+
+
+class EmulatedBuffer(ctypes.Structure):
+    _fields_ = [
+        ("base", ctypes.c_void_p),
+        ("bytes", ctypes.c_longlong),
+        ("reads", ctypes.c_void_p),
+        ("writes", ctypes.c_void_p),
+        ("valid", ctypes.c_void_p),
+        ("requested", ctypes.c_longlong),
+        ("sectors", ctypes.c_longlong),
+    ]
+
+
+class EmulatorReport(ctypes.Structure):
+    _fields_ = [
+        ("seed", ctypes.c_uint),
+        ("statistics", ctypes.c_int),
+        ("buffers", ctypes.POINTER(EmulatedBuffer)),
+        ("buffer_count", ctypes.c_longlong),
+        ("shared_bytes", ctypes.c_longlong),
+        ("races", ctypes.c_longlong),
+        ("bounds", ctypes.c_longlong),
+        ("uninitialised", ctypes.c_longlong),
+        ("first", ctypes.c_char * 256),
+        ("banks", ctypes.c_char * 2048),
+    ]
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="front_emulated_")
+
+
+@functools.cache
+def compiled(name: str, source: str, headers: Path = CUDA) -> ctypes.CDLL:
+    """The kernel as a host library."""
+    text = Path(_folder().name) / f"{len(os.listdir(_folder().name))}_{name[:60]}.cpp"
+    text.write_text(f'#include "kernels.h"\n{source}')
+    library = text.with_suffix(".so")
+    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{headers}", "-shared", "-fPIC"]
+    run = subprocess.run(["g++", *flags, str(text), "-o", str(library)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[:4000]
+    return ctypes.CDLL(str(library))
+
+
+@dataclass
+class Buffer:
+    """Memory that a kernel may touch. Without `initial` values it starts as NaN and unwritten."""
+
+    array: np.ndarray
+    written: bool = False  # whether it may be written
+    filled: bool = True  # whether it may be read before it is written
+    reads: np.ndarray = field(init=False)
+    writes: np.ndarray = field(init=False)
+    valid: np.ndarray = field(init=False)
+    requested: int = 0
+    sectors: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.array.base is None or self.array.flags.c_contiguous
+        self.reads = np.zeros(self.array.nbytes, np.uint8)
+        self.writes = np.zeros(self.array.nbytes, np.uint8)
+        self.valid = np.full(self.array.nbytes, self.filled, np.uint8)
+
+    @property
+    def address(self) -> int:
+        return self.array.ctypes.data
+
+
+@dataclass
+class Findings:
+    """What the emulator saw in one launch."""
+
+    name: str
+    races: int
+    bounds: int
+    uninitialised: int
+    first: str
+    banks: dict[str, tuple[int, int]]  # "phase|kind bytes": wavefronts, ideal
+
+    @property
+    def total(self) -> int:
+        return self.races + self.bounds + self.uninitialised
+
+
+def run(
+    launches: Sequence[dict[str, Any]],
+    buffers: Sequence[Buffer],
+    *,
+    seed: int = 0,
+    statistics: bool = False,
+    headers: Path = CUDA,
+) -> list[Findings]:
+    """Runs the launches one after the other on `buffers` and their tables; counts are added to the buffers."""
+    found = []
+    for launch in launches:
+        args = bytearray(launch["args"])
+        keep, memory = [], []
+        for offset, table in launch["tables"]:
+            aligned = np.zeros(len(table) + 64, np.uint8)
+            start = -aligned.ctypes.data % 64
+            aligned[start : start + len(table)] = np.frombuffer(table, np.uint8)
+            keep.append(aligned)
+            address = aligned.ctypes.data + start
+            args[offset : offset + 8] = address.to_bytes(8, "little")
+            memory.append(EmulatedBuffer(address, len(table), None, None, None, 0, 0))
+        for b in buffers:
+            writes = b.writes.ctypes.data if b.written else None
+            memory.append(
+                EmulatedBuffer(b.address, b.array.nbytes, b.reads.ctypes.data, writes, b.valid.ctypes.data, 0, 0)
+            )
+        array = (EmulatedBuffer * len(memory))(*memory)
+        report = EmulatorReport(seed, statistics, array, len(memory), launch["shared_bytes"])
+        kernel = getattr(compiled(launch["name"], launch["source"], headers), launch["name"])
+        raw = ctypes.create_string_buffer(bytes(args), len(args))
+        kernel(raw, ctypes.c_longlong(0), ctypes.c_longlong(launch["blocks"]), ctypes.byref(report))
+        for b, m in zip(buffers, array[len(launch["tables"]) :], strict=True):
+            b.requested += m.requested
+            b.sectors += m.sectors
+        banks = {}
+        for line in report.banks.decode().splitlines():
+            phase, kind, wavefronts, ideal = line.split("|")
+            banks[f"{phase}|{kind}"] = (int(wavefronts), int(ideal))
+        found.append(
+            Findings(launch["name"], report.races, report.bounds, report.uninitialised, report.first.decode(), banks)
+        )
+    return found
