@@ -40,6 +40,9 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
         }
+        for name in ("FRONT_CUDA", "FRONT_CUDA_ARCHS"):
+            if name in os.environ:
+                configure[name] = os.environ[name]
         tool = str(Path(cmake.CMAKE_BIN_DIR) / "cmake")
         flags = [f"-D{name}={value}" for name, value in configure.items()]
         subprocess.run([tool, "-S", ROOT, "-B", build, "-G", "Ninja", *flags], check=True)

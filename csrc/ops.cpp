@@ -32,6 +32,11 @@ STABLE_TORCH_LIBRARY(front, m) {
   m.def("idct_pad_(Tensor(a!) x, SymInt[2] k, *, str norm=\"ortho\") -> ()");
   m.def("lowpass_(Tensor(a!) x, SymInt[2] k) -> ()");
 
+  // private: the CUDA engine. direction: params.h's Direction; k0, k1: what a resize keeps.
+  m.def("_cuda_matrices(Tensor[] xs, Tensor(a!)[] outs, int direction, SymInt k0, SymInt k1, str norm) -> ()");
+  m.def("_cuda_axis(Tensor x, Tensor(a!) out, int direction, int dim, str norm) -> ()");
+  m.def("_cuda_image(str name, str source, int architecture) -> Tensor");  // machine code of a kernel, as bytes
+
   m.def("_cpu_empty_cache() -> ()");                // private: frees the retained workspace
   m.def("_cpu_isa() -> str");                       // private: which instruction set runs
   m.def("_cpu_machine() -> (int, int, int, int)");  // private: what plans depend on, plan.h's Machine

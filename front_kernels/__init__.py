@@ -27,7 +27,7 @@ except ImportError as error:
 
 torch.ops.load_library(_LIBRARY_FILE)
 
-from . import _autograd, _variants, engines, reference  # noqa: E402
+from . import _autograd, _kernels, _variants, engines, reference  # noqa: E402
 from .info import build_info, empty_cache, plan_for  # noqa: E402
 from .ops import (  # noqa: E402
     dct,
@@ -47,7 +47,7 @@ from .ops import (  # noqa: E402
     lowpass_,
 )
 
-_registrations = (_autograd.register(), _variants.register(), engines.register())
+_registrations = (_autograd.register(), _variants.register(), _kernels.register(), engines.register())
 
 __version__: str = _C.build_info()["version"]
 

@@ -7,6 +7,7 @@ namespace front::cuda {
 
 enum class Type : int { f16 = 0, bf16 = 1, f32 = 2, f64 = 3 };  // params.h's DType
 
+constexpr int kPackThreads = 256;  // of a block of large.h's elementwise steps
 constexpr int kMatrices = 64;  // pointers of one launch: a role of a model in one or a few launches, no table in memory
 
 // One pass over one axis of many matrices. A lane is one sequence along the axis; block b takes lanes_per_block lanes

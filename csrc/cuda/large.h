@@ -17,7 +17,6 @@
 
 namespace front::cuda {
 
-constexpr int kPackThreads = 256;
 constexpr int kFineBits = 12;
 
 // exp(-2 pi i e / length) from two tables: exact to one rounding more than one table of all.

@@ -22,7 +22,8 @@ inline void check_large(int64_t n) {
 inline void Passes::add_large(const Pass& p) {
   using namespace passes_detail;
   check_large(p.n);
-  const LargePlan plan = plan_large(p.n, real_bytes_, hardware_);
+  const FoundLarge& found = find_large(p.n, real_bytes_, hardware_);
+  const LargePlan& plan = found.plan;
   const int64_t length = plan.length(), lane_bytes = 2 * length * real_bytes_;
   const int64_t lanes_per_matrix = p.lanes * p.batch;
   const int64_t at_once = std::max<int64_t>(1, kPointsLimit / lane_bytes);
@@ -42,13 +43,17 @@ inline void Passes::add_large(const Pass& p) {
     launch.chirp = Table::chirp(plan.sequence, real_bytes_);
     launch.spectrum = Table::spectrum(plan.sequence, plan.rows(), plan.columns(), real_bytes_);
   }
-  const auto push = [&](const Kernel& kernel, int64_t per_lane, int64_t threads, int64_t shared,
-                        const std::vector<int64_t>& radices) {
-    Launch next = launch;
-    next.kernel = kernel;
-    next.blocks = per_lane * next.points.count, next.threads = threads, next.shared = shared;
-    if (!radices.empty()) next.twiddles = Table::twiddles(radices, real_bytes_);
-    launches.push_back(std::move(next));
+  const auto push = [&](const Kernel& kernel, int64_t per_lane, int64_t threads) -> Launch& {
+    launches.push_back(launch);
+    launches.back().kernel = &kernel;
+    launches.back().blocks = per_lane * a.count;
+    launches.back().threads = threads;
+    return launches.back();
+  };
+  const auto push_step = [&](const Kernel& kernel, const AxisPlan& step, int64_t across, const Table& twiddles) {
+    Launch& next = push(kernel, divide_up(across, step.lanes), step.threads());
+    next.shared = step.point_bytes();
+    next.twiddles = twiddles;
   };
   for (int64_t first = 0; first < p.count; first += kMatrices) {
     const int64_t matrices = std::min<int64_t>(kMatrices, p.count - first);
@@ -56,16 +61,12 @@ inline void Passes::add_large(const Pass& p) {
     const int64_t total = lanes_per_matrix * matrices;
     for (a.first_lane = 0; a.first_lane < total; a.first_lane += at_once) {
       a.count = std::min<int64_t>(at_once, total - a.first_lane);
-      const int64_t unpacked = a.inverse ? plan.sequence : p.kept, threads = 256;
-      const int64_t columns = divide_up(plan.columns(), plan.down.lanes),
-                    rows = divide_up(plan.rows(), plan.along.lanes);
-      push(pack_kernel(real_bytes_), divide_up(length, threads), threads, 0, {});
-      push(down_kernel(plan.down, true), columns, plan.down.threads(), plan.down.point_bytes(), plan.down.radices);
-      push(along_kernel(plan.along, plan.convolve), rows, plan.along.threads(), plan.along.point_bytes(),
-           plan.along.radices);
-      if (plan.convolve)
-        push(down_kernel(plan.down, false), columns, plan.down.threads(), plan.down.point_bytes(), plan.down.radices);
-      push(unpack_kernel(real_bytes_), divide_up(unpacked, threads), threads, 0, {});
+      const int64_t unpacked = a.inverse ? plan.sequence : p.kept;
+      push(found.pack, divide_up(length, kPackThreads), kPackThreads);
+      push_step(found.down_factors, plan.down, plan.columns(), found.down_twiddles);
+      push_step(found.along, plan.along, plan.rows(), found.along_twiddles);
+      if (plan.convolve) push_step(found.down, plan.down, plan.columns(), found.down_twiddles);
+      push(found.unpack, divide_up(unpacked, kPackThreads), kPackThreads);
     }
   }
 }

@@ -2,7 +2,11 @@
 // tests run the same launches through the emulator.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <stdexcept>
 
 #include "args.h"
@@ -16,8 +20,8 @@ namespace front::cuda {
 constexpr int64_t kWorkspaceLimit = int64_t{32} << 20;  // beyond it batches are taken in parts: it stays in the cache
 
 struct Launch {
-  Kernel kernel;
-  bool large = false;  // which of the two is set
+  const Kernel* kernel = nullptr;  // remembered for good
+  bool large = false;              // which of the two is set
   AxisArgs axis{};
   LargeArgs points{};
   int64_t blocks = 0, threads = 0, shared = 0;
@@ -59,6 +63,84 @@ struct Pass {
   Side in, out;
 };
 
+namespace passes_detail {
+
+// What a plan costs to find is paid once: found plans and their kernels are kept, and never freed, since ops may run
+// while the process exits.
+template <class Value, class Key, class Find>
+const Value& remembered(const Key& key, Find find) {
+  static auto* mutex = new std::mutex;
+  static auto* values = new std::map<Key, std::unique_ptr<const Value>>;
+  std::lock_guard<std::mutex> lock(*mutex);
+  auto& value = (*values)[key];
+  if (!value) value = std::make_unique<const Value>(find());
+  return *value;
+}
+
+struct FoundAxis {
+  AxisPlan plan;
+  Kernel forward, inverse;
+  Table twiddles;
+};
+struct FoundResize {
+  ResizePlan plan;
+  Kernel kernel;
+  Table twiddles, twiddles_back;
+};
+struct FoundLarge {
+  LargePlan plan;
+  Kernel pack, down_factors, along, down, unpack;
+  Table down_twiddles, along_twiddles;
+};
+
+constexpr int64_t kManyLanes = 64;       // per multiprocessor: more of them change no plan
+using AxisKey = std::array<int64_t, 7>;  // length, share, bytes, lanes, hardware
+inline AxisKey axis_key(int64_t n, int64_t share, int64_t bytes, int64_t lanes, const Hardware& h) {
+  return {n, share, bytes, lanes, h.multiprocessors, h.shared_per_block, h.shared_per_multiprocessor};
+}
+
+inline const FoundAxis& find_axis(int64_t n, int64_t kept, int64_t bytes, int64_t lanes, const Hardware& h) {
+  lanes = std::min(lanes, kManyLanes * h.multiprocessors);
+  return remembered<FoundAxis>(axis_key(n, share_of(n, kept), bytes, lanes, h), [&] {
+    FoundAxis found{plan_axis(n, kept, bytes, lanes, h), {}, {}, {}};
+    if (found.plan.radices.empty()) return found;
+    found.forward = axis_kernel(Direction::forward, found.plan);
+    found.inverse = axis_kernel(Direction::inverse, found.plan);
+    found.twiddles = Table::twiddles(found.plan.radices, bytes);
+    return found;
+  });
+}
+
+inline const FoundResize& find_resize(int64_t n, int64_t size, int64_t kept, int64_t bytes, int64_t lanes,
+                                      const Hardware& h) {
+  lanes = std::min(lanes, kManyLanes * h.multiprocessors);
+  const std::pair key{axis_key(n, kept, bytes, lanes, h), size};
+  return remembered<FoundResize>(key, [&] {
+    FoundResize found{plan_resize(n, size, kept, bytes, lanes, h), {}, {}, {}};
+    if (!found.plan.possible()) return found;
+    found.kernel = resize_kernel(found.plan);
+    found.twiddles = Table::twiddles(found.plan.there.radices, bytes);
+    found.twiddles_back = Table::twiddles(found.plan.back.radices, bytes);
+    return found;
+  });
+}
+
+inline const FoundLarge& find_large(int64_t n, int64_t bytes, const Hardware& h) {
+  return remembered<FoundLarge>(axis_key(n, 0, bytes, 0, h), [&] {
+    const LargePlan plan = plan_large(n, bytes, h);
+    return FoundLarge{plan,
+                      pack_kernel(bytes),
+                      down_kernel(plan.down, true),
+                      along_kernel(plan.along, plan.convolve),
+                      down_kernel(plan.down, false),
+                      unpack_kernel(bytes),
+                      Table::twiddles(plan.down.radices, bytes),
+                      Table::twiddles(plan.along.radices, bytes)};
+  });
+}
+
+}  // namespace passes_detail
+
 class Passes {
  public:
   Passes(int64_t real_bytes, const Hardware& hardware, char* workspace)
@@ -79,16 +161,17 @@ class Passes {
       add_resize(p);
       return;
     }
-    const AxisPlan plan = plan_axis(p.n, p.kept, real_bytes_, p.lanes * p.batch * p.count, hardware_);
+    const auto& found = passes_detail::find_axis(p.n, p.kept, real_bytes_, p.lanes * p.batch * p.count, hardware_);
+    const AxisPlan& plan = found.plan;
     if (plan.radices.empty()) {
       add_large(p);
       return;
     }
     Launch launch;
-    launch.kernel = axis_kernel(p.direction, plan);
+    launch.kernel = p.direction == Direction::forward ? &found.forward : &found.inverse;
     launch.threads = plan.threads();
     launch.shared = plan.shared_bytes(p.kept);
-    launch.twiddles = Table::twiddles(plan.radices, real_bytes_);
+    launch.twiddles = found.twiddles;
     launch.split = Table::split(p.n, p.scale, real_bytes_);
     add_launches(std::move(launch), p, plan.lanes);
   }
@@ -98,7 +181,9 @@ class Passes {
 
  private:
   void add_resize(const Pass& p) {
-    const ResizePlan plan = plan_resize(p.n, p.size, p.kept, real_bytes_, p.lanes * p.batch * p.count, hardware_);
+    const auto& found =
+        passes_detail::find_resize(p.n, p.size, p.kept, real_bytes_, p.lanes * p.batch * p.count, hardware_);
+    const ResizePlan& plan = found.plan;
     if (!plan.possible()) {  // the coefficients through memory
       Pass there = p, back = p;
       there.direction = Direction::forward;
@@ -112,12 +197,12 @@ class Passes {
       return;
     }
     Launch launch;
-    launch.kernel = resize_kernel(plan);
+    launch.kernel = &found.kernel;
     launch.threads = plan.there.threads();
     launch.shared = std::max(plan.there.shared_bytes(p.kept), plan.back.shared_bytes(p.kept));
-    launch.twiddles = Table::twiddles(plan.there.radices, real_bytes_);
+    launch.twiddles = found.twiddles;
     launch.split = Table::split(p.n, p.scale, real_bytes_);
-    launch.twiddles_back = Table::twiddles(plan.back.radices, real_bytes_);
+    launch.twiddles_back = found.twiddles_back;
     launch.split_back = Table::split(p.size, p.scale_back, real_bytes_);
     add_launches(std::move(launch), p, plan.there.lanes);
   }

@@ -26,13 +26,24 @@ struct Int {
   static constexpr int value = I;
 };
 
+template <int... I>
+struct Indices {};
+template <int Begin, int Count, int... I>
+struct MakeIndices : MakeIndices<Begin, Count - 1, Begin + Count - 1, I...> {};
+template <int Begin, int... I>
+struct MakeIndices<Begin, 0, I...> {
+  using type = Indices<I...>;
+};
+
+template <class F, int... I>
+FRONT_DEVICE void for_indices(Indices<I...>, F& f) {
+  (f(Int<I>{}), ...);
+}
+
 // f(Int<Begin>{}), ..., f(Int<End - 1>{}): a loop whose index is a constant in its body.
 template <int Begin, int End, class F>
 FRONT_DEVICE void unrolled(F f) {
-  if constexpr (Begin < End) {
-    f(Int<Begin>{});
-    unrolled<Begin + 1, End>(f);
-  }
+  if constexpr (Begin < End) for_indices(typename MakeIndices<Begin, End - Begin>::type{}, f);
 }
 
 FRONT_CONSTEXPR i64 divide_up(i64 a, i64 b) { return (a + b - 1) / b; }

@@ -29,8 +29,8 @@ py::bytes args_bytes(const Args& args) {
 // Tables are listed with the offset of the pointer to them in the arguments.
 py::dict launch_dict(const cuda::Launch& l) {
   py::dict d;
-  d["name"] = l.kernel.name;
-  d["source"] = l.kernel.source;
+  d["name"] = l.kernel->name;
+  d["source"] = l.kernel->source;
   d["blocks"] = l.blocks;
   d["threads"] = l.threads;
   d["shared_bytes"] = l.shared;

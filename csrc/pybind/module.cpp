@@ -49,7 +49,8 @@ PYBIND11_MODULE(_C, m) {
     info["torch_target"] = FRONT_TORCH_TARGET;
     info["torch_built_with"] = FRONT_TORCH_BUILT_WITH;
     info["cpu_isas"] = std::vector<std::string>{FRONT_CPU_ISAS};
-    info["cuda"] = false;
+    info["cuda"] = FRONT_CUDA_BUILT == 1;
+    info["cuda_architectures"] = FRONT_CUDA_BUILT == 1 ? FRONT_CUDA_ARCHS : "";
     return info;
   });
 

@@ -1,0 +1,192 @@
+// The only file of the CUDA engine that sees tensors and the CUDA runtime: launches on the current stream, with the
+// tables and kernels of a device kept for good. Nothing here waits for the device.
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "../tensors.h"
+#include "passes.h"
+
+namespace front::cuda {
+namespace {
+
+void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string("front: ") + what + ": " + cudaGetErrorString(error));
+}
+
+// NOTE: looked up, not linked: the library also loads where torch has no CUDA, and torch_cuda is not among what a
+// library that links torch_cpu sees.
+cudaStream_t current_stream(int32_t device) {
+  using Function = AOTITorchError (*)(int32_t, void**);
+  static const auto function = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Function>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  }();
+  if (!function) throw std::runtime_error("front: this torch has no aoti_torch_get_current_cuda_stream");
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(function(device, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+// Tables and kernels may first be needed while a stream is captured into a graph. What makes them is not part of the
+// graph, and is allowed in this mode.
+class OutsideOfCapture {
+ public:
+  OutsideOfCapture() { check(cudaThreadExchangeStreamCaptureMode(&mode_), "capture mode"); }
+  ~OutsideOfCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+class Device {
+ public:
+  static Device& get(int32_t index) {
+    static auto* mutex = new std::mutex;  // never destroyed, as all that they guard: ops may run at exit
+    static auto* devices = new std::map<int32_t, Device*>;
+    std::lock_guard<std::mutex> lock(*mutex);
+    Device*& device = (*devices)[index];
+    if (!device) device = new Device(index);
+    return *device;
+  }
+
+  const Hardware& hardware() const { return hardware_; }
+
+  void launch(Launch& l, cudaStream_t stream) {
+    char* args = l.large ? reinterpret_cast<char*>(&l.points) : reinterpret_cast<char*>(&l.axis);
+    for (const auto& [table, offset] : table_slots(l)) {
+      const void* address = this->table(*table);
+      std::memcpy(args + offset, &address, sizeof address);
+    }
+    if (l.blocks > 0x7fffffff) throw std::runtime_error("front: more blocks than a launch may have");
+    void* parameters[] = {args};
+    check(cudaLaunchKernel(kernel(l), dim3(static_cast<unsigned>(l.blocks)), dim3(static_cast<unsigned>(l.threads)),
+                           parameters, static_cast<size_t>(l.shared), stream),
+          l.kernel->name.c_str());
+  }
+
+ private:
+  explicit Device(int32_t index) : index_(index) {
+    const auto attribute = [&](cudaDeviceAttr a) {
+      int value = 0;
+      check(cudaDeviceGetAttribute(&value, a, index), "device attribute");
+      return value;
+    };
+    hardware_ = {attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+                 attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+    architecture_ = 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
+  }
+
+  const void* table(const Table& key) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    void*& address = tables_[key];
+    if (!address) {
+      const std::vector<char> bytes = key.build();
+      const OutsideOfCapture outside;
+      void* memory = nullptr;
+      cudaStream_t stream = nullptr;
+      check(cudaMalloc(&memory, bytes.size()), "memory for a table");
+      check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream for a table");
+      const cudaError_t copied = cudaMemcpyAsync(memory, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream);
+      const cudaError_t done = cudaStreamSynchronize(stream);
+      cudaStreamDestroy(stream);
+      check(copied, "copy of a table"), check(done, "copy of a table");
+      address = memory;
+    }
+    return address;
+  }
+
+  const void* kernel(const Launch& l) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    cudaKernel_t& kernel = kernels_[l.kernel];
+    if (!kernel) {
+      const Tensor image = kernel_image(*l.kernel);
+      const OutsideOfCapture outside;
+      cudaLibrary_t library = nullptr;
+      check(cudaLibraryLoadData(&library, image.const_data_ptr(), nullptr, nullptr, 0, nullptr, nullptr, 0),
+            l.kernel->name.c_str());
+      check(cudaLibraryGetKernel(&kernel, library, l.kernel->name.c_str()), l.kernel->name.c_str());
+      check(cudaKernelSetAttributeForDevice(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                            static_cast<int>(hardware_.shared_per_block), index_),
+            "shared memory");
+    }
+    return reinterpret_cast<const void*>(kernel);
+  }
+
+  // The machine code, from what was built ahead or from the run-time compiler: front_kernels/_kernels.py.
+  Tensor kernel_image(const Kernel& k) const {
+    std::array<StableIValue, 3> stack{torch::stable::detail::from(k.name), torch::stable::detail::from(k.source),
+                                      torch::stable::detail::from(static_cast<int64_t>(architecture_))};
+    TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("front::_cuda_image", "", stack.data(), TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+  }
+
+  const int32_t index_;
+  int architecture_ = 0;
+  Hardware hardware_;
+  std::mutex mutex_;
+  std::map<Table, void*> tables_;
+  std::map<const Kernel*, cudaKernel_t> kernels_;
+};
+
+// Runs what make(hardware, workspace, &bytes) says, with a workspace of as many bytes.
+template <class Make>
+void run(const Tensor& x, Make make) {
+  const int32_t index = x.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(index);
+  Device& device = Device::get(index);
+  int64_t bytes = 0;
+  std::vector<Launch> launches = make(device.hardware(), nullptr, &bytes);
+  std::optional<Tensor> workspace;
+  if (bytes > 0) {
+    workspace = empty(x, {divide_up(bytes, 4)}, DType::f32);
+    launches = make(device.hardware(), static_cast<char*>(workspace->mutable_data_ptr()), &bytes);
+  }
+  const cudaStream_t stream = current_stream(index);
+  for (Launch& l : launches) device.launch(l, stream);
+}
+
+// The arguments were checked in Python (engines.py).
+void matrices(std::vector<Tensor> xs, std::vector<Tensor> outs, int64_t direction, int64_t k0, int64_t k1,
+              const NormName& norm) {
+  if (xs.empty()) return;
+  const Types types = types_of("_cuda_matrices", xs[0], outs[0]);
+  const Norm scale = parse_norm("_cuda_matrices", norm.value);
+  const auto launch = [&](const MatrixPass& pass) {
+    run(xs[0], [&](const Hardware& hardware, char* workspace, int64_t* bytes) {
+      return matrix_launches(pass, hardware, workspace, bytes);
+    });
+  };
+  switch (static_cast<Direction>(direction)) {
+    case Direction::forward:
+      return forward_matrices(xs, outs, scale, types, launch);
+    case Direction::inverse:
+      return inverse_matrices(xs, outs, scale, types, launch);
+    case Direction::resize:
+      return resize_matrices(xs[0], k0, k1, outs[0], scale, types, launch);
+  }
+}
+
+void axis(const Tensor& x, const Tensor& out, int64_t direction, int64_t dim, const NormName& norm) {
+  const Types types = types_of("_cuda_axis", x, out);
+  const bool forward = static_cast<Direction>(direction) == Direction::forward;
+  const int64_t n = (forward ? x : out).sizes()[dim], kept = (forward ? out : x).sizes()[dim];
+  const AxisPass pass = new_axis_pass(static_cast<Direction>(direction), parse_norm("_cuda_axis", norm.value), n, kept,
+                                      dim, x, out, types);
+  run(x, [&](const Hardware& hardware, char* workspace, int64_t* bytes) {
+    return axis_launches(pass, size_of(types.compute), hardware, workspace, bytes);
+  });
+}
+
+}  // namespace
+}  // namespace front::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(front, CUDA, m) {
+  m.impl("_cuda_matrices", TORCH_BOX(&front::cuda::matrices));
+  m.impl("_cuda_axis", TORCH_BOX(&front::cuda::axis));
+}

@@ -1,0 +1,55 @@
+"""Machine code of the CUDA engine's kernels: what was compiled ahead, or NVRTC's.
+
+The C++ side asks for it once per kernel and device, through the private op `front::_cuda_image`.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import _C, _nvrtc
+
+AHEAD = Path(__file__).with_name("cuda")
+
+@functools.cache
+def headers() -> dict[str, str]:
+    """The device code, as it was when the library was built: by the names under which it includes itself."""
+    return {path.name: path.read_text() for path in AHEAD.glob("*.h")}
+
+
+@functools.cache
+def _architectures() -> frozenset[int]:
+    """What the kernels that were compiled ahead are for."""
+    return frozenset(int(a) for a in _C.build_info()["cuda_architectures"].split(";") if a)
+
+
+def source_of(kernel: str) -> str:
+    """A translation unit of what the planner calls a kernel's source."""
+    return f'#include "kernels.h"\n{kernel}'
+
+
+def image(name: str, source: str, architecture: int) -> bytes:
+    """Machine code of the kernel `name` for sm_`architecture`.
+
+    Raises:
+        RuntimeError: it was not compiled ahead for this architecture, and there is no NVRTC, or NVRTC fails.
+    """
+    ahead = AHEAD / f"{name}.fatbin"
+    if architecture in _architectures() and ahead.exists():
+        return ahead.read_bytes()
+    return _nvrtc.compiled(source_of(source), name, headers(), architecture)
+
+
+def _image_op(name: str, source: str, architecture: int) -> Tensor:
+    return torch.frombuffer(bytearray(image(name, source, architecture)), dtype=torch.uint8)
+
+
+def register() -> torch.library.Library:
+    """Registers the op; the returned Library keeps it alive."""
+    library = torch.library.Library("front", "IMPL")
+    library.impl("_cuda_image", _image_op, "CompositeExplicitAutograd")
+    return library

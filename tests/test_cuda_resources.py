@@ -1,0 +1,175 @@
+"""What the compilers make of the CUDA kernels: registers, spills and shared memory, for every kernel compiled ahead and one
+of each family on other architectures; and every family under NVRTC. None of it needs a GPU."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emulate import CUDA, H200
+from front_kernels import _C, _kernels, _nvrtc
+
+F32, F64 = 2, 3
+FORWARD, INVERSE, RESIZE = 0, 1, 2
+NVCC = shutil.which("nvcc")
+BUILT = _C.build_info()["cuda"]
+REGISTERS = 65536  # of a multiprocessor
+A100 = [108, 163 << 10, 164 << 10]
+
+
+@dataclass
+class Usage:
+    registers: int
+    spilled: int
+    static_shared: int
+
+
+def usage(log: str) -> Usage:
+    """From the output of `ptxas -v` of one kernel."""
+    registers = re.search(r"Used (\d+) registers", log)
+    spills = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    shared = re.search(r"(\d+) bytes smem", log)
+    assert registers, log
+    assert spills, log
+    return Usage(int(registers[1]), sum(map(int, spills.groups())), int(shared[1]) if shared else 0)
+
+
+def bounds(source: str) -> tuple[int, int]:
+    """Threads and blocks per multiprocessor that a kernel is compiled for."""
+    found = re.search(r"FRONT_KERNEL\(\w+,\s*(\w+(?:::\w+)*),\s*(\d+),", source)
+    assert found, source
+    threads = 256 if found[1].endswith("kPackThreads") else int(found[1])
+    return threads, int(found[2])
+
+
+def check(name: str, source: str, log: str) -> None:
+    used = usage(log)
+    threads, blocks = bounds(source)
+    warps = -(-threads // 32)
+    allocated = -(-used.registers * 32 // 256) * 256 * warps * blocks
+    assert used.spilled == 0, f"{name}: {log}"
+    assert used.static_shared == 0, name
+    assert allocated <= REGISTERS, f"{name}: {used.registers} registers, planned are {blocks} blocks of {threads} threads"
+
+
+def launches(
+    direction: int, m: int, n: int, k0: int, k1: int, *, kind: int = F32, hardware: list[int] = H200
+) -> list[dict[str, Any]]:
+    size = [m, n] if direction == RESIZE else [0, 0]
+    strides = [k1, 1, n, 1] if direction == INVERSE else [n, 1, k1 if direction == FORWARD else n, 1]
+    found, _ = _C.cuda_matrix_launches(
+        direction, [m, n, k0, k1, *size], strides, [kind] * 3, "ortho", [0], [0], [], 0, hardware
+    )
+    return list(found)
+
+
+def families(hardware: list[int] = H200) -> dict[str, str]:
+    """One kernel of each family: name -> source."""
+    kernels = {}
+    for kind in (F32, F64):
+        for direction in (FORWARD, INVERSE, RESIZE):
+            kernels |= {k["name"]: k["source"] for k in launches(direction, 1536, 1536, 768, 768, kind=kind)[-2:]}
+        # A convolution, and two steps without one.
+        kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 4, 30522, 4, 30522, kind=kind, hardware=hardware)}
+    kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 4, 65536, 4, 65536, hardware=hardware)}
+    kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 8192, 8192, 1024, 1024, hardware=hardware)}
+    kernels |= {k["name"]: k["source"] for k in launches(INVERSE, 11008, 4096, 2752, 1024, hardware=hardware)}
+    return kernels
+
+
+AHEAD = sorted(_kernels.AHEAD.glob("*.fatbin.log"))
+
+
+def test_kernels_are_compiled_ahead():
+    if not BUILT:
+        pytest.skip("this build has no CUDA engine: no CUDA toolkit was found")
+    names = {path.name.partition(".")[0] for path in AHEAD}
+    for direction in (FORWARD, INVERSE):
+        for launch in launches(direction, 8192, 8192, 1024, 1024):
+            assert launch["name"] in names
+    assert {path.name.partition(".")[0] for path in _kernels.AHEAD.glob("*.fatbin")} == names
+
+
+@pytest.mark.parametrize("log", AHEAD, ids=lambda path: path.name.partition(".")[0])
+def test_ahead_of_time_kernels_fit_their_plan(log: Path):
+    """Zero spills, and registers for as many blocks per multiprocessor as planned."""
+    name = log.name.partition(".")[0]
+    text = log.read_text()
+    found = re.search(r"launch bounds|FRONT_KERNEL", text)
+    assert found is None
+    architectures = _C.build_info()["cuda_architectures"].split(";")
+    parts = re.split(r"(?=ptxas info\s+: Compiling entry function)", text)[1:]
+    assert len(parts) == len(architectures), text
+    source = sources()[name]
+    for part in parts:
+        check(name, source, part)
+
+
+def sources() -> dict[str, str]:
+    """Of the kernels compiled ahead, from the same cases as csrc/cuda/ahead.cpp."""
+    found = {}
+    for m, n in ((768, 768), (3072, 768), (1024, 1024), (4096, 4096), (8192, 8192), (11008, 4096)):
+        for share in (1, 2, 4, 8):
+            for direction in (FORWARD, INVERSE, RESIZE):
+                found |= {k["name"]: k["source"] for k in launches(direction, m, n, m // share, n // share)}
+    return found
+
+
+@pytest.mark.parametrize(("architecture", "hardware"), [(80, A100), (100, H200)])
+def test_families_on_other_architectures(tmp_path: Path, architecture: int, hardware: list[int]):
+    if NVCC is None:
+        pytest.skip("no nvcc on this machine")
+    checked = 0
+    for name, source in families(hardware).items():
+        if "f64" in name or "float" in name:
+            continue  # under NVRTC below
+        file = tmp_path / f"{name[:100]}.cu"
+        file.write_text(_kernels.source_of(source))
+        flags = ["-std=c++17", "-cubin", "-Xptxas", "-v", f"-I{CUDA}", f"-arch=sm_{architecture}"]
+        command = [NVCC, *flags, "-o", str(file.with_suffix(".cubin")), str(file)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        check(name, source, run.stderr)
+        checked += 1
+    assert checked >= 8
+
+
+HEADERS = {path.name: path.read_text() for path in CUDA.glob("*.h")}
+
+
+@pytest.mark.parametrize("name", sorted(families()))
+def test_families_compile_under_nvrtc(name: str):
+    cubin = _nvrtc.find().compile(_kernels.source_of(families()[name]), name, HEADERS, 90)
+    assert cubin.startswith(b"\x7fELF")
+    assert name.encode() in cubin
+
+
+def test_headers_for_nvrtc_are_those_of_the_source():
+    """What is copied beside the kernels compiles by itself, and nothing that device code includes is missing."""
+    if not BUILT:
+        pytest.skip("this build has no CUDA engine: no CUDA toolkit was found")
+    copied = _kernels.headers()
+    assert copied == {name: text for name, text in HEADERS.items() if name in copied}
+    included = set(re.findall(r'#include "([\w.]+)"', "".join(copied.values()))) | {"kernels.h"}
+    assert included - {"emulator.h"} <= set(copied)
+
+
+def test_image_prefers_what_was_compiled_ahead(monkeypatch: pytest.MonkeyPatch):
+    if not BUILT:
+        pytest.skip("this build has no CUDA engine: no CUDA toolkit was found")
+    launch = launches(FORWARD, 8192, 8192, 1024, 1024)[0]
+    architecture = int(_C.build_info()["cuda_architectures"].split(";")[0])
+    asked = []
+    monkeypatch.setattr(_nvrtc, "compiled", lambda *args: asked.append(args) or b"compiled")
+    ahead = _kernels.image(launch["name"], launch["source"], architecture)
+    assert ahead == (_kernels.AHEAD / f"{launch['name']}.fatbin").read_bytes()
+    assert not asked
+    assert _kernels.image(launch["name"], launch["source"], 89) == b"compiled"
+    assert _kernels.image("front_other", "source", architecture) == b"compiled"
+    assert len(asked) == 2
