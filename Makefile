@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What pip installs as torch into .venv: any supported version, a CPU build is enough.
 TORCH ?= torch==2.13.0
+# What CUDA kernels are compiled ahead for, where a CUDA toolkit is found: one architecture here, others at run time.
+export FRONT_CUDA_ARCHS ?= 90
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
 CXX_FILES := $(CSRC) $(wildcard tests/native/*.cpp bench/native/*.cpp)
 

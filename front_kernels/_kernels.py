@@ -15,6 +15,7 @@ from . import _C, _nvrtc
 
 AHEAD = Path(__file__).with_name("cuda")
 
+
 @functools.cache
 def headers() -> dict[str, str]:
     """The device code, as it was when the library was built: by the names under which it includes itself."""

@@ -17,18 +17,25 @@ def empty_cache() -> None:
 
 
 def plan_for(
-    shape: Sequence[int], k: Pair | None = None, dtype: torch.dtype = torch.float32, *, inverse: bool = False
+    shape: Sequence[int],
+    k: Pair | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    inverse: bool = False,
+    device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
-    """How the CPU engine would transform a matrix of `shape`, of which the k0 x k1 corner is kept (or, inverse, given).
+    """How a matrix of `shape`, of which the k0 x k1 corner is kept (or, inverse, given), would be transformed.
 
     Args:
         shape: (m, n).
         k: (k0, k1) or one int for both; None keeps all.
         dtype: dtype of the matrix and the result.
         inverse: plan `idct_pad` to `shape` instead of `dct_crop`.
+        device: "cpu", or a CUDA device; without a GPU, plans for "cuda" are an H200's.
 
     Returns:
-        {"rows": plan of the pass along the rows (length n), "columns": that along the columns (length m), "order":
+        For a CUDA device {"launches": for each kernel in order its "name", "blocks", "threads" and "shared_bytes",
+        "workspace_bytes", "compute_dtype", "text"}. For the CPU {"rows": plan of the pass along the rows (length n), "columns": that along the columns (length m), "order":
         which is first, "workspace_bytes": size of the intermediate, "compute_dtype", "predicted_us": microseconds by
         the cost model, "text": all that in words}. A plan of a pass has the algorithm ("mixed radix", "bluestein" or
         "dense"), radices, lengths, a cost in vector operations per lane, the predicted "us" and a "text". The
@@ -36,7 +43,7 @@ def plan_for(
         other only.
 
     Raises:
-        ValueError: shape, k or dtype is not allowed.
+        ValueError: shape, k, dtype or device is not allowed.
     """
     size, kept = list(shape), list(shape if k is None else _pair(k))
     for name, values in (("shape", size), ("k", kept)):
@@ -49,6 +56,11 @@ def plan_for(
             raise ValueError(f"k[{i}] must be between 1 and {size[i]} (shape[{i}]), got {kept[i]}")
     if dtype not in _contract.FLOATS:
         raise ValueError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    device = torch.device(device)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be a CPU or CUDA device, got {device}")
+    if device.type == "cuda":
+        return _cuda_plan(size, kept, dtype, inverse, device)
     (m, n), (k0, k1) = size, kept
     machine = list(torch.ops.front._cpu_machine())
     plan = _C.plan_matrix(not inverse, m, n, k0, k1, dtype.itemsize, machine)
@@ -64,13 +76,40 @@ def plan_for(
     return plan
 
 
+H200 = (132, 227 << 10, 228 << 10)  # multiprocessors; shared memory of a block, and of a multiprocessor
+
+
+def _cuda_plan(
+    size: list[int], kept: list[int], dtype: torch.dtype, inverse: bool, device: torch.device
+) -> dict[str, Any]:
+    hardware: Sequence[int] = H200
+    if torch.cuda.is_available() and _C.build_info()["cuda"]:
+        index = torch.cuda.current_device() if device.index is None else device.index
+        hardware = torch.ops.front._cuda_hardware(index)
+    element = _contract.FLOATS.index(dtype)
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    strides = [kept[1], 1, size[1], 1] if inverse else [size[1], 1, kept[1], 1]
+    types = [element, _contract.FLOATS.index(compute), element]
+    direction = 1 if inverse else 0
+    found, workspace = _C.cuda_matrix_launches(
+        direction, [*size, *kept, 0, 0], strides, types, "ortho", [0], [0], [], 0, list(hardware)
+    )
+    launches = [{key: launch[key] for key in ("name", "blocks", "threads", "shared_bytes")} for launch in found]
+    lines = [
+        f"{x['name']}: {x['blocks']} blocks of {x['threads']} threads, {x['shared_bytes']} bytes of shared memory each"
+        for x in launches
+    ]
+    text = "\n".join([*lines, f"workspace {workspace} bytes"])
+    return {"launches": launches, "workspace_bytes": workspace, "compute_dtype": compute, "text": text}
+
+
 def build_info() -> dict[str, Any]:
     """What was built and what runs.
 
     Returns:
         {"version", "compiler", "torch_target": the stable ABI's version, "torch_built_with", "cpu_isas": the
-        instruction sets built, best first, "cpu_isa": the one in use (FRONT_CPU_ISA forces one), "cuda": whether CUDA
-        was built}.
+        instruction sets built, best first, "cpu_isa": the one in use (FRONT_CPU_ISA forces one), "cuda": whether the
+        CUDA engine was built, "cuda_architectures": what its kernels are compiled ahead for}.
 
     Raises:
         ValueError: FRONT_CPU_ISA names an instruction set that this machine or build lacks.

