@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 def build_info() -> dict[str, Any]: ...
@@ -5,3 +6,29 @@ def plan_axis(n: int, kept: int, compute_bytes: int = 4) -> dict[str, Any]: ...
 def plan_matrix(
     forward: bool, rows: int, columns: int, k0: int, k1: int, element_bytes: int, machine: list[int]
 ) -> dict[str, Any]: ...
+def cuda_axis_plan(n: int, kept: int, real_bytes: int, lanes: int, hardware: Sequence[int]) -> dict[str, Any]: ...
+def cuda_matrix_launches(
+    direction: int,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    types: Sequence[int],
+    norm: str,
+    ins: Sequence[int],
+    outs: Sequence[int],
+    batch: Sequence[Sequence[int]],
+    workspace: int,
+    hardware: Sequence[int],
+) -> tuple[list[dict[str, Any]], int]: ...
+def cuda_axis_launches(
+    direction: int,
+    n: int,
+    kept: int,
+    along: Sequence[int],
+    types: Sequence[int],
+    norm: str,
+    in_: int,
+    out: int,
+    lanes: Sequence[Sequence[int]],
+    workspace: int,
+    hardware: Sequence[int],
+) -> tuple[list[dict[str, Any]], int]: ...

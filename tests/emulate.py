@@ -1,4 +1,4 @@
-"""Runs the CUDA engine's launches on the CPU: the device code compiled by g++ with the emulator of csrc/cuda/emulator.h."""
+"""Runs the CUDA engine's launches on the CPU: the device code under g++ with the emulator of csrc/cuda/emulator.h."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What the compilers make of the CUDA kernels: registers, spills and shared memory, for every kernel compiled ahead and one
-of each family on other architectures; and every family under NVRTC. None of it needs a GPU."""
+"""What the compilers make of the CUDA kernels: registers, spills and shared memory, for every kernel compiled ahead and
+one of each family on other architectures; and every family under NVRTC. None of it needs a GPU.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The CUDA kernels of every op, in Python and through the planner, with the emulator in the device's place: what
-engines.py does with tensors, strides and arguments is compared with the CPU engine. Only the launching itself is missing.
+engines.py does with tensors, strides and arguments is compared with float64. Only the launching itself is missing.
 """
 
 from __future__ import annotations
