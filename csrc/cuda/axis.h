@@ -41,18 +41,30 @@ struct Axis {
   // bank.
   static constexpr u32 group = 128 / sizeof(Point);
   static FRONT_CONSTEXPR u32 at(u32 i) { return i + i / group; }
+  // Where the last stage finds its points: without such places, if the stage before writes whole groups anyway; for
+  // then neither they nor the mirrored reads of the split, which begin at any place, share a bank.
+  static FRONT_CONSTEXPR u32 last_at(u32 i) {
+    if constexpr (stages > 2)
+      if constexpr (span(stages - 2) % static_cast<int>(group) == 0) return i;
+    return at(i);
+  }
   static constexpr u32 padded = points - 1 + (points - 1) / group + 1;
   static constexpr u32 point_bytes = padded * Together * sizeof(Point);
   static constexpr u32 tile_offset = Overlaid ? 0 : (point_bytes + 15) / 16 * 16;
 
-  // Place of coefficient q of a lane in the tile: rows of lanes, turned so that neither neighbours along the axis nor
-  // neighbouring lanes share a bank.
+  // Place of coefficient q of a lane in the tile: rows of lanes, turned so that no two share a bank of as many
+  // neighbours along the axis as a warp has, of one lane or of several: by the reversed bits of the row's number.
   static constexpr u32 turn = 128 / sizeof(Real) / Lanes;
+  static FRONT_DEVICE u32 reversed(u32 k) {
+    u32 r = 0;
+    for (u32 bit = 1; bit < Lanes; bit *= 2) r = 2 * r + (k / bit & 1);
+    return r;
+  }
   static FRONT_DEVICE u32 tile_at(u32 q, u32 lane) {
     if constexpr (Lanes == 1 || (Lanes & (Lanes - 1)) != 0 || turn == 0)
       return q * Lanes + lane;
     else
-      return q * Lanes + (lane ^ (q / turn % Lanes));
+      return q * Lanes + (lane ^ reversed(q / turn % Lanes));
   }
 };
 
@@ -89,7 +101,7 @@ FRONT_DEVICE void middle_stage(const B& block, Points points, const typename A::
       Point* v = values[t].v[decltype(index)::value];
       unrolled<0, R>([&](auto inner) {
         constexpr int r = decltype(inner)::value;
-        v[r] = points.read(base + A::at(j + r * count));
+        v[r] = points.read(base + (S == A::stages - 1 ? A::last_at(j + r * count) : A::at(j + r * count)));
         if constexpr (r > 0 && span > 1) v[r] = v[r] * block.table(twiddles + A::twiddles(S) + (r - 1) * span + k);
       });
       butterfly<R>(v);
@@ -103,7 +115,8 @@ FRONT_DEVICE void middle_stage(const B& block, Points points, const typename A::
       const u32 to = j / span * (span * R) + j % span;
       unrolled<0, R>([&](auto inner) {
         constexpr int r = decltype(inner)::value;
-        points.write(base + A::at(to + r * span), values[t].v[decltype(index)::value][r]);
+        const u32 place = S == A::stages - 2 ? A::last_at(to + r * span) : A::at(to + r * span);
+        points.write(base + place, values[t].v[decltype(index)::value][r]);
       });
     });
   });

@@ -57,7 +57,7 @@ FRONT_DEVICE void split_spectrum(const B& block, const AxisArgs& args, int first
   const auto gather = [&](u32 base, u32 j, Point(&v)[R]) {
     unrolled<0, R>([&](auto index) {
       constexpr int r = decltype(index)::value;
-      v[r] = points.read(base + A::at(j + r * span));
+      v[r] = points.read(base + A::last_at(j + r * span));
       if constexpr (r > 0 && span > 1) v[r] = v[r] * block.table(twiddles + A::twiddles(last) + (r - 1) * span + j);
     });
     butterfly<R>(v);

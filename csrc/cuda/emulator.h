@@ -51,8 +51,8 @@ class Emulation {
     for (int t = 0; t < threads; ++t) order_[t] = t;
     if (report_.seed) std::shuffle(order_.begin(), order_.end(), random_);
     if (report_.statistics) {
-      shared_count_.assign(threads, 0);
-      memory_count_.assign(threads, 0);
+      shared_count_.assign(2 * threads, 0);
+      memory_count_.assign(2 * threads, 0);
     }
     for (int t : order_) thread_ = t, f(t);
     if (report_.statistics) count_requests();
@@ -195,7 +195,8 @@ class Emulation {
 
   void note(Requests& requests, std::vector<int>& count, i64 at, int bytes, i64 buffer, bool write) {
     if (!report_.statistics) return;
-    Request& r = requests[{{thread_ / 32, count[thread_]++}, {2 * bytes + write, static_cast<int>(buffer)}}];
+    Request& r =
+        requests[{{thread_ / 32, count[2 * thread_ + write]++}, {2 * bytes + write, static_cast<int>(buffer)}}];
     r.at[thread_ % 32] = at;
     r.lanes |= u32{1} << (thread_ % 32);
   }

@@ -99,7 +99,10 @@ struct RadixSearch {
       if (points / chosen.front() % 2 != 0) total += kUnpaired;
       if (points / chosen.back() % 2 != 0) total += kUnpaired;
     }
-    if (chosen.front() % 8 != 0) total += 2;  // the first stage's stores then meet in banks
+    // Stores of the first stage, and of the last but one, meet in banks unless they are of whole groups (axis.h).
+    const int64_t group = 64 / real_bytes, count = static_cast<int64_t>(chosen.size());
+    if (chosen.front() % group != 0) total += chosen.front() % 8 ? 3 : 1;
+    if (count > 2 && points / chosen[count - 1] / chosen[count - 2] % group != 0) total += 2;
     total +=
         0.02 * static_cast<double>(*std::max_element(chosen.begin(), chosen.end()));  // fewer registers, all else equal
     return total;

@@ -114,7 +114,7 @@ FRONT_DEVICE void store_rows(const B& block, const AxisArgs& args, const Place& 
     const auto gather = [&](u32 j, Point(&v)[R]) {
       unrolled<0, R>([&](auto index) {
         constexpr int r = decltype(index)::value;
-        v[r] = points.read(base + A::at(j + r * span));
+        v[r] = points.read(base + A::last_at(j + r * span));
         if constexpr (r > 0 && span > 1) v[r] = v[r] * block.table(twiddles + A::twiddles(last) + (r - 1) * span + j);
       });
       butterfly<R>(v);
