@@ -61,7 +61,7 @@ struct Axis {
     return r;
   }
   static FRONT_DEVICE u32 tile_at(u32 q, u32 lane) {
-    if constexpr (Lanes == 1 || (Lanes & (Lanes - 1)) != 0 || turn == 0)
+    if constexpr (Lanes == 1 || turn == 0)
       return q * Lanes + lane;
     else
       return q * Lanes + (lane ^ reversed(q / turn % Lanes));

@@ -194,13 +194,21 @@ inline int64_t expected_registers(const AxisPlan& p, const Hardware& h) {
 inline double score(const AxisPlan& p, int64_t total_lanes, const Hardware& h) {
   const int64_t whole = 32 / p.real_bytes;
   // Pieces of a 32-byte sector written by different blocks meet in the second-level cache.
-  const double sectors = std::pow(static_cast<double>(p.lanes) / static_cast<double>(whole), 0.7);
+  const double sectors = std::pow(std::min(1.0, static_cast<double>(p.lanes) / static_cast<double>(whole)), 0.7);
   const double phases = p.blocks == 1 ? 0.55 : p.blocks == 2 ? 0.9 : 1.0;  // blocks whose loads hide others' arithmetic
   const double warps = static_cast<double>(p.blocks * ((p.threads() + 31) / 32));
   const double blocks = std::ceil(static_cast<double>(total_lanes) / static_cast<double>(p.lanes));
   const double slots = static_cast<double>(h.multiprocessors * std::min<int64_t>(p.blocks, 2));
   const double idle = 1.0 - static_cast<double>((32 - p.threads() % 32) % 32) / (32.0 * std::ceil(p.threads() / 32.0));
   return sectors * phases * idle * std::min(1.0, warps / 12) * std::min(1.0, blocks / slots);
+}
+
+// Lanes of a block, best first: those that fill a sector, fewer, and more, for short axes.
+inline std::vector<int64_t> lane_counts(int64_t real_bytes) {
+  std::vector<int64_t> counts;
+  for (int64_t lanes = 32 / real_bytes; lanes >= 1; lanes /= 2) counts.push_back(lanes);
+  counts.push_back(64 / real_bytes), counts.push_back(128 / real_bytes);
+  return counts;
 }
 
 inline int64_t resident_blocks(int64_t threads, int64_t registers, int64_t shared, const Hardware& h) {
@@ -233,7 +241,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t t
   p.radices = choose_radices(p.points(), n % 2 == 0, real_bytes);
   if (p.radices.empty()) return best;
   double highest = -1;
-  for (int64_t lanes = 32 / real_bytes; lanes >= 1; lanes /= 2)
+  for (int64_t lanes : lane_counts(real_bytes))
     for (int64_t together = lanes; together >= 1; together /= 2)
       for (int variant = 0; variant < 4; ++variant) {
         const bool overlaid =
@@ -263,7 +271,7 @@ inline ResizePlan plan_resize(int64_t n, int64_t size, int64_t kept, int64_t rea
   using namespace plan_detail;
   ResizePlan best;
   double highest = -1;
-  for (int64_t lanes = 32 / real_bytes; lanes >= 1; lanes /= 2) {
+  for (int64_t lanes : lane_counts(real_bytes)) {
     ResizePlan r;
     for (AxisPlan* p : {&r.there, &r.back}) {
       p->n = p == &r.there ? n : size;

@@ -1,0 +1,101 @@
+"""The emulator's checks, by planted faults: each must be found, as what it is and where it is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emulate import CUDA, H200, Buffer, Findings, run
+from front_kernels import _C
+
+M, N, K = 11, 1024, 512
+
+
+def findings(headers: Path, direction: int = 0, *, shared_less: int = 0) -> list[Findings]:
+    """Of one axis, with 11 lanes: more than a block's and not a multiple of them."""
+    n, kept = (N, K) if direction == 0 else (K, N)
+    x = np.random.default_rng(0).standard_normal((M, n)).astype(np.float32)
+    out = np.zeros((M, kept), np.float32)
+    lanes = [(M, n, kept)]
+    args = (direction, N, K, [1, 1], [2, 2, 2], "ortho", x.ctypes.data, out.ctypes.data, lanes, 0, H200)
+    launches, _ = _C.cuda_axis_launches(*args)
+    launches[0]["shared_bytes"] -= shared_less
+    return run(launches, [Buffer(x), Buffer(out, written=True)], headers=headers)
+
+
+def planted(tmp_path: Path, file: str, old: str, new: str, count: int = 1) -> Path:
+    headers = tmp_path / "headers"
+    shutil.copytree(CUDA, headers)
+    text = (headers / file).read_text()
+    assert text.count(old) == count, f"{file} has changed: {old!r} is there {text.count(old)} times"
+    (headers / file).write_text(text.replace(old, new))
+    return headers
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+def test_nothing_is_found_where_nothing_is_wrong(direction):
+    assert [found.total for found in findings(CUDA, direction)] == [0]
+
+
+def test_missing_barrier_between_reads_and_writes(tmp_path):
+    """Stockham's stages read all points before any is written."""
+    found = findings(planted(tmp_path, "axis.h", 'block.each("stage"', 'block.last("stage"', 2))[0]
+    assert found.races > 0
+    assert "'stage'" in found.first
+
+
+def test_missing_barrier_after_loading(tmp_path):
+    found = findings(planted(tmp_path, "rows.h", 'block.each("load rows"', 'block.last("load rows"'))[0]
+    assert found.races > 0
+    assert "in the same phase" in found.first
+
+
+def test_missing_barrier_before_the_tile_is_stored(tmp_path):
+    found = findings(planted(tmp_path, "coefficients.h", 'block.each("split"', 'block.last("split"', 3))[0]
+    assert found.races > 0
+
+
+def test_short_buffer(tmp_path):
+    window = "points = block.template shared<typename A::Point>(0, A::padded * A::together);"
+    short = window.replace("A::padded * A::together", "A::padded * A::together - 1")
+    assert findings(planted(tmp_path, "kernels.h", window, short, 3))[0].bounds > 0
+
+
+def test_launch_with_too_little_shared_memory():
+    assert findings(CUDA, shared_less=16)[0].bounds > 0
+
+
+def test_wrong_stride(tmp_path):
+    """A stage that leaves points unwritten, which the next one reads."""
+    found = findings(planted(tmp_path, "axis.h", "j / span * (span * R)", "j / span * (span * (R - 1))"))[0]
+    assert found.total > 0
+
+
+def test_unguarded_tail_of_a_store(tmp_path):
+    found = findings(planted(tmp_path, "coefficients.h", "if (lane < place.lanes)\n", "\n"))[0]
+    assert found.bounds > 0
+    assert "'store coefficients'" in found.first
+
+
+def test_unguarded_tail_of_a_load(tmp_path):
+    found = findings(planted(tmp_path, "rows.h", "const bool live = lane < place.lanes;", "const bool live = true;"))[0]
+    assert found.bounds > 0
+    assert "'load rows'" in found.first
+
+
+def test_read_of_what_was_not_written(tmp_path):
+    old = "tile.write(A::tile_at(q, lane),\n"
+    headers = planted(tmp_path, "coefficients.h", old, f"if (q > 0) {old}")
+    assert findings(headers, 1)[0].uninitialised > 0
+
+
+def test_write_to_an_input():
+    x = np.zeros((8, 16), np.float32)
+    args = (0, 16, 16, [1, 1], [2, 2, 2], "ortho", x.ctypes.data, x.ctypes.data, [(8, 16, 16)], 0, H200)
+    launches, _ = _C.cuda_axis_launches(*args)
+    found = run(launches, [Buffer(x)])[0]
+    assert found.bounds > 0
+    assert "writes to an input" in found.first

@@ -1,0 +1,126 @@
+"""What the CUDA kernels move, as the emulator counts it: nothing twice, whole sectors, and no bank conflicts where it
+matters."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from emulate import H200, Buffer, run
+from front_kernels import _C
+
+F32, BF16 = 2, 1
+SECTOR = 32
+
+
+def passes(direction: int, sizes: list[int], inputs: np.ndarray, out: np.ndarray, hardware: list[int] = H200):
+    """Runs each launch by itself: [(reads, writes, requested, sectors) by buffer] per launch."""
+    strides = [inputs.shape[1], 1, out.shape[1], 1]
+
+    def make(workspace: int):
+        return _C.cuda_matrix_launches(
+            direction, sizes, strides, [F32] * 3, "ortho", [inputs.ctypes.data], [out.ctypes.data], [], workspace,
+            hardware,
+        )  # fmt: skip
+
+    _, size = make(0)
+    workspace = np.full(size // 4, np.nan, np.float32)
+    launches, _ = make(workspace.ctypes.data)
+    valid = np.zeros(workspace.nbytes, np.uint8)
+    counted = []
+    for launch in launches:
+        buffers = [Buffer(inputs), Buffer(workspace, written=True, filled=False), Buffer(out, written=True)]
+        buffers[1].valid[:] = valid
+        (found,) = run([launch], buffers, seed=1, statistics=True)
+        assert found.total == 0, found
+        valid |= buffers[1].writes > 0
+        counted.append((launch, buffers, found))
+    return counted
+
+
+def assert_once(count: np.ndarray, elements: int, what: str) -> None:
+    """`elements` float32 moved, none of them twice."""
+    assert count.max(initial=0) <= 1, f"{what}: something was moved twice"
+    assert int(count.sum()) == 4 * elements, f"{what}: {int(count.sum())} bytes, planned are {4 * elements}"
+
+
+# Enough lanes that blocks take whole sectors of them; what else a plan does depends on the length.
+MANY = [1, 227 << 10, 228 << 10]  # a device of one multiprocessor is busy with few lanes
+
+
+@pytest.mark.parametrize(("m", "n", "k0", "k1"), [(256, 512, 64, 128), (64, 4096, 64, 512), (16, 8192, 8, 1024)])
+def test_forward_traffic(m, n, k0, k1):
+    x, out = np.ones((m, n), np.float32), np.zeros((k0, k1), np.float32)
+    (_, first, _), (_, second, _) = passes(0, [m, n, k0, k1, 0, 0], x, out, MANY)
+    assert_once(first[0].reads, m * n, "the matrix")
+    assert_once(first[1].writes, m * k1, "the intermediate, written")
+    assert int(first[1].reads.sum()) == int(first[2].writes.sum()) == 0
+    assert_once(second[1].reads, m * k1, "the intermediate, read")
+    assert_once(second[2].writes, k0 * k1, "the coefficients")
+    assert int(second[0].reads.sum()) == 0
+    # An axis so short that a warp takes several lanes of it asks for a sector in more than one instruction.
+    for buffer in (first[0], first[1], *((second[1], second[2]) if m >= 256 else ())):
+        assert buffer.requested == SECTOR * buffer.sectors, "sectors that are not used in full"
+
+
+@pytest.mark.parametrize(("m", "n", "k0", "k1"), [(256, 512, 64, 128), (64, 4096, 64, 512), (16, 8192, 8, 1024)])
+def test_inverse_traffic(m, n, k0, k1):
+    x, out = np.ones((k0, k1), np.float32), np.zeros((m, n), np.float32)
+    (_, first, _), (_, second, _) = passes(1, [m, n, k0, k1, 0, 0], x, out, MANY)
+    assert_once(first[0].reads, k0 * k1, "the coefficients")
+    assert_once(first[1].writes, m * k1, "the intermediate, written")
+    assert_once(second[1].reads, m * k1, "the intermediate, read")
+    assert_once(second[2].writes, m * n, "the matrix")
+    # An axis so short that a warp takes several lanes of it asks for a sector in more than one instruction.
+    for buffer in (second[1], second[2], *((first[0], first[1]) if m >= 256 else ())):
+        assert buffer.requested == SECTOR * buffer.sectors, "sectors that are not used in full"
+
+
+def test_lowpass_traffic():
+    """Three kernels and no spectrum in memory."""
+    m, n, k0, k1 = 256, 512, 64, 128
+    x, out = np.ones((m, n), np.float32), np.zeros((m, n), np.float32)
+    (_, first, _), (_, middle, _), (_, last, _) = passes(2, [m, n, k0, k1, m, n], x, out, MANY)
+    assert_once(first[0].reads, m * n, "the matrix")
+    assert_once(first[1].writes, m * k1, "the intermediate, written")
+    assert_once(middle[1].reads, m * k1, "the intermediate, read")
+    assert_once(middle[1].writes, m * k1, "the intermediate, written again")
+    assert_once(last[1].reads, m * k1, "the intermediate, read again")
+    assert_once(last[2].writes, m * n, "the result")
+
+
+def test_fewer_lanes_share_sectors():
+    """Where a block has fewer lanes than a sector, each piece is one request: as many more as planned, no more."""
+    m, n, k = 16, 8192, 8192
+    x, out = np.ones((m, n), np.float32), np.zeros((m, k), np.float32)
+    (launch, first, _), _ = passes(0, [m, n, m, k, 0, 0], x, out, MANY)
+    plan = _C.cuda_axis_plan(n, k, 4, m, MANY)
+    assert first[0].requested == SECTOR * first[0].sectors
+    assert first[1].sectors * 4 * plan["lanes"] == first[1].requested
+    assert launch["threads"] == plan["threads"]
+
+
+HOT = ("load rows", "stage", "split", "merge", "store rows", "load coefficients", "store coefficients")
+
+
+@pytest.mark.parametrize(
+    ("n", "kept"), [(768, 384), (1024, 1024), (3072, 768), (4096, 512), (8192, 1024), (8192, 8192), (11008, 2752)]
+)
+@pytest.mark.parametrize("direction", [0, 1])
+def test_bank_conflicts(n, kept, direction):
+    """Wavefronts of every phase within 1.3 times what they would be without conflicts."""
+    m = 8
+    x = np.ones((m, n if direction == 0 else kept), np.float32)
+    out = np.zeros((m, kept if direction == 0 else n), np.float32)
+    counted = passes(direction, [m, n, m, kept, 0, 0], x, out, MANY)
+    _, _, found = counted[0 if direction == 0 else 1]
+    assert f"_n{n}_" in found.name
+    total: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
+    for key, counts in found.banks.items():
+        total[key.partition("|")[0]] += counts
+    assert len(total) >= 4
+    assert set(total) <= set(HOT)
+    for phase, (wavefronts, ideal) in total.items():
+        assert wavefronts <= 1.3 * ideal, f"{found.name}, {phase}: {wavefronts / ideal:.2f} times the ideal"
