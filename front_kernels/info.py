@@ -39,8 +39,8 @@ def plan_for(
         "columns": that along the columns (length m), "order": which is first, "workspace_bytes": size of the
         intermediate, "compute_dtype", "predicted_us": microseconds by the cost model, "text": all that in words}. A
         plan of a pass has the algorithm ("mixed radix", "bluestein" or "dense"), radices, lengths, a cost in vector
-        operations per lane, the predicted "us" and a "text". The constants of the cost model are timings of one machine (csrc/plan.h); on others compare predictions with each
-        other only.
+        operations per lane, the predicted "us" and a "text". The constants of the cost model are timings of one
+        machine (csrc/plan.h); on others compare predictions with each other only.
 
     Raises:
         ValueError: shape, k, dtype or device is not allowed.

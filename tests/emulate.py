@@ -55,12 +55,27 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def compiled(name: str, source: str, headers: Path = CUDA) -> ctypes.CDLL:
     """The kernel as a host library."""
     text = Path(_folder().name) / f"{len(os.listdir(_folder().name))}_{name[:60]}.cpp"
-    text.write_text(f'#include "kernels.h"\n{source}')
+    text.write_text(source)
     library = text.with_suffix(".so")
-    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{headers}", "-shared", "-fPIC"]
-    run = subprocess.run(["g++", *flags, str(text), "-o", str(library)], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[:4000]
+    gxx("-include", str(_precompiled(headers)), "-shared", str(text), "-o", str(library))
     return ctypes.CDLL(str(library))
+
+
+def gxx(*arguments: str) -> None:
+    # NOTE: not optimised: most kernels run on a few lanes, and compiling them is what takes the time.
+    flags = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-fPIC"]
+    run = subprocess.run(["g++", *flags, *arguments], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[:4000]
+
+
+@functools.cache
+def _precompiled(headers: Path) -> Path:
+    """A header that includes the kernels, with its precompiled form beside it."""
+    folder = Path(tempfile.mkdtemp(dir=_folder().name))
+    header = folder / "all.h"
+    header.write_text(f'#include "{headers / "kernels.h"}"\n')
+    gxx("-x", "c++-header", str(header), "-o", str(folder / "all.h.gch"))
+    return header
 
 
 @dataclass
