@@ -28,7 +28,7 @@ inline AxisPlan plan_step(int64_t points, int64_t real_bytes, const Hardware& h)
   if (p.radices.empty()) return p;
   for (p.lanes = 8; p.lanes >= 1; p.lanes /= 2) {
     p.together = p.lanes;
-    p.threads_per_lane = choose_threads(p, points / points_in_registers(real_bytes));
+    p.threads_per_lane = choose_threads(p, points / points_in_registers(real_bytes), points_in_registers(real_bytes));
     p.registers = expected_registers(p, h);
     p.blocks = p.threads() > kThreads ? 0 : resident_blocks(p.threads(), p.registers, p.point_bytes(), h);
     p.blocks = std::min<int64_t>(p.blocks, real_bytes == 4 ? 4 : 2);

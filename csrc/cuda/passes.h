@@ -17,7 +17,8 @@
 namespace front::cuda {
 
 // Memory between passes, by offset: what it is is decided when the launches run.
-constexpr int64_t kWorkspaceLimit = int64_t{32} << 20;  // beyond it batches are taken in parts: it stays in the cache
+// Beyond it batches are taken in parts. In place, where memory is short, soon: an intermediate that stays in the cache.
+constexpr int64_t kWorkspaceLimit = int64_t{1} << 30, kWorkspaceLimitInPlace = int64_t{32} << 20;
 
 struct Launch {
   const Kernel* kernel = nullptr;  // remembered for good
@@ -333,7 +334,9 @@ inline std::vector<Launch> matrix_launches(MatrixPass x, const Hardware& hardwar
 
   const int64_t pitch = resize ? std::max(x.m, x.size0) : x.m;
   const int64_t each = std::max<int64_t>(1, x.k1 * pitch);
-  const int64_t most = std::max<int64_t>(1, kWorkspaceLimit / (each * real_bytes));
+  const bool in_place = x.count > 0 && x.in[0] == x.out[0];
+  const int64_t limit = in_place ? kWorkspaceLimitInPlace : kWorkspaceLimit;
+  const int64_t most = std::max<int64_t>(1, limit / (each * real_bytes));
   const int64_t batch_part = std::min(batch.size, most), count = static_cast<int64_t>(in.pointers.size());
   const int64_t count_part = std::max<int64_t>(1, most / std::max<int64_t>(1, batch_part));
 

@@ -156,9 +156,9 @@ inline std::vector<int64_t> choose_radices(int64_t points, bool even, int64_t re
 
 namespace plan_detail {
 
-// Threads per lane, at least `least`, so that what a thread holds between barriers fits its registers; whole warps.
-inline int64_t choose_threads(const AxisPlan& p, int64_t least) {
-  const int64_t hold = points_in_registers(p.real_bytes), points = p.points();
+// Threads per lane, at least `least`, so that no thread holds more than `hold` points between barriers; whole warps.
+inline int64_t choose_threads(const AxisPlan& p, int64_t least, int64_t hold) {
+  const int64_t points = p.points();
   const auto divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   int64_t threads = least;
   const size_t stages = p.radices.size();
@@ -241,14 +241,23 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t t
   p.radices = choose_radices(p.points(), n % 2 == 0, real_bytes);
   if (p.radices.empty()) return best;
   double highest = -1;
+  struct Variant {
+    int64_t lanes, together, least_threads, hold;
+    bool overlaid;
+  };
+  const int64_t hold = points_in_registers(real_bytes);
+  std::vector<Variant> variants;
   for (int64_t lanes : lane_counts(real_bytes))
     for (int64_t together = lanes; together >= 1; together /= 2)
-      for (int variant = 0; variant < 4; ++variant) {
-        const bool overlaid =
-            variant / 2 != 0;  // the other bit: as few threads as registers allow, or one for 32 points
-        if (overlaid && together != lanes) continue;
-        p.lanes = lanes, p.together = together, p.overlaid = overlaid;
-        p.threads_per_lane = choose_threads(p, variant % 2 ? 1 : p.points() / points_in_registers(real_bytes));
+      for (int64_t least : {p.points() / hold, int64_t{1}})
+        for (bool overlaid : {false, true})
+          if (!overlaid || together == lanes) variants.push_back({lanes, together, least, hold, overlaid});
+  // More points per thread only where there is no other way: several large primes want many threads otherwise.
+  for (const bool last_resort : {false, true})
+    if (highest < 0)
+      for (const Variant& v : variants) {
+        p.lanes = v.lanes, p.together = v.together, p.overlaid = v.overlaid;
+        p.threads_per_lane = choose_threads(p, v.least_threads, last_resort ? v.hold * 3 / 2 : v.hold);
         if (p.threads() > kThreads || p.shared_bytes(most_kept) > h.shared_per_block) continue;
         p.registers = expected_registers(p, h);
         p.blocks = resident_blocks(p.threads(), p.registers, p.shared_bytes(most_kept), h);
@@ -281,7 +290,8 @@ inline ResizePlan plan_resize(int64_t n, int64_t size, int64_t kept, int64_t rea
       p->overlaid = true;
       p->radices = choose_radices(p->points(), p->n % 2 == 0, real_bytes);
       if (p->radices.empty()) return {};
-      p->threads_per_lane = choose_threads(*p, p->points() / points_in_registers(real_bytes));
+      const int64_t hold = points_in_registers(real_bytes);
+      p->threads_per_lane = choose_threads(*p, p->points() / hold, hold);
     }
     const int64_t threads = std::max(r.there.threads_per_lane, r.back.threads_per_lane);
     r.there.threads_per_lane = r.back.threads_per_lane = threads;

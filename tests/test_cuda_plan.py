@@ -1,0 +1,129 @@
+"""The CUDA engine's planner: pure host data, so it is tested as a table. No GPU plays a part."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import front_kernels as fk
+from emulate import H200
+from front_kernels import _C
+
+A100 = [108, 163 << 10, 164 << 10]
+RTX4090 = [128, 99 << 10, 100 << 10]
+B200 = [148, 227 << 10, 228 << 10, 48]
+REGISTERS = 65536
+MANY = 8192  # lanes
+
+
+def plan(n: int, kept: int, *, real_bytes: int = 4, lanes: int = MANY, hardware: list[int] = H200) -> dict:
+    return _C.cuda_axis_plan(n, kept, real_bytes, lanes, hardware)
+
+
+def primes(n: int) -> list[int]:
+    found, p = [], 2
+    while n > 1:
+        while n % p == 0:
+            found.append(p)
+            n //= p
+        p = p + 1 if p * p <= n else n
+    return found
+
+
+# What runs natively, and how. A change of this table is a change of what users run: look before you accept it.
+@pytest.mark.parametrize(
+    ("n", "kept", "radices"),
+    [(1, 1, [1]), (2, 2, [1]), (16, 16, [8]), (192, 192, [16, 6]), (768, 384, [16, 12, 2]), (1024, 512, [16, 16, 2]),
+     (4096, 512, [16, 16, 8]), (8192, 1024, [16, 16, 16]), (11008, 2752, [16, 43, 8]), (14336, 3584, [16, 28, 16]),
+     (18944, 18944, [16, 37, 16]), (28672, 7168, [16, 16, 14, 4]), (32768, 32768, [16, 16, 16, 4]), (27, 27, [3, 9])],
+)  # fmt: skip
+def test_radices(n, kept, radices):
+    assert sorted(plan(n, kept)["radices"]) == sorted(radices)
+
+
+@pytest.mark.parametrize("hardware", [H200, A100, RTX4090, B200], ids=["H200", "A100", "RTX 4090", "B200"])
+@pytest.mark.parametrize("real_bytes", [4, 8])
+def test_plans_fit_the_device(hardware, real_bytes):
+    lengths = [*range(1, 200), *range(200, 32769, 197), 11008, 13824, 14336, 18944, 28672, 32768]
+    native = 0
+    for n in lengths:
+        points = n // 2 if n % 2 == 0 else n
+        for kept in {n, max(1, n // 2), max(1, n // 9)}:
+            for lanes in (1, 100, MANY):
+                p = plan(n, kept, real_bytes=real_bytes, lanes=lanes, hardware=hardware)
+                if not p["radices"]:
+                    continue
+                native += 1
+                assert math.prod(p["radices"]) == points
+                assert p["shared_bytes"] <= hardware[1]
+                assert p["threads"] == p["together"] * p["threads_per_lane"] <= 1024
+                assert p["lanes"] % p["together"] == 0
+                assert not p["overlaid"] or p["lanes"] == p["together"]
+                assert kept <= n // p["share"] or p["share"] == 1 or kept == 1
+                blocks, warps = p["blocks_per_multiprocessor"], -(-p["threads"] // 32)
+                assert blocks * (p["shared_bytes"] + 1024) <= hardware[2]
+                assert blocks * warps * 32 * p["registers"] <= REGISTERS
+    assert native > 500
+
+
+def test_every_smooth_length_up_to_32768_is_native_in_float32():
+    """As long as its points fit (an odd length has as many as elements): primes up to 13, and one of up to 43. Several
+    large ones can want more registers than there are, and then go through memory, as every larger prime does."""
+    through_memory = 0
+    for n in [*range(1, 3000), *range(3000, 32769, 53), *(2**i for i in range(16))]:
+        points = n // 2 if n % 2 == 0 else n
+        fits = (points + points // 16) * 8 <= H200[1] - 16
+        large = [p for p in primes(points) if p > 13]
+        found = bool(plan(n, n)["radices"])
+        if max(large, default=1) > 43:
+            assert not found, n
+        elif fits and len(large) <= 1:
+            assert found, n
+        through_memory += not found
+    assert through_memory > 100
+
+
+@pytest.mark.parametrize("kept", [1, 1024, 2048, 4096, 8192])
+@pytest.mark.parametrize("lanes", [1024, MANY])
+def test_two_blocks_of_8192_share_a_multiprocessor(kept, lanes):
+    assert plan(8192, kept, lanes=lanes)["blocks_per_multiprocessor"] >= 2
+
+
+def test_launches_per_op():
+    """Two for a crop or a pad, three for a low-pass, whatever the number of matrices up to 64."""
+    for direction, count in ((0, 2), (1, 2), (2, 3)):
+        for matrices in (1, 64):
+            ins, outs = [256 * (i + 1) for i in range(matrices)], [1 << 40 | 256 * i for i in range(matrices)]
+            found, _ = _C.cuda_matrix_launches(
+                direction, [768, 768, 384, 384, 768, 768], [768, 1, 768, 1], [2, 2, 2], "ortho", ins, outs, [], 0, H200
+            )
+            assert len(found) == count
+
+
+def test_workspace_is_one_intermediate():
+    """M x k1 float32, for the in-place forms too, and for batches not more than it takes to fill the cache."""
+    for direction in (0, 1, 2):
+        sizes, strides = [4096, 2048, 512, 256, 4096, 2048], [2048, 1, 2048, 1]
+        args = (direction, sizes, strides, [2, 2, 2], "ortho", [256], [256])
+        assert _C.cuda_matrix_launches(*args, [], 0, H200)[1] == 4 * 4096 * 256
+        assert _C.cuda_matrix_launches(*args, [(100, 1 << 23, 1 << 23)], 0, H200)[1] <= 32 << 20
+
+
+def test_too_long_an_axis_is_refused():
+    with pytest.raises(ValueError, match=r"at most 16777216 elements.*got 33554434"):
+        _C.cuda_axis_launches(0, (1 << 25) + 2, 8, [1, 1], [2, 2, 2], "ortho", 0, 0, [], 0, H200)
+
+
+def test_plan_for():
+    found = fk.plan_for((8192, 8192), 1024, device="cuda")
+    assert [launch["name"].split("_")[1] for launch in found["launches"]] == ["forward", "forward"]
+    assert found["workspace_bytes"] == 4 * 8192 * 1024
+    assert found["compute_dtype"] == torch.float32
+    assert found["launches"][0]["name"] in found["text"]
+    back = fk.plan_for((30522, 768), (256, 256), torch.float64, inverse=True, device="cuda:0")
+    assert back["compute_dtype"] == torch.float64
+    assert "pack" in back["text"]
+    with pytest.raises(ValueError, match="device must be a CPU or CUDA device, got meta"):
+        fk.plan_for((8, 8), device="meta")
