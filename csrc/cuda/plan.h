@@ -176,7 +176,10 @@ inline int64_t choose_threads(const AxisPlan& p, int64_t least, int64_t hold) {
   return threads <= 32 ? rounded : (threads + 31) / 32 * 32;
 }
 
-inline int64_t expected_registers(const AxisPlan& p, const Hardware& h) {
+// Registers besides the points: addresses, twiddles, a butterfly's own. Fewer will do, at the price of recomputing.
+constexpr int64_t kOtherRegisters = 64, kLeastOtherRegisters = 40;
+
+inline int64_t expected_registers(const AxisPlan& p, const Hardware& h, int64_t others = kOtherRegisters) {
   const size_t stages = p.radices.size();
   int64_t held = 0;
   for (size_t s = 0; s < stages; ++s) {
@@ -187,7 +190,7 @@ inline int64_t expected_registers(const AxisPlan& p, const Hardware& h) {
     if (prime) points += r / 4;
     held = std::max(held, points);
   }
-  return std::min<int64_t>(kMostRegisters, (64 + held * p.real_bytes / 2 + 7) / 8 * 8 + h.more_registers);
+  return std::min<int64_t>(kMostRegisters, (others + held * p.real_bytes / 2 + 7) / 8 * 8 + h.more_registers);
 }
 
 // What of a machine a plan is expected to keep busy, 0 to 1.
@@ -259,7 +262,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t t
         p.lanes = v.lanes, p.together = v.together, p.overlaid = v.overlaid;
         p.threads_per_lane = choose_threads(p, v.least_threads, last_resort ? v.hold * 3 / 2 : v.hold);
         if (p.threads() > kThreads || p.shared_bytes(most_kept) > h.shared_per_block) continue;
-        p.registers = expected_registers(p, h);
+        p.registers = expected_registers(p, h, last_resort ? kLeastOtherRegisters : kOtherRegisters);
         p.blocks = resident_blocks(p.threads(), p.registers, p.shared_bytes(most_kept), h);
         if (p.blocks < 1) continue;
         p.blocks = std::min<int64_t>(p.blocks, 8);
