@@ -30,10 +30,14 @@ class CMakeBuild(build_ext):
         output = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
+        # NOTE: setuptools builds an editable install's extensions elsewhere and copies only those back.
+        in_place = self.inplace or self.editable_mode
+        cuda = (ROOT / "front_kernels" if in_place else output) / "cuda"
         configure = {
             "CMAKE_BUILD_TYPE": "Debug" if self.debug else "Release",
             "CMAKE_MAKE_PROGRAM": Path(ninja.BIN_DIR) / "ninja",
             "FRONT_OUTPUT_DIR": output,
+            "FRONT_CUDA_DIR": cuda,  # kernels compiled ahead, and the headers that NVRTC gets
             "FRONT_TORCH_DIR": Path(torch.__file__).parent,
             "FRONT_TORCH_VERSION": torch.__version__,
             "FRONT_VERSION": self.distribution.get_version(),
