@@ -25,7 +25,7 @@ def headers() -> dict[str, str]:
 @functools.cache
 def _architectures() -> frozenset[int]:
     """What the kernels that were compiled ahead are for."""
-    return frozenset(int(a) for a in _C.build_info()["cuda_architectures"].split(";") if a)
+    return frozenset(int(a) for a in _C.build_info()["cuda_architectures"].split(",") if a)
 
 
 def source_of(kernel: str) -> str:
@@ -46,7 +46,13 @@ def image(name: str, source: str, architecture: int) -> bytes:
 
 
 def _image_op(name: str, source: str, architecture: int) -> Tensor:
-    return torch.frombuffer(bytearray(image(name, source, architecture)), dtype=torch.uint8)
+    # NOTE: an exception's words do not survive torch's C interface, so they are handed over as data: the last byte
+    # tells an image, 0, from a message, 1.
+    try:
+        data = image(name, source, architecture) + b"\0"
+    except Exception as error:
+        data = f"{type(error).__name__}: {error}".encode() + b"\1"
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def register() -> torch.library.Library:

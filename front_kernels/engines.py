@@ -30,8 +30,8 @@ def _no_engine(name: str) -> Callable[..., NoReturn]:
     def kernel(*args: Any, **kwargs: Any) -> NoReturn:
         raise NotImplementedError(
             f"front::{name}: x is on a CUDA device, but this build of front_kernels has no CUDA engine. Build it where "
-            f"a CUDA toolkit is found (FRONT_CUDA=1 makes its absence an error), or move x to the CPU (x.cpu()) and "
-            f"the result back."
+            f"a CUDA toolkit (12.8 or later) is found (FRONT_CUDA=1 makes its absence an error), or move x to the CPU "
+            f"(x.cpu()) and the result back."
         )
 
     return kernel
@@ -47,15 +47,6 @@ def _matrices(xs: Sequence[Tensor], outs: Sequence[Tensor], direction: int, norm
         torch.ops.front._cuda_matrices(list(xs), list(outs), direction, k[0], k[1], norm)
 
 
-def _overlaps(x: Tensor, out: Tensor) -> bool:
-    return x.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
-
-
-def _unshared(x: Tensor, out: Tensor) -> Tensor:
-    # Large batches are taken in parts: a part must not overwrite what a later one reads.
-    return x.clone() if x.dim() > 2 and _overlaps(x, out) else x
-
-
 def _kept(shape: Sequence[int], size: Sequence[int], k: Sequence[int] | None) -> list[int]:
     kept = [min(n, s) for n, s in zip(shape[-2:], size, strict=True)]
     return kept if k is None else [min(a, b) for a, b in zip(kept, k, strict=True)]
@@ -63,15 +54,15 @@ def _kept(shape: Sequence[int], size: Sequence[int], k: Sequence[int] | None) ->
 
 # What each op is for the engine: f(x, out, arguments).
 def _dct_crop(x: Tensor, out: Tensor, norm: str = "ortho") -> None:
-    _matrices([_unshared(x, out)], [out], _FORWARD, norm, (0, 0))
+    _matrices([x], [out], _FORWARD, norm, (0, 0))
 
 
 def _idct_pad(x: Tensor, out: Tensor, norm: str = "ortho") -> None:
-    _matrices([_unshared(x, out)], [out], _INVERSE, norm, (0, 0))
+    _matrices([x], [out], _INVERSE, norm, (0, 0))
 
 
 def _dct_resize(x: Tensor, out: Tensor, k: Sequence[int] | None = None, norm: str = "ortho") -> None:
-    _matrices([_unshared(x, out)], [out], _RESIZE, norm, _kept(x.shape, out.shape[-2:], k))
+    _matrices([x], [out], _RESIZE, norm, _kept(x.shape, out.shape[-2:], k))
 
 
 _KERNELS: dict[str, Callable[..., None]] = {

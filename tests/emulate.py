@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import functools
+import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,17 +52,36 @@ class EmulatorReport(ctypes.Structure):
 
 
 @functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="front_emulated_")
+def _folder() -> Path:
+    """Of compiled kernels: the workers of a test run share one, and the last to leave removes it."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)
+    folder = Path(tempfile.gettempdir()) / f"front_emulated_{run}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    user = folder / f"{os.getpid()}.user"
+    user.touch()
+
+    @atexit.register
+    def leave() -> None:
+        user.unlink(missing_ok=True)
+        if not any(folder.glob("*.user")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return folder
 
 
 @functools.cache
 def compiled(name: str, source: str, headers: Path = CUDA) -> ctypes.CDLL:
     """The kernel as a host library."""
-    text = Path(_folder().name) / f"{len(os.listdir(_folder().name))}_{name[:60]}.cpp"
-    text.write_text(source)
-    library = text.with_suffix(".so")
-    gxx("-include", str(_precompiled(headers)), "-shared", str(text), "-o", str(library))
+    key = hashlib.sha256(f"{headers}\n{source}".encode()).hexdigest()[:16]
+    library = _folder() / f"{name[:60]}_{key}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=_folder()) as own:
+            text, fresh = Path(own) / "kernel.cpp", Path(own) / "kernel.so"
+            text.write_text(source)
+            # Headers with a fault serve one kernel: to precompile them would take longer.
+            first = _precompiled() if headers == CUDA else headers / "kernels.h"
+            gxx("-include", str(first), "-shared", str(text), "-o", str(fresh))
+            fresh.replace(library)  # at once: another worker may look for it
     return ctypes.CDLL(str(library))
 
 
@@ -69,12 +93,17 @@ def gxx(*arguments: str) -> None:
 
 
 @functools.cache
-def _precompiled(headers: Path) -> Path:
+def _precompiled() -> Path:
     """A header that includes the kernels, with its precompiled form beside it."""
-    folder = Path(tempfile.mkdtemp(dir=_folder().name))
-    header = folder / "all.h"
-    header.write_text(f'#include "{headers / "kernels.h"}"\n')
-    gxx("-x", "c++-header", str(header), "-o", str(folder / "all.h.gch"))
+    header = _folder() / "precompiled" / "all.h"
+    if not header.parent.exists():
+        with tempfile.TemporaryDirectory(dir=_folder()) as own:
+            fresh = Path(own) / "precompiled"
+            fresh.mkdir()
+            (fresh / "all.h").write_text(f'#include "{CUDA / "kernels.h"}"\n')
+            gxx("-x", "c++-header", str(fresh / "all.h"), "-o", str(fresh / "all.h.gch"))
+            with contextlib.suppress(OSError):  # another worker was first
+                fresh.rename(header.parent)
     return header
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -110,9 +111,34 @@ def test_workspace_is_one_intermediate():
         assert _C.cuda_matrix_launches(*args, [(100, 1 << 23, 1 << 23)], 0, H200)[1] <= 32 << 20
 
 
-def test_too_long_an_axis_is_refused():
-    with pytest.raises(ValueError, match=r"at most 16777216 elements.*got 33554434"):
-        _C.cuda_axis_launches(0, (1 << 25) + 2, 8, [1, 1], [2, 2, 2], "ortho", 0, 0, [], 0, H200)
+@pytest.mark.parametrize("n", [(1 << 24) + 2, (1 << 23) + 1, 1 << 26])
+def test_too_long_an_axis_is_refused(n):
+    with pytest.raises(ValueError, match=rf"at most 16777216 elements, odd ones of at most 8388608; got {n}"):
+        _C.cuda_axis_launches(0, n, 8, [1, 1], [2, 2, 2], "ortho", 0, 0, [], 0, H200)
+    with pytest.raises(ValueError, match=rf"got {n}"):
+        _C.cuda_matrix_launches(2, [n, 8, 8, 8, n, 8], [8, 1, 8, 1], [2, 2, 2], "ortho", [0], [8], [], 0, H200)
+
+
+@pytest.mark.parametrize("real_bytes", [4, 8])
+@pytest.mark.parametrize("hardware", [H200, A100, RTX4090, [40, 64 << 10, 64 << 10]])
+@pytest.mark.parametrize("n", [94, 50257, (1 << 22) - 1, (1 << 23) - 1, (1 << 24) - 2, 1 << 24])
+def test_axes_through_memory_have_a_plan_or_an_error(n, hardware, real_bytes):
+    sequence = n // 2 if n % 2 == 0 else n
+    if hardware[1] < 100 << 10 and sequence > 1 << 20:  # a step of 8192 points may be too long
+        with contextlib.suppress(ValueError):
+            assert _C.cuda_large_plan(n, real_bytes, hardware)["shared_bytes"] <= hardware[1]
+        return
+    found = _C.cuda_large_plan(n, real_bytes, hardware)
+    assert found["shared_bytes"] <= hardware[1]
+    length = found["rows"] * found["columns"]
+    assert length == sequence or (found["convolve"] and length >= 2 * sequence - 1)
+
+
+def test_a_step_that_does_not_fit_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"a step of an axis of 8388607 elements does not fit this GPU's shared memory"
+    ):
+        _C.cuda_large_plan((1 << 23) - 1, 8, [40, 32 << 10, 32 << 10])
 
 
 def test_plan_for():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from emulate import CUDA, H200
 from front_kernels import _C, _kernels, _nvrtc
@@ -106,7 +107,7 @@ def test_ahead_of_time_kernels_fit_their_plan(log: Path):
     """Zero spills, and registers for as many blocks per multiprocessor as planned."""
     name = log.name.partition(".")[0]
     text = log.read_text()
-    architectures = _C.build_info()["cuda_architectures"].split(";")
+    architectures = _C.build_info()["cuda_architectures"].split(",")
     parts = re.split(r"(?=ptxas info\s+: Compiling entry function)", text)[1:]
     assert 1 <= len(parts) <= len(architectures), text
     source = sources()[name]
@@ -169,7 +170,7 @@ def test_image_prefers_what_was_compiled_ahead(monkeypatch: pytest.MonkeyPatch):
     if not BUILT:
         pytest.skip("this build has no CUDA engine: no CUDA toolkit was found")
     launch = launches(FORWARD, 8192, 8192, 1024, 1024)[0]
-    architecture = int(_C.build_info()["cuda_architectures"].split(";")[0])
+    architecture = int(_C.build_info()["cuda_architectures"].split(",")[0])
     asked = []
     monkeypatch.setattr(_nvrtc, "compiled", lambda *args: asked.append(args) or b"compiled")
     ahead = _kernels.image(launch["name"], launch["source"], architecture)
@@ -178,3 +179,13 @@ def test_image_prefers_what_was_compiled_ahead(monkeypatch: pytest.MonkeyPatch):
     assert _kernels.image(launch["name"], launch["source"], 89) == b"compiled"
     assert _kernels.image("front_other", "source", architecture) == b"compiled"
     assert len(asked) == 2
+
+
+def test_why_there_is_no_kernel_is_handed_over(monkeypatch: pytest.MonkeyPatch):
+    """Exceptions lose their words on the way through torch's C interface: they go as data, marked by the last byte."""
+    failed = bytes(torch.ops.front._cuda_image("front_none", "no C++", 90).numpy())
+    assert failed[-1] == 1
+    assert b"RuntimeError: NVRTC" in failed
+    assert b"front_none" in failed
+    monkeypatch.setattr(_kernels, "image", lambda *args: b"machine code")
+    assert bytes(torch.ops.front._cuda_image("front_none", "", 90).numpy()) == b"machine code\0"

@@ -1,5 +1,5 @@
 // Build tool: writes the kernels that are compiled ahead, one file each, and the ninja file that compiles them.
-//   front_ahead SOURCES FOLDER NVCC HEADERS ARCHITECTURES     e.g. ARCHITECTURES = "80;90"
+//   front_ahead SOURCES FOLDER NVCC HEADERS ARCHITECTURES     e.g. ARCHITECTURES = 80,90
 // The headers of the device code are copied beside them, for NVRTC, which compiles what is not in this list when it is
 // first needed.
 #include <filesystem>
@@ -76,7 +76,7 @@ int main(int argc, char** argv) {
   };
   std::map<std::string, Ahead> kernels;
   std::stringstream architectures(argv[5]);
-  for (std::string a; std::getline(architectures, a, ';');)
+  for (std::string a; std::getline(architectures, a, ',');)
     for (const auto& [name, source] : sources(cuda::hardware_for(std::stoll(a)))) {
       kernels[name].source = source;
       kernels[name].flags += " -gencode arch=compute_" + a + ",code=sm_" + a;

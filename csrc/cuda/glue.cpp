@@ -1,5 +1,5 @@
 // The only file of the CUDA engine that sees tensors and the CUDA runtime: launches on the current stream, with the
-// tables and kernels of a device kept for good. Nothing here waits for the device.
+// tables and kernels of a device kept for good. Nothing here waits for the device, but for the first use of a table.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -79,6 +79,12 @@ class Device {
       return value;
     };
     architecture_ = 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
+    if (architecture_ < 80) {
+      std::ostringstream message;
+      message << "front: the CUDA engine needs compute capability 8.0 or later, device " << index << " has "
+              << architecture_ / 10 << '.' << architecture_ % 10 << ". Move x to the CPU (x.cpu())";
+      throw std::runtime_error(message.str());
+    }
     hardware_ = {attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
                  attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor), hardware_for(architecture_).more_registers};
   }
@@ -102,11 +108,17 @@ class Device {
     return address;
   }
 
+  // NOTE: the lock is not held while Python makes the image: that can take seconds, and can call ops itself.
   const void* kernel(const Launch& l) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (const auto found = kernels_.find(l.kernel); found != kernels_.end())
+        return reinterpret_cast<const void*>(found->second);
+    }
+    const Tensor image = kernel_image(*l.kernel);
     std::lock_guard<std::mutex> lock(mutex_);
     cudaKernel_t& kernel = kernels_[l.kernel];
     if (!kernel) {
-      const Tensor image = kernel_image(*l.kernel);
       const OutsideOfCapture outside;
       cudaLibrary_t library = nullptr;
       check(cudaLibraryLoadData(&library, image.const_data_ptr(), nullptr, nullptr, 0, nullptr, nullptr, 0),
@@ -124,7 +136,11 @@ class Device {
     std::array<StableIValue, 3> stack{torch::stable::detail::from(k.name), torch::stable::detail::from(k.source),
                                       torch::stable::detail::from(static_cast<int64_t>(architecture_))};
     TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("front::_cuda_image", "", stack.data(), TORCH_ABI_VERSION));
-    return torch::stable::detail::to<Tensor>(stack[0]);
+    const Tensor image = torch::stable::detail::to<Tensor>(stack[0]);
+    const auto* bytes = static_cast<const char*>(image.const_data_ptr());
+    const int64_t size = image.numel() - 1;
+    if (bytes[size] != 0) throw std::runtime_error("front: no kernel for this GPU: " + std::string(bytes, size));
+    return image;
   }
 
   const int32_t index_;
@@ -161,6 +177,7 @@ std::tuple<int64_t, int64_t, int64_t, int64_t> hardware(int64_t index) {
 void matrices(std::vector<Tensor> xs, std::vector<Tensor> outs, int64_t direction, int64_t k0, int64_t k1,
               const NormName& norm) {
   if (xs.empty()) return;
+  if (xs.size() == 1) xs[0] = unshared(xs[0], outs[0]);
   const Types types = types_of("_cuda_matrices", xs[0], outs[0]);
   const Norm scale = parse_norm("_cuda_matrices", norm.value);
   const auto launch = [&](const MatrixPass& pass) {

@@ -10,10 +10,17 @@ namespace passes_detail {
 constexpr int64_t kPointsLimit = int64_t{64} << 20;  // bytes of points at a time; at least one lane
 
 inline void check_large(int64_t n) {
-  if (n <= kLongestLarge) return;
+  if (n <= (n % 2 == 0 ? kLongestLarge : kLongestLargeOdd)) return;
   std::ostringstream s;
-  s << "front: the CUDA engine transforms axes of at most " << kLongestLarge
-    << " elements, unless they fit shared memory; got " << n << ". Move x to the CPU for longer ones";
+  s << "front: the CUDA engine transforms axes of at most " << kLongestLarge << " elements, odd ones of at most "
+    << kLongestLargeOdd << "; got " << n << ". Move x to the CPU for longer ones";
+  throw std::invalid_argument(s.str());
+}
+
+inline void check_steps(const LargePlan& plan) {
+  if (!plan.down.radices.empty() && !plan.along.radices.empty()) return;
+  std::ostringstream s;
+  s << "front: a step of an axis of " << plan.n << " elements does not fit this GPU's shared memory. Move x to the CPU";
   throw std::invalid_argument(s.str());
 }
 
@@ -24,6 +31,7 @@ inline void Passes::add_large(const Pass& p) {
   check_large(p.n);
   const FoundLarge& found = find_large(p.n, real_bytes_, hardware_);
   const LargePlan& plan = found.plan;
+  check_steps(plan);
   const int64_t length = plan.length(), lane_bytes = 2 * length * real_bytes_;
   const int64_t lanes_per_matrix = p.lanes * p.batch;
   const int64_t at_once = std::max<int64_t>(1, kPointsLimit / lane_bytes);

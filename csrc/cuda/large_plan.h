@@ -32,14 +32,18 @@ inline AxisPlan plan_step(int64_t points, int64_t real_bytes, const Hardware& h)
     p.registers = expected_registers(p, h);
     p.blocks = p.threads() > kThreads ? 0 : resident_blocks(p.threads(), p.registers, p.point_bytes(), h);
     p.blocks = std::min<int64_t>(p.blocks, real_bytes == 4 ? 4 : 2);
-    if (p.blocks >= 1 && (p.blocks >= 2 || p.lanes <= 4)) break;
+    if (p.blocks >= 1 && (p.blocks >= 2 || p.lanes <= 4)) return p;
   }
+  p.lanes = p.together = 1;
+  p.radices.clear();  // not even one fits
   return p;
 }
 
 }  // namespace plan_detail
 
-constexpr int64_t kLongestLarge = int64_t{1} << 24;  // n; a convolution then has 2^24 points, both steps kLongestStep
+// n; an even one's convolution then has 2^24 points, both steps kLongestStep. An odd one has as many points as
+// elements.
+constexpr int64_t kLongestLarge = int64_t{1} << 24, kLongestLargeOdd = int64_t{1} << 23;
 
 inline LargePlan plan_large(int64_t n, int64_t real_bytes, const Hardware& h = {}) {
   using namespace plan_detail;

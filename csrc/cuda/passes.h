@@ -16,7 +16,6 @@
 
 namespace front::cuda {
 
-// Memory between passes, by offset: what it is is decided when the launches run.
 // Beyond it batches are taken in parts. In place, where memory is short, soon: an intermediate that stays in the cache.
 constexpr int64_t kWorkspaceLimit = int64_t{1} << 30, kWorkspaceLimitInPlace = int64_t{32} << 20;
 

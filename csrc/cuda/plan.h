@@ -115,7 +115,7 @@ struct RadixSearch {
       return;
     }
     if (chosen.size() > 6) return;
-    for (int64_t r = 2; r <= std::min(left, most);
+    for (int64_t r = 2; r <= std::min({left, most, kLargestPrime});
          ++r) {  // larger ones first: their sum is what counts, not their order
       if (left % r != 0 || !radix_allowed(r, false, real_bytes)) continue;
       chosen.insert(chosen.end() - 1, r);
@@ -291,6 +291,7 @@ inline ResizePlan plan_resize(int64_t n, int64_t size, int64_t kept, int64_t rea
       p->share = share_of(p->n, kept);
       p->lanes = p->together = lanes;
       p->overlaid = true;
+      if (p->padded() * 2 * real_bytes > h.shared_per_block) return {};
       p->radices = choose_radices(p->points(), p->n % 2 == 0, real_bytes);
       if (p->radices.empty()) return {};
       const int64_t hold = points_in_registers(real_bytes);

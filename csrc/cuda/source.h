@@ -18,7 +18,7 @@ inline std::string axis_name(const AxisPlan& p) {
   std::ostringstream s;
   s << (p.real_bytes == 4 ? "f32" : "f64") << "_n" << p.n << "_s" << p.share << "_r";
   for (size_t i = 0; i < p.radices.size(); ++i) s << (i ? "x" : "") << p.radices[i];
-  s << "_l" << p.lanes << (p.overlaid ? "o" : "t") << p.together << "x" << p.threads_per_lane;
+  s << "_l" << p.lanes << (p.overlaid ? "o" : "t") << p.together << "x" << p.threads_per_lane << "_b" << p.blocks;
   return s.str();
 }
 

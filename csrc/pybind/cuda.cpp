@@ -78,6 +78,21 @@ void bind_cuda(py::module_& m) {
       "multiprocessors, bytes of shared memory of a block, and of a multiprocessor; registers that its compiler needs "
       "more.");
 
+  m.def(
+      "cuda_large_plan",
+      [](int64_t n, int64_t real_bytes, const std::vector<int64_t>& hardware) {
+        cuda::passes_detail::check_large(n);
+        const cuda::LargePlan p = cuda::plan_large(n, real_bytes, hardware_of(hardware));
+        cuda::passes_detail::check_steps(p);
+        py::dict d;
+        d["rows"] = p.rows();
+        d["columns"] = p.columns();
+        d["convolve"] = p.convolve;
+        d["shared_bytes"] = std::max(p.down.point_bytes(), p.along.point_bytes());
+        return d;
+      },
+      py::arg("n"), py::arg("real_bytes"), py::arg("hardware"), "How an axis is transformed through memory.");
+
   // Matrices at addresses `in`, of `sizes` (m, n, k0, k1, size0, size1) and `strides` (in_row, in_column, out_row,
   // out_column), with batch axes (size, in_stride, out_stride); types: params.h's DType of input, compute and output.
   m.def(
