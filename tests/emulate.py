@@ -69,20 +69,35 @@ def _folder() -> Path:
     return folder
 
 
+def compile_kernels(launches: Sequence[dict[str, Any]], headers: Path = CUDA) -> None:
+    """Those of them that are not compiled yet, at once: much of the time goes into what kernels share."""
+    missing = {_library(k["name"], k["source"], headers): k["source"] for k in launches}
+    missing = {path: source for path, source in missing.items() if not path.exists()}
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory(dir=_folder()) as own:
+        text, fresh = Path(own) / "kernels.cpp", Path(own) / f"{uuid.uuid4().hex}.so"
+        text.write_text("\n".join(missing.values()))
+        # Headers with a fault serve one kernel: to precompile them would take longer.
+        first = _precompiled() if headers == CUDA else headers / "kernels.h"
+        gxx("-include", str(first), "-shared", str(text), "-o", str(fresh))
+        library = fresh.replace(_folder() / fresh.name)
+        for path in missing:  # by renaming: another worker may look for it, or make it too
+            link = Path(own) / path.name
+            link.symlink_to(library)
+            link.replace(path)
+
+
+def _library(name: str, source: str, headers: Path) -> Path:
+    key = hashlib.sha256(f"{headers}\n{source}".encode()).hexdigest()[:16]
+    return _folder() / f"{name[:60]}_{key}.so"
+
+
 @functools.cache
 def compiled(name: str, source: str, headers: Path = CUDA) -> ctypes.CDLL:
     """The kernel as a host library."""
-    key = hashlib.sha256(f"{headers}\n{source}".encode()).hexdigest()[:16]
-    library = _folder() / f"{name[:60]}_{key}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=_folder()) as own:
-            text, fresh = Path(own) / "kernel.cpp", Path(own) / "kernel.so"
-            text.write_text(source)
-            # Headers with a fault serve one kernel: to precompile them would take longer.
-            first = _precompiled() if headers == CUDA else headers / "kernels.h"
-            gxx("-include", str(first), "-shared", str(text), "-o", str(fresh))
-            fresh.replace(library)  # at once: another worker may look for it
-    return ctypes.CDLL(str(library))
+    compile_kernels([{"name": name, "source": source}], headers)
+    return ctypes.CDLL(str(_library(name, source, headers)))
 
 
 def gxx(*arguments: str) -> None:
@@ -156,6 +171,7 @@ def run(
     headers: Path = CUDA,
 ) -> list[Findings]:
     """Runs the launches one after the other on `buffers` and their tables; counts are added to the buffers."""
+    compile_kernels(launches, headers)
     found = []
     for launch in launches:
         args = bytearray(launch["args"])

@@ -14,16 +14,18 @@ from front_kernels import _C
 M, N, K = 11, 1024, 512
 
 
-def findings(headers: Path, direction: int = 0, *, shared_less: int = 0) -> list[Findings]:
+def findings(headers: Path, direction: int = 0, *, shared_less: int = 0, misaligned: bool = False) -> list[Findings]:
     """Of one axis, with 11 lanes: more than a block's and not a multiple of them."""
     n, kept = (N, K) if direction == 0 else (K, N)
-    x = np.random.default_rng(0).standard_normal((M, n)).astype(np.float32)
+    start = int(misaligned)
+    memory = np.random.default_rng(0).standard_normal(start + M * n).astype(np.float32)
+    x = memory[start:]
     out = np.zeros((M, kept), np.float32)
     lanes = [(M, n, kept)]
     args = (direction, N, K, [1, 1], [2, 2, 2], "ortho", x.ctypes.data, out.ctypes.data, lanes, 0, H200)
     launches, _ = _C.cuda_axis_launches(*args)
     launches[0]["shared_bytes"] -= shared_less
-    return run(launches, [Buffer(x), Buffer(out, written=True)], headers=headers)
+    return run(launches, [Buffer(memory), Buffer(out, written=True)], headers=headers)
 
 
 def planted(tmp_path: Path, file: str, old: str, new: str, count: int = 1) -> Path:
@@ -50,28 +52,39 @@ def test_missing_barrier_between_reads_and_writes(tmp_path):
 def test_missing_barrier_after_loading(tmp_path):
     found = findings(planted(tmp_path, "rows.h", 'block.each("load rows"', 'block.last("load rows"'))[0]
     assert found.races > 0
-    assert "in the same phase" in found.first
+    assert "'stage'" in found.first
+    assert "reads what another thread writes in the same phase" in found.first
 
 
 def test_missing_barrier_before_the_tile_is_stored(tmp_path):
     found = findings(planted(tmp_path, "coefficients.h", 'block.each("split"', 'block.last("split"', 3))[0]
     assert found.races > 0
+    assert "'store coefficients'" in found.first
+    assert "reads what another thread writes in the same phase" in found.first
 
 
 def test_short_buffer(tmp_path):
     window = "points = block.template shared<typename A::Point>(0, A::padded * A::together);"
     short = window.replace("A::padded * A::together", "A::padded * A::together - 1")
-    assert findings(planted(tmp_path, "kernels.h", window, short, 3))[0].bounds > 0
+    found = findings(planted(tmp_path, "kernels.h", window, short, 3))[0]
+    assert found.bounds > 0
+    assert "'load rows'" in found.first
+    assert "index out of range of shared memory" in found.first
 
 
 def test_launch_with_too_little_shared_memory():
-    assert findings(CUDA, shared_less=16)[0].bounds > 0
+    """The window is as long as the kernel was told; what the launch gave is shorter."""
+    found = findings(CUDA, shared_less=16)[0]
+    assert found.bounds > 0
+    assert "'split'" in found.first
 
 
 def test_wrong_stride(tmp_path):
     """A stage that leaves points unwritten, which the next one reads."""
     found = findings(planted(tmp_path, "axis.h", "j / span * (span * R)", "j / span * (span * (R - 1))"))[0]
-    assert found.total > 0
+    assert found.uninitialised > 0
+    assert "'split'" in found.first
+    assert "reads shared memory that was never written" in found.first
 
 
 def test_unguarded_tail_of_a_store(tmp_path):
@@ -89,7 +102,42 @@ def test_unguarded_tail_of_a_load(tmp_path):
 def test_read_of_what_was_not_written(tmp_path):
     old = "tile.write(A::tile_at(q, lane),\n"
     headers = planted(tmp_path, "coefficients.h", old, f"if (q > 0) {old}")
-    assert findings(headers, 1)[0].uninitialised > 0
+    found = findings(headers, 1)[0]
+    assert found.uninitialised > 0
+    assert (found.races, found.bounds) == (0, 0)
+    assert "'merge'" in found.first
+    assert "never written" in found.first
+
+
+def test_read_past_the_end_of_an_input(tmp_path):
+    """Of the last lane by one element: every other lane's neighbour is in the buffer."""
+    old = "S* p = x + static_cast<i64>(4 * m) * along;"
+    headers = planted(tmp_path, "rows.h", old, old.replace("4 * m", "4 * m + 1"))
+    found = findings(headers, misaligned=True)[0]
+    assert found.bounds == 1
+    assert "'load rows'" in found.first
+    assert "address outside of every buffer" in found.first
+
+
+def test_misaligned_quads(tmp_path):
+    """Loads of four neighbours where the launch said that they are not aligned."""
+    headers = planted(tmp_path, "rows.h", "  if (quads)\n", "  if (quads || true)\n")
+    found = findings(headers, misaligned=True)[0]
+    assert found.bounds > 0
+    assert "not aligned" in found.first
+
+
+def test_read_of_a_workspace_that_no_pass_wrote():
+    x, out = np.zeros((16, 16), np.float32), np.zeros((16, 16), np.float32)
+    workspace = np.zeros(512, np.float32)
+    launches, _ = _C.cuda_matrix_launches(
+        0, [16, 16, 16, 16, 0, 0], [16, 1, 16, 1], [2, 2, 2], "ortho", [x.ctypes.data], [out.ctypes.data], [],
+        workspace.ctypes.data, H200,
+    )  # fmt: skip
+    memory = [Buffer(x), Buffer(workspace, written=True, filled=False), Buffer(out, written=True)]
+    found = run(launches[1:], memory)[0]  # without the first pass
+    assert found.uninitialised > 0
+    assert "reads memory that was never written" in found.first
 
 
 def test_write_to_an_input():

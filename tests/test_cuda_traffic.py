@@ -78,17 +78,21 @@ def test_inverse_traffic(m, n, k0, k1):
         assert buffer.requested == SECTOR * buffer.sectors, "sectors that are not used in full"
 
 
-def test_lowpass_traffic():
-    """Three kernels and no spectrum in memory."""
+@pytest.mark.parametrize(("rows", "columns"), [(256, 512), (192, 384)])
+def test_resize_traffic(rows, columns):
+    """Three kernels and no spectrum in memory; to the same size (a low-pass) and to another one."""
     m, n, k0, k1 = 256, 512, 64, 128
-    x, out = np.ones((m, n), np.float32), np.zeros((m, n), np.float32)
-    (_, first, _), (_, middle, _), (_, last, _) = passes(2, [m, n, k0, k1, m, n], x, out, MANY)
+    x, out = np.ones((m, n), np.float32), np.zeros((rows, columns), np.float32)
+    (_, first, _), (_, middle, _), (_, last, _) = passes(2, [m, n, k0, k1, rows, columns], x, out, MANY)
     assert_once(first[0].reads, m * n, "the matrix")
     assert_once(first[1].writes, m * k1, "the intermediate, written")
     assert_once(middle[1].reads, m * k1, "the intermediate, read")
-    assert_once(middle[1].writes, m * k1, "the intermediate, written again")
-    assert_once(last[1].reads, m * k1, "the intermediate, read again")
-    assert_once(last[2].writes, m * n, "the result")
+    assert_once(middle[1].writes, rows * k1, "the intermediate, written again")
+    assert_once(last[1].reads, rows * k1, "the intermediate, read again")
+    assert_once(last[2].writes, rows * columns, "the result")
+    for launch_buffers, used in ((first, {0, 1}), (middle, {1}), (last, {1, 2})):
+        touched = {i for i, b in enumerate(launch_buffers) if b.reads.any() or b.writes.any()}
+        assert touched == used
 
 
 def test_fewer_lanes_share_sectors():
@@ -111,11 +115,13 @@ HOT = ("load rows", "stage", "split", "merge", "store rows", "load coefficients"
 @pytest.mark.parametrize("direction", [0, 1])
 def test_bank_conflicts(n, kept, direction):
     """Wavefronts of every phase within 1.3 times what they would be without conflicts."""
-    m = 8
+    m = 16  # lanes: two blocks with the plan of a large matrix
     x = np.ones((m, n if direction == 0 else kept), np.float32)
     out = np.zeros((m, kept if direction == 0 else n), np.float32)
     counted = passes(direction, [m, n, m, kept, 0, 0], x, out, MANY)
     _, _, found = counted[0 if direction == 0 else 1]
+    usual, here = (_C.cuda_axis_plan(n, kept, 4, lanes, hardware) for lanes, hardware in ((8192, H200), (m, MANY)))
+    assert here == usual, "not the plan of large matrices"
     assert f"_n{n}_" in found.name
     total: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
     for key, counts in found.banks.items():

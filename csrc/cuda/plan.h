@@ -37,6 +37,15 @@ struct AxisPlan {
   int64_t registers = 0;  // what a thread is expected to need at most
   int64_t blocks = 1;     // per multiprocessor, that registers and shared memory are planned for
 
+  // Blocks that the compiler is held to. NOTE: not as many as may fit: close to its limit on registers ptxas spills
+  // some that it would not have needed, and the hardware takes as many blocks as the registers that are used allow.
+  int64_t bound() const {
+    constexpr int64_t kRegisters = 65536, kRoom = 48;
+    int64_t bound = blocks;
+    while (bound > 2 && kRegisters / (bound * ((threads() + 31) / 32 * 32)) < registers + kRoom) --bound;
+    return bound;
+  }
+
   int64_t points() const { return n % 2 == 0 ? n / 2 : n; }
   int64_t threads() const { return together * threads_per_lane; }
   int64_t padded() const {
