@@ -21,6 +21,9 @@ SENTINEL = 77.0
 # A few lanes keep one multiprocessor busy: plans are then those of large matrices, and a test need not be one.
 SMALL = [1, *H200[1:]]
 MANY = 8192  # lanes
+# Relative L2 errors of one axis, a little above the largest that occur (2.3e-7 and 4.8e-16; of a convolution 2.7e-7).
+LIMIT = {F32: 3e-7, F64: 1e-15}
+LIMIT_THROUGH_MEMORY = 3.5e-7
 
 
 def randn(*shape: int, kind: int = F32, seed: int = 0) -> Tensor:
@@ -125,7 +128,7 @@ def check_axis(
         out, _ = axis(x, direction, n, kept, seed=1, hardware=hardware)
         typical = 1.0 if direction == FORWARD else (kept / n) ** 0.5  # what a few coefficients may fall short of
         expected = exact(x, direction, (n,), (kept,))
-        assert_matches(out, expected, dtype=TORCH[kind], tolerance=tolerance, lanes=True, rms=typical)
+        assert_matches(out, expected, dtype=TORCH[kind], tolerance=tolerance or LIMIT[kind], lanes=True, rms=typical)
 
 
 # Lengths in shared memory: every radix, stages 1 to 4, odd and even, paired ends and not.
@@ -169,7 +172,7 @@ def test_few_lanes(n, kept):
 # Through memory: large primes, odd and even, and smooth lengths that do not fit.
 @pytest.mark.parametrize("n", [47, 94, 30522, 50257, 65536, 128256, 151936])
 def test_axes_through_memory(n):
-    check_axis(n, max(1, n // 2 + 1), lanes=2, tolerance=5e-7)
+    check_axis(n, max(1, n // 2 + 1), lanes=2, tolerance=LIMIT_THROUGH_MEMORY)
 
 
 @pytest.mark.parametrize(
@@ -210,8 +213,8 @@ def test_types(kind, out_kind, shift):
         x[:] = randn(11, n, kind=kind)
         out, _ = axis(x, direction, n, n, out_kind=out_kind)
         expected = exact(x, direction, (n,), (n,))
-        tight = 2e-14 if F64 in (kind, out_kind) and out_kind == F64 else None
-        assert_matches(out, expected, dtype=TORCH[out_kind], lanes=True, tolerance=tight)
+        limit = LIMIT[F64 if out_kind == F64 else F32]
+        assert_matches(out, expected, dtype=TORCH[out_kind], lanes=True, tolerance=limit)
 
 
 @pytest.mark.parametrize("direction", [FORWARD, INVERSE])
