@@ -173,6 +173,10 @@ std::tuple<int64_t, int64_t, int64_t, int64_t> hardware(int64_t index) {
   return {h.multiprocessors, h.shared_per_block, h.shared_per_multiprocessor, h.more_registers};
 }
 
+void force_plan(std::vector<int64_t> plan, std::vector<int64_t> radices) {
+  passes_detail::ForcedPlans::get().set(plan_of(plan, radices));
+}
+
 // The arguments were checked in Python (engines.py).
 void matrices(std::vector<Tensor> xs, std::vector<Tensor> outs, int64_t direction, int64_t k0, int64_t k1,
               const NormName& norm) {
@@ -214,5 +218,6 @@ STABLE_TORCH_LIBRARY_IMPL(front, CUDA, m) {
   m.impl("_cuda_axis", TORCH_BOX(&front::cuda::axis));
 }
 STABLE_TORCH_LIBRARY_IMPL(front, CompositeExplicitAutograd, m) {
+  m.impl("_cuda_force_plan", TORCH_BOX(&front::cuda::force_plan));
   m.impl("_cuda_hardware", TORCH_BOX(&front::cuda::hardware));
 }

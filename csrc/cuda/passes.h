@@ -99,16 +99,42 @@ inline AxisKey axis_key(int64_t n, int64_t share, int64_t bytes, int64_t lanes, 
   return {n, share, bytes, lanes, h.multiprocessors, h.shared_per_block, h.shared_per_multiprocessor, h.more_registers};
 }
 
+inline FoundAxis found_axis(const AxisPlan& plan) {
+  FoundAxis found{plan, {}, {}, {}};
+  if (plan.radices.empty()) return found;
+  found.forward = axis_kernel(Direction::forward, plan);
+  found.inverse = axis_kernel(Direction::inverse, plan);
+  found.twiddles = Table::twiddles(plan.radices, plan.real_bytes);
+  return found;
+}
+
+// Plans that stand in for the planner's, by (length, share, bytes): for measuring them (bench/gpu_plans.py).
+class ForcedPlans {
+ public:
+  static ForcedPlans& get() {
+    static auto* plans = new ForcedPlans;
+    return *plans;
+  }
+  void set(const AxisPlan& plan) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    plans_[{plan.n, plan.share, plan.real_bytes}] = new FoundAxis(found_axis(plan));  // kept, as all plans are
+  }
+  const FoundAxis* find(int64_t n, int64_t share, int64_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = plans_.find({n, share, bytes});
+    return found == plans_.end() ? nullptr : found->second;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::array<int64_t, 3>, const FoundAxis*> plans_;
+};
+
 inline const FoundAxis& find_axis(int64_t n, int64_t kept, int64_t bytes, int64_t lanes, const Hardware& h) {
   lanes = std::min(lanes, kManyLanes * h.multiprocessors);
-  return remembered<FoundAxis>(axis_key(n, share_of(n, kept), bytes, lanes, h), [&] {
-    FoundAxis found{plan_axis(n, kept, bytes, lanes, h), {}, {}, {}};
-    if (found.plan.radices.empty()) return found;
-    found.forward = axis_kernel(Direction::forward, found.plan);
-    found.inverse = axis_kernel(Direction::inverse, found.plan);
-    found.twiddles = Table::twiddles(found.plan.radices, bytes);
-    return found;
-  });
+  if (const FoundAxis* forced = ForcedPlans::get().find(n, share_of(n, kept), bytes)) return *forced;
+  return remembered<FoundAxis>(axis_key(n, share_of(n, kept), bytes, lanes, h),
+                               [&] { return found_axis(plan_axis(n, kept, bytes, lanes, h)); });
 }
 
 inline const FoundResize& find_resize(int64_t n, int64_t size, int64_t kept, int64_t bytes, int64_t lanes,

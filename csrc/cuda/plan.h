@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -279,6 +280,17 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t t
         if (s > highest) highest = s, best = p;
       }
   return best;
+}
+
+// A plan that is not the planner's, to be measured. numbers: n, share, bytes of a real number, lanes, together, threads
+// per lane, overlaid, registers, blocks.
+inline AxisPlan plan_of(const std::vector<int64_t>& numbers, const std::vector<int64_t>& radices) {
+  if (numbers.size() != 9) throw std::invalid_argument("plan must have nine numbers");
+  AxisPlan p;
+  p.n = numbers[0], p.share = numbers[1], p.real_bytes = numbers[2], p.radices = radices;
+  p.lanes = numbers[3], p.together = numbers[4], p.threads_per_lane = numbers[5], p.overlaid = numbers[6] != 0;
+  p.registers = numbers[7], p.blocks = numbers[8];
+  return p;
 }
 
 // Both transforms of a resize: one block, so one number of lanes and of threads.

@@ -79,6 +79,16 @@ void bind_cuda(py::module_& m) {
       "more.");
 
   m.def(
+      "cuda_axis_kernel",
+      [](int direction, const std::vector<int64_t>& plan, const std::vector<int64_t>& radices) {
+        const cuda::AxisPlan p = cuda::plan_of(plan, radices);
+        const cuda::Kernel k = cuda::axis_kernel(static_cast<Direction>(direction), p);
+        return py::make_tuple(k.name, k.source, p.shared_bytes(std::max<int64_t>(1, p.n / p.share)));
+      },
+      py::arg("direction"), py::arg("plan"), py::arg("radices"),
+      "Name, source and most shared memory of the kernel of a plan that is not the planner's: plan.h's plan_of.");
+
+  m.def(
       "cuda_large_plan",
       [](int64_t n, int64_t real_bytes, const std::vector<int64_t>& hardware) {
         cuda::passes_detail::check_large(n);
