@@ -22,6 +22,11 @@ struct Axis {
   static_assert((Radices * ... * 1) == points, "the radices' product is the length");
   static_assert(Lanes % Together == 0 && (!Overlaid || Lanes == Together));
 
+  // Which of the lanes that are together a thread works on, and as which of its threads. NOTE: one lane is spelled out,
+  // since the compiler does not know that thread < threads.
+  static FRONT_DEVICE u32 group_of(u32 thread) { return Together == 1 ? 0 : thread / ThreadsPerLane; }
+  static FRONT_DEVICE u32 thread_of(u32 thread) { return Together == 1 ? thread : thread % ThreadsPerLane; }
+
   static FRONT_CONSTEXPR int radix(int s) {
     constexpr int r[] = {Radices...};
     return r[s];
@@ -38,16 +43,17 @@ struct Axis {
   }
 
   // Points are stored with one unused place after every 128 bytes, so that strides of a power of two do not fall on one
-  // bank.
+  // bank. NOTE: places are int, since what is added to one can then become part of an instruction's address: unsigned
+  // numbers may wrap. Numbers that are divided are unsigned, since that is a shift.
   static constexpr u32 group = 128 / sizeof(Point);
-  static FRONT_CONSTEXPR u32 at(u32 i) { return i + i / group; }
+  static FRONT_DEVICE int at(u32 i) { return static_cast<int>(i + i / group); }
   // Where the last stage finds its points: without such places, if the stage before writes whole groups anyway; for
   // then neither they nor the mirrored reads of the split, which begin at any place, share a bank.
-  static FRONT_CONSTEXPR u32 last_at(u32 i) {
-    if constexpr (stages > 2)
-      if constexpr (span(stages - 2) % static_cast<int>(group) == 0) return i;
-    return at(i);
+  static FRONT_CONSTEXPR bool last_is_dense() {
+    if constexpr (stages > 2) return span(stages - 2) % static_cast<int>(group) == 0;
+    return false;
   }
+  static FRONT_DEVICE int last_at(u32 i) { return last_is_dense() ? static_cast<int>(i) : at(i); }
   static constexpr u32 padded = points - 1 + (points - 1) / group + 1;
   static constexpr u32 point_bytes = padded * Together * sizeof(Point);
   static constexpr u32 tile_offset = Overlaid ? 0 : (point_bytes + 15) / 16 * 16;
@@ -60,31 +66,69 @@ struct Axis {
     for (u32 bit = 1; bit < Lanes; bit *= 2) r = 2 * r + (k / bit & 1);
     return r;
   }
-  static FRONT_DEVICE u32 tile_at(u32 q, u32 lane) {
+  static FRONT_DEVICE int tile_at(u32 q, u32 lane) {
     if constexpr (Lanes == 1 || turn == 0)
-      return q * Lanes + lane;
+      return static_cast<int>(q * Lanes + lane);
     else
-      return q * Lanes + (lane ^ reversed(q / turn % Lanes));
+      return static_cast<int>(q * Lanes + (lane ^ reversed(q / turn % Lanes)));
+  }
+
+  // Places at a constant distance, at(i + Offset) and so on, from the place of i: an addition of a constant, which
+  // costs nothing, wherever there is no carry into the gaps or the turn. i % group < Bound.
+  template <u32 Offset, u32 Bound = group>
+  static FRONT_DEVICE int at_after(u32 i, int placed) {
+    if constexpr (Offset % group + Bound <= group)
+      return placed + static_cast<int>(Offset + Offset / group);
+    else
+      return at(i + Offset);
+  }
+  template <u32 Offset, u32 Bound = group>
+  static FRONT_DEVICE int last_after(u32 i, int placed) {
+    if constexpr (last_is_dense())
+      return placed + static_cast<int>(Offset);
+    else
+      return at_after<Offset, Bound>(i, placed);
+  }
+  static constexpr u32 tile_period = Lanes == 1 || turn == 0 ? 1 : turn * Lanes;
+  template <u32 Offset>
+  static FRONT_DEVICE int tile_after(u32 q, u32 lane, int placed) {
+    if constexpr (Offset % tile_period == 0)
+      return placed + static_cast<int>(Offset * Lanes);
+    else
+      return tile_at(q + Offset, lane);
+  }
+  // Bound of a place within its group that is a multiple of `step`.
+  static FRONT_CONSTEXPR u32 bound_of_multiples(u32 step) {
+    return step % group == 0 ? 1 : group % step == 0 ? group - step + 1 : group;
   }
 };
 
 // Where a block works.
 struct Place {
-  i64 first_lane, lanes;  // of this block
-  i64 matrix, batch;
+  i64 first_lane;
+  int lanes;  // of this block: fewer at the end
+  u32 matrix, batch;
+
+  // Of the lanes that are in shared memory from `first` on, those that exist.
+  template <class A>
+  FRONT_DEVICE u32 live(int first) const {
+    return A::together == 1 ? 1 : lanes - first < A::together ? lanes - first : A::together;
+  }
 };
 
 template <class A, class B>
 FRONT_DEVICE Place place_of(const B& block, const AxisArgs& args) {
-  const i64 b = block.index(), rest = b / args.lane_blocks, first = b % args.lane_blocks * A::lanes;
-  const i64 left = args.lanes - first;
-  return {first, left < A::lanes ? left : A::lanes, rest / args.batch, rest % args.batch};
+  // A launch has less than 2^31 blocks.
+  const u32 b = static_cast<u32>(block.index()), across = static_cast<u32>(args.lane_blocks);
+  const u32 rest = b / across, batch = static_cast<u32>(args.batch);
+  const i64 first = static_cast<i64>(b % across) * A::lanes, left = args.lanes - first;
+  return {first, static_cast<int>(left < A::lanes ? left : A::lanes), rest / batch, rest % batch};
 }
 
 // Stage S, shared memory to shared memory. All points are read before any is written: that is Stockham's price for
 // natural order, and what the registers are for.
 template <class A, int S, class B, class Points>
-FRONT_DEVICE void middle_stage(const B& block, Points points, const typename A::Point* twiddles) {
+FRONT_DEVICE void middle_stage(const B& block, Points points, u32 live, const typename A::Point* twiddles) {
   using Point = typename A::Point;
   constexpr int R = A::radix(S), span = A::span(S), count = A::points / R;
   constexpr int per_thread = (count + A::threads_per_lane - 1) / A::threads_per_lane;
@@ -94,41 +138,106 @@ FRONT_DEVICE void middle_stage(const B& block, Points points, const typename A::
   };
   typename B::template Registers<Values> values;
   block.each("stage", [&](int t) {
-    const u32 base = t / A::threads_per_lane * A::padded, thread = t % A::threads_per_lane;
+    const u32 group = A::group_of(t), thread = A::thread_of(t);
+    const int base = group * A::padded;
+    if (group >= live) return;
     unrolled<0, per_thread>([&](auto index) {
-      const u32 j = thread + decltype(index)::value * A::threads_per_lane, k = j % span;
+      const u32 j = thread + decltype(index)::value * A::threads_per_lane;
       if (!exact && j >= count) return;
       Point* v = values[t].v[decltype(index)::value];
+      const Point* w = twiddles + A::twiddles(S) + static_cast<int>(j % span);
+      const int from = S == A::stages - 1 ? A::last_at(j) : A::at(j);
       unrolled<0, R>([&](auto inner) {
         constexpr int r = decltype(inner)::value;
-        v[r] = points.read(base + (S == A::stages - 1 ? A::last_at(j + r * count) : A::at(j + r * count)));
-        if constexpr (r > 0 && span > 1) v[r] = v[r] * block.table(twiddles + A::twiddles(S) + (r - 1) * span + k);
+        if constexpr (S == A::stages - 1)
+          v[r] = points.read(base + A::template last_after<r * count>(j, from));
+        else
+          v[r] = points.read(base + A::template at_after<r * count>(j, from));
+        if constexpr (r > 0 && span > 1) v[r] = v[r] * block.table(w + (r - 1) * span);
       });
       butterfly<R>(v);
     });
   });
   block.each("stage", [&](int t) {
-    const u32 base = t / A::threads_per_lane * A::padded, thread = t % A::threads_per_lane;
+    const u32 group = A::group_of(t), thread = A::thread_of(t);
+    const int base = group * A::padded;
+    if (group >= live) return;
     unrolled<0, per_thread>([&](auto index) {
       const u32 j = thread + decltype(index)::value * A::threads_per_lane;
       if (!exact && j >= count) return;
+      constexpr u32 bound = span < A::group && A::group % span == 0 && span * R % A::group == 0 ? span : A::group;
       const u32 to = j / span * (span * R) + j % span;
+      const int place = S == A::stages - 2 ? A::last_at(to) : A::at(to);
       unrolled<0, R>([&](auto inner) {
         constexpr int r = decltype(inner)::value;
-        const u32 place = S == A::stages - 2 ? A::last_at(to + r * span) : A::at(to + r * span);
-        points.write(base + place, values[t].v[decltype(index)::value][r]);
+        const Point v = values[t].v[decltype(index)::value][r];
+        if constexpr (S == A::stages - 2)
+          points.write(base + A::template last_after<r * span, bound>(to, place), v);
+        else
+          points.write(base + A::template at_after<r * span, bound>(to, place), v);
       });
     });
   });
 }
 
-// Stages Begin to End - 1.
+// Stages Begin to End - 1, of the first `live` lanes that are in shared memory.
 template <class A, int Begin, int End, class B, class Points>
-FRONT_DEVICE void middle_stages(const B& block, Points points, const typename A::Point* twiddles) {
+FRONT_DEVICE void middle_stages(const B& block, Points points, u32 live, const typename A::Point* twiddles) {
   if constexpr (Begin < End) {
-    middle_stage<A, Begin>(block, points, twiddles);
-    middle_stages<A, Begin + 1, End>(block, points, twiddles);
+    middle_stage<A, Begin>(block, points, live, twiddles);
+    middle_stages<A, Begin + 1, End>(block, points, live, twiddles);
   }
+}
+
+// The outputs of butterfly i of the first stage.
+template <class A, class Points>
+FRONT_DEVICE void write_first(Points points, int base, u32 i, const typename A::Point* v) {
+  constexpr u32 R = A::radix(0), count = A::points / R;
+  if constexpr (A::stages == 1) {
+    const int to = A::at(i);
+    unrolled<0, static_cast<int>(R)>([&](auto index) {
+      constexpr u32 r = decltype(index)::value;
+      points.write(base + A::template at_after<r * count>(i, to), v[r]);
+    });
+  } else {
+    const int to = A::at(i * R);
+    unrolled<0, static_cast<int>(R)>([&](auto index) {
+      constexpr u32 r = decltype(index)::value;
+      points.write(base + A::template at_after<r, A::bound_of_multiples(R)>(i * R, to), v[r]);
+    });
+  }
+}
+
+// Butterfly j of the last stage.
+template <class A, class B, class Points>
+FRONT_DEVICE void gather(const B& block, Points points, int base, u32 j, const typename A::Point* twiddles,
+                         typename A::Point* v) {
+  constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
+  const typename A::Point* w = twiddles + A::twiddles(last) + static_cast<int>(j);
+  const int place = A::last_at(j);
+  unrolled<0, R>([&](auto index) {
+    constexpr int r = decltype(index)::value;
+    v[r] = points.read(base + A::template last_after<r * span>(j, place));
+    if constexpr (r > 0 && span > 1) v[r] = v[r] * block.table(w + (r - 1) * span);
+  });
+  butterfly<R>(v);
+}
+
+// Butterfly span - j of the last stage, whose points begin at `from`: output r is v[(r + 1) % R]. Its twiddles are
+// exp(-2 pi i (span - j) r / points) = exp(-2 pi i r / R) times the conjugate of those of j: the first factor shifts
+// the outputs by one, and half of the table serves both.
+template <class A, class B, class Points>
+FRONT_DEVICE void gather_mirror(const B& block, Points points, int base, u32 from, u32 j,
+                                const typename A::Point* twiddles, typename A::Point* v) {
+  constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
+  const typename A::Point* w = twiddles + A::twiddles(last) + static_cast<int>(j);
+  const int place = A::last_at(from);
+  unrolled<0, R>([&](auto index) {
+    constexpr int r = decltype(index)::value;
+    v[r] = points.read(base + A::template last_after<r * span>(from, place));
+    if constexpr (r > 0 && span > 1) v[r] = v[r] * conjugate(block.table(w + (r - 1) * span));
+  });
+  butterfly<R>(v);
 }
 
 }  // namespace front::cuda

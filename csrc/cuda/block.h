@@ -18,8 +18,8 @@ namespace front::cuda {
 template <class T>
 struct Shared {
   T* data;
-  FRONT_DEVICE T read(u32 i) const { return data[i]; }
-  FRONT_DEVICE void write(u32 i, T v) const { data[i] = v; }
+  FRONT_DEVICE T read(int i) const { return data[i]; }
+  FRONT_DEVICE void write(int i, T v) const { data[i] = v; }
 };
 
 template <int Threads>
@@ -52,9 +52,20 @@ struct Block {
     return {reinterpret_cast<T*>(front_shared + offset)};
   }
 
+  // Data is read once: it goes first when the caches run full, so that the tables stay.
   template <class T>
   FRONT_DEVICE T load(const T* p) const {
-    return *p;
+    T v;
+    if constexpr (sizeof(T) == 16)
+      *reinterpret_cast<uint4*>(&v) = __ldcs(reinterpret_cast<const uint4*>(p));
+    else if constexpr (sizeof(T) == 8)
+      *reinterpret_cast<uint2*>(&v) = __ldcs(reinterpret_cast<const uint2*>(p));
+    else if constexpr (sizeof(T) == 4)
+      *reinterpret_cast<u32*>(&v) = __ldcs(reinterpret_cast<const u32*>(p));
+    else
+      *reinterpret_cast<u16*>(&v) = __ldcs(reinterpret_cast<const u16*>(p));
+    static_assert(sizeof(T) == 16 || sizeof(T) == 8 || sizeof(T) == 4 || sizeof(T) == 2);
+    return v;
   }
   template <class T>
   FRONT_DEVICE void store(T* p, T v) const {

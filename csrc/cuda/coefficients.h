@@ -4,8 +4,9 @@
 // With Z the spectrum of the `points` = n / 2 complex points, z = Z_q and w = Z_{points-q}, and c_q the norm's factor
 // times exp(-i pi q / 2n), the sequence's own spectrum gives c_q V_q = P_q z + Q_q conj(w), and
 //     X_q = Re(c_q V_q),   X_{n-q} = -Im(c_q V_q),   X_0 = p (z.x + z.y), X_{n/2} = p' (z.x - z.y) from Z_0.
-// The table holds (Re P, Im P, Re Q, Im Q) of q = 0 .. points-1, and (p, p', 0, 0) at q = 0. For odd n the points are
-// the sequence itself and the table holds c_q: X_q = Re(c_q Z_q).
+// The table holds (Re P, Im P, Re Q, Im Q) of q = 0 .. points-1; at q = 0, where w = z, it is such that the same
+// expressions give X_0 and, in place of X_n, X_{n/2}: P = (1 - i) (p + p') / 2, Q = (1 + i) (p - p') / 2 up to signs.
+// For odd n the points are the sequence itself and the table holds c_q: X_q = Re(c_q Z_q).
 #pragma once
 
 #include "axis.h"
@@ -13,76 +14,96 @@
 
 namespace front::cuda {
 
-// Coefficients that Z_q and its mirror give, into the tile; those not kept are not formed. Least: the least q there is.
-template <class A, int Least, class B, class Tile>
-FRONT_DEVICE void put_coefficients(const B& block, Tile tile, u32 lane, u32 kept, u32 q, typename A::Point z,
-                                   typename A::Point w, const void* table) {
+// Places in the tile of the coefficients of a pair of butterflies, of which each is a constant distance from one of
+// these: q = low[b] + r span, and n - q = high[b] + (2 R - 1 - r) span, of butterfly b = 0, 1 and output r.
+template <class A>
+struct TilePlaces {
+  u32 low[2], high[2];  // indices
+  int low_place[2], high_place[2];
+  u32 lane;
+
+  FRONT_DEVICE TilePlaces(u32 j, u32 mirror, bool alone, u32 lane_) : lane(lane_) {
+    constexpr u32 span = A::span(A::stages - 1);
+    low[0] = j, low[1] = mirror;
+    high[0] = alone ? span : mirror, high[1] = alone ? mirror : j;
+    unrolled<0, 2>([&](auto index) {
+      constexpr int b = decltype(index)::value;
+      low_place[b] = A::tile_at(low[b], lane);
+      if constexpr (A::share == 1) high_place[b] = A::tile_at(high[b], lane);
+    });
+  }
+};
+
+// Coefficients of output r of butterfly b, Z_q = z with its mirror w, into the tile; those not kept are not formed.
+template <class A, int b, int r, class B, class Tile>
+FRONT_DEVICE void put_coefficients(const B& block, Tile tile, const TilePlaces<A>& places, u32 kept,
+                                   typename A::Point z, typename A::Point w, const void* table) {
   using Real = typename A::Real;
+  constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
+  const u32 q = places.low[b] + r * span;
   if constexpr (!A::even) {
-    if (q < kept) {
-      const auto c = block.table(static_cast<const typename A::Point*>(table) + q);
-      tile.write(A::tile_at(q, lane), c.x * z.x - c.y * z.y);
-    }
+    const auto c =
+        block.table(static_cast<const typename A::Point*>(table) + static_cast<int>(places.low[b]) + r * span);
+    if (q < kept)
+      tile.write(A::template tile_after<r * span>(places.low[b], places.lane, places.low_place[b]),
+                 c.x * z.x - c.y * z.y);
   } else {
-    // With half of the coefficients or fewer kept, those from n / 2 up are not, whatever q.
-    constexpr bool low = Least < (A::n + A::share - 1) / A::share, high = A::share == 1;
-    if (q == 0) {
-      const auto f = block.table(static_cast<const Quad<Real>*>(table));
-      tile.write(A::tile_at(0, lane), f.x * (z.x + z.y));
-      if (high && A::points < kept) tile.write(A::tile_at(A::points, lane), f.y * (z.x - z.y));
-      return;
+    // The least q there can be. With half of the coefficients or fewer kept, those from n / 2 up are not, whatever q.
+    constexpr int least = r * span + (b == 0 ? 0 : span / 2);
+    constexpr bool low = least * A::share < A::n, high = A::share == 1;
+    if constexpr (low || high) {
+      const auto f = block.table(static_cast<const Quad<Real>*>(table) + static_cast<int>(places.low[b]) + r * span);
+      // NOTE: computed whether it is kept or not, and only then written or not: branches would keep the loads apart.
+      if (q < kept)
+        tile.write(A::template tile_after<r * span>(places.low[b], places.lane, places.low_place[b]),
+                   f.x * z.x - f.y * z.y + f.z * w.x + f.w * w.y);
+      if constexpr (high) {
+        constexpr u32 offset = (2 * R - 1 - r) * span;
+        const Real x = f.w * w.x * Real(-1) - f.y * z.x - f.x * z.y + f.z * w.y;
+        u32 to = places.high[b] + offset;
+        int place = A::template tile_after<offset>(places.high[b], places.lane, places.high_place[b]);
+        if constexpr (b == 0 && r == 0)  // that of q = 0 is coefficient n / 2, not n
+          if (q == 0) to = A::points, place = A::tile_at(A::points, places.lane);
+        if (to < kept) tile.write(place, x);
+      }
     }
-    const bool below = low && q < kept, above = high && A::n - q < kept;
-    if (!below && !above) return;
-    const auto f = block.table(static_cast<const Quad<Real>*>(table) + q);
-    if (below) tile.write(A::tile_at(q, lane), f.x * z.x - f.y * z.y + f.z * w.x + f.w * w.y);
-    if (above) tile.write(A::tile_at(A::n - q, lane), f.w * w.x * Real(-1) - f.y * z.x - f.x * z.y + f.z * w.y);
   }
 }
 
 // Points -> last stage -> coefficients in the tile. A thread takes butterfly j and its mirror span - j, so that it has
 // z and w of all its coefficients; j = 0 mirrors itself and is taken together with span / 2, which does too.
 template <class A, class B, class Points, class Tile>
-FRONT_DEVICE void split_spectrum(const B& block, const AxisArgs& args, int first, Points points, Tile tile) {
+FRONT_DEVICE void split_spectrum(const B& block, const AxisArgs& args, const Place& place, int first, Points points,
+                                 Tile tile) {
   using Point = typename A::Point;
   constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
   constexpr int work = A::even ? span / 2 + span % 2 : span;
   constexpr int per_thread = (work + A::threads_per_lane - 1) / A::threads_per_lane;
   struct Values {
-    Point a[R], b[R];
+    Point a[R], shifted[R];  // of the mirror: gather_mirror
   };
   const auto* twiddles = static_cast<const Point*>(args.twiddles);
-  const u32 kept = static_cast<u32>(args.kept);
+  const u32 kept = static_cast<u32>(args.kept), live = place.template live<A>(first);
 
-  const auto gather = [&](u32 base, u32 j, Point(&v)[R]) {
-    unrolled<0, R>([&](auto index) {
-      constexpr int r = decltype(index)::value;
-      v[r] = points.read(base + A::last_at(j + r * span));
-      if constexpr (r > 0 && span > 1) v[r] = v[r] * block.table(twiddles + A::twiddles(last) + (r - 1) * span + j);
-    });
-    butterfly<R>(v);
-  };
   const auto transform = [&](u32 group, u32 j, Values& v) {
-    gather(group * A::padded, j, v.a);
+    gather<A>(block, points, group * A::padded, j, twiddles, v.a);
     if constexpr (A::even)
-      if (span % 2 == 0 || j != 0) gather(group * A::padded, j != 0 ? span - j : span / 2, v.b);
+      if (span % 2 == 0 || j != 0)
+        gather_mirror<A>(block, points, group * A::padded, j != 0 ? span - j : span / 2, j != 0 ? j : span / 2,
+                         twiddles, v.shifted);
   };
   const auto put = [&](u32 group, u32 j, const Values& v) {
-    const u32 lane = first + group;
+    const bool alone = j == 0;
+    const TilePlaces<A> places(j, alone ? span / 2 : span - j, alone, first + group);
+    const auto b = [&](int r) { return v.shifted[(r + 1) % R]; };
     unrolled<0, R>([&](auto index) {
       constexpr int r = decltype(index)::value, mirror = R - 1 - r, self = (R - r) % R;
       if constexpr (!A::even) {
-        put_coefficients<A, r * span>(block, tile, lane, kept, j + r * span, v.a[r], v.a[r], args.split);
+        put_coefficients<A, 0, r>(block, tile, places, kept, v.a[r], v.a[r], args.split);
       } else {
-        const bool alone = j == 0;
-        constexpr int least = r * span, least_mirrored = r * span + span / 2;  // of a's and b's frequencies
-        if constexpr (A::share == 1 || least * A::share < A::n)
-          put_coefficients<A, least>(block, tile, lane, kept, j + r * span, v.a[r], alone ? v.a[self] : v.b[mirror],
-                                     args.split);
-        if constexpr (A::share == 1 || least_mirrored * A::share < A::n)
-          if (span % 2 == 0 || !alone)
-            put_coefficients<A, least_mirrored>(block, tile, lane, kept, (alone ? span / 2 : span - j) + r * span,
-                                                v.b[r], alone ? v.b[mirror] : v.a[mirror], args.split);
+        put_coefficients<A, 0, r>(block, tile, places, kept, v.a[r], alone ? v.a[self] : b(mirror), args.split);
+        if (span % 2 == 0 || !alone)
+          put_coefficients<A, 1, r>(block, tile, places, kept, b(r), alone ? b(mirror) : v.a[mirror], args.split);
       }
     });
   };
@@ -90,63 +111,96 @@ FRONT_DEVICE void split_spectrum(const B& block, const AxisArgs& args, int first
   if constexpr (A::overlaid) {
     typename B::template Registers<Values[per_thread]> values;
     block.each("split", [&](int t) {
+      if (A::group_of(t) >= live) return;
       unrolled<0, per_thread>([&](auto index) {
-        const u32 j = t % A::threads_per_lane + decltype(index)::value * A::threads_per_lane;
-        if (j < work) transform(t / A::threads_per_lane, j, values[t][decltype(index)::value]);
+        const u32 j = A::thread_of(t) + decltype(index)::value * A::threads_per_lane;
+        if (j < work) transform(A::group_of(t), j, values[t][decltype(index)::value]);
       });
     });
     block.each("split", [&](int t) {
+      if (A::group_of(t) >= live) return;
       unrolled<0, per_thread>([&](auto index) {
-        const u32 j = t % A::threads_per_lane + decltype(index)::value * A::threads_per_lane;
-        if (j < work) put(t / A::threads_per_lane, j, values[t][decltype(index)::value]);
+        const u32 j = A::thread_of(t) + decltype(index)::value * A::threads_per_lane;
+        if (j < work) put(A::group_of(t), j, values[t][decltype(index)::value]);
       });
     });
   } else {
     block.each("split", [&](int t) {
+      if (A::group_of(t) >= live) return;
       FRONT_NO_UNROLL
-      for (u32 j = t % A::threads_per_lane; j < work; j += A::threads_per_lane) {
+      for (u32 j = A::thread_of(t); j < work; j += A::threads_per_lane) {
         Values v;
-        transform(t / A::threads_per_lane, j, v);
-        put(t / A::threads_per_lane, j, v);
+        transform(A::group_of(t), j, v);
+        put(A::group_of(t), j, v);
       }
     });
   }
 }
 
-// conj(W_q) of the transposed split, from the coefficients of a lane; Least and Most: bounds of q.
-template <class A, int Least, int Most, class B, class Tile>
-FRONT_DEVICE typename A::Point take_coefficients(const B& block, Tile tile, u32 lane, u32 kept, u32 q,
+// Places in the tile of the coefficients that butterfly j of the first stage needs: each a constant distance from that
+// of j or of count - j.
+template <class A>
+struct TakePlaces {
+  u32 index[2];
+  int place[2];
+  u32 lane, kept;
+
+  FRONT_DEVICE TakePlaces(u32 j, u32 lane_, u32 kept_) : lane(lane_), kept(kept_) {
+    index[0] = j, index[1] = A::points / A::radix(0) - j;
+    place[0] = A::tile_at(index[0], lane), place[1] = A::tile_at(index[1], lane);
+  }
+  // Coefficient index[Which] + Offset.
+  template <int Which, u32 Offset, class Tile>
+  FRONT_DEVICE typename A::Real take(Tile tile) const {
+    typename A::Real x = 0;
+    if (index[Which] + Offset < kept) x = tile.read(A::template tile_after<Offset>(index[Which], lane, place[Which]));
+    return x;
+  }
+};
+
+// conj(W_q) of the transposed split, q = j + r count, from the coefficients of a lane.
+template <class A, int r, class B, class Tile>
+FRONT_DEVICE typename A::Point take_coefficients(const B& block, Tile tile, const TakePlaces<A>& places,
                                                  const void* table) {
   using Real = typename A::Real;
-  const auto coefficient = [&](u32 i) { return i < kept ? tile.read(A::tile_at(i, lane)) : Real(0); };
+  constexpr int count = A::points / A::radix(0), offset = r * count;
+  const int j = static_cast<int>(places.index[0]);
   if constexpr (!A::even) {
-    if (q >= kept) return {0, 0};
-    const auto c = block.table(static_cast<const typename A::Point*>(table) + q);
-    const Real x = coefficient(q);
+    const auto c = block.table(static_cast<const typename A::Point*>(table) + j + offset);
+    const Real x = places.template take<0, offset>(tile);
     return {c.x * x, c.y * x};
   } else {
     constexpr bool high = A::share == 1;
-    constexpr bool low = Least * A::share < A::n, mirrored = (A::points - Most) * A::share < A::n;
+    constexpr bool low = offset * A::share < A::n, mirrored = (A::points - (offset + count - 1)) * A::share < A::n;
+    constexpr int mirror = A::points - offset - count;  // points - q = mirror + (count - j)
     const auto* f = static_cast<const Quad<Real>*>(table);
     Real re = 0, im = 0;
-    if (q == 0) {
-      const auto c = block.table(f);
-      const Real x = c.x * coefficient(0), y = high ? c.y * coefficient(A::points) : Real(0);
-      return {x + y, y - x};
-    }
-    const u32 m = A::points - q;
-    if (low && q < kept) {
-      const auto c = block.table(f + q);
-      const Real x = coefficient(q), y = high ? coefficient(A::n - q) : Real(0);
+    Quad<Real> c{0, 0, 0, 0};
+    if constexpr (low) {
+      c = block.table(f + j + offset);
+      const Real x = places.template take<0, offset>(tile);
       re = c.x * x, im = c.y * x;
-      if constexpr (high) re -= c.y * y, im += c.x * y;
+      if constexpr (high) {  // coefficient n - q
+        const Real y = places.template take<1, A::points + mirror>(tile);
+        re -= c.y * y, im += c.x * y;
+      }
     }
-    if (mirrored && m < kept) {
-      const auto c = block.table(f + m);
-      const Real x = coefficient(m), y = high ? coefficient(A::n - m) : Real(0);
-      re += c.z * x, im -= c.w * x;
-      if constexpr (high) re -= c.w * y, im -= c.z * y;
+    if constexpr (mirrored) {
+      const int m = mirror + count - j;
+      const auto d = block.table(f + (r == 0 && j == 0 ? 0 : m));
+      const Real x = places.template take<1, mirror>(tile);
+      re += d.z * x, im -= d.w * x;
+      if constexpr (high) {  // coefficient n - m
+        const Real y = places.template take<0, A::points + offset>(tile);
+        re -= d.w * y, im -= d.z * y;
+      }
     }
+    if constexpr (r == 0)
+      if (j == 0) {
+        const Real x = (c.x + c.z) * places.template take<0, 0>(tile);
+        const Real y = high ? (c.x - c.z) * places.template take<0, high ? A::points : 0>(tile) : Real(0);
+        return {x + y, y - x};
+      }
     return {re, im};
   }
 }
@@ -167,8 +221,8 @@ FRONT_CONSTEXPR u64 nonzero_inputs() {
 
 // Coefficients in the tile -> first stage -> points. What is padded is never read or stored: it is known to be zero.
 template <class A, class B, class Points, class Tile>
-FRONT_DEVICE void merge_spectrum(const B& block, const AxisArgs& args, const void* table, int first, Points points,
-                                 Tile tile) {
+FRONT_DEVICE void merge_spectrum(const B& block, const AxisArgs& args, const Place& place, const void* table, int first,
+                                 Points points, Tile tile) {
   using Point = typename A::Point;
   constexpr int R = A::radix(0), count = A::points / R;
   constexpr int per_thread = (count + A::threads_per_lane - 1) / A::threads_per_lane;
@@ -176,62 +230,86 @@ FRONT_DEVICE void merge_spectrum(const B& block, const AxisArgs& args, const voi
   struct Values {
     Point v[R];
   };
-  const u32 kept = static_cast<u32>(args.kept);
+  const u32 kept = static_cast<u32>(args.kept), live = place.template live<A>(first);
 
   const auto take = [&](u32 group, u32 j, Values& values) {
+    const TakePlaces<A> places(j, first + group, kept);
     unrolled<0, R>([&](auto index) {
       constexpr int r = decltype(index)::value;
       if constexpr (has(mask, r))
-        values.v[r] = take_coefficients<A, r * count, (r + 1) * count - 1>(block, tile, first + group, kept,
-                                                                           j + r * count, table);
+        values.v[r] = take_coefficients<A, r>(block, tile, places, table);
       else
         values.v[r] = {0, 0};
     });
     if constexpr (A::stages > 1) butterfly<R, mask>(values.v);  // a single stage is the last one, which follows
   };
   const auto put = [&](u32 group, u32 j, const Values& values) {
-    unrolled<0, R>([&](auto index) {
-      constexpr int r = decltype(index)::value;
-      points.write(group * A::padded + A::at(A::stages > 1 ? j * R + r : j + r * count), values.v[r]);
-    });
+    write_first<A>(points, group * A::padded, j, values.v);
   };
 
   if constexpr (A::overlaid) {
     typename B::template Registers<Values[per_thread]> values;
     block.each("merge", [&](int t) {
+      if (A::group_of(t) >= live) return;
       unrolled<0, per_thread>([&](auto index) {
-        const u32 j = t % A::threads_per_lane + decltype(index)::value * A::threads_per_lane;
-        if (j < count) take(t / A::threads_per_lane, j, values[t][decltype(index)::value]);
+        const u32 j = A::thread_of(t) + decltype(index)::value * A::threads_per_lane;
+        if (j < count) take(A::group_of(t), j, values[t][decltype(index)::value]);
       });
     });
     block.each("merge", [&](int t) {
+      if (A::group_of(t) >= live) return;
       unrolled<0, per_thread>([&](auto index) {
-        const u32 j = t % A::threads_per_lane + decltype(index)::value * A::threads_per_lane;
-        if (j < count) put(t / A::threads_per_lane, j, values[t][decltype(index)::value]);
+        const u32 j = A::thread_of(t) + decltype(index)::value * A::threads_per_lane;
+        if (j < count) put(A::group_of(t), j, values[t][decltype(index)::value]);
       });
     });
   } else {
     block.each("merge", [&](int t) {
+      if (A::group_of(t) >= live) return;
       FRONT_NO_UNROLL
-      for (u32 j = t % A::threads_per_lane; j < count; j += A::threads_per_lane) {
+      for (u32 j = A::thread_of(t); j < count; j += A::threads_per_lane) {
         Values values;
-        take(t / A::threads_per_lane, j, values);
-        put(t / A::threads_per_lane, j, values);
+        take(A::group_of(t), j, values);
+        put(A::group_of(t), j, values);
       }
     });
   }
 }
 
-// f(coefficient, lane) over the tile, in the order in which they lie in memory.
+// f(coefficient, lane, place) over the lanes of the tile that exist, in the order in which they lie in memory.
 template <class A, class F>
-FRONT_DEVICE void over_tile(u32 kept, bool lanes_adjacent, int t, F f) {
+FRONT_DEVICE void over_tile(const Place& place, u32 kept, bool lanes_adjacent, u32 t, F f) {
   if (lanes_adjacent) {
-    FRONT_NO_UNROLL
-    for (u32 i = t; i < kept * A::lanes; i += A::threads) f(i / A::lanes, i % A::lanes);
+    if constexpr (A::threads % A::lanes == 0) {
+      // A thread stays in its lane, and its places repeat after a few steps, but for a constant.
+      constexpr u32 step = A::threads / A::lanes, over = step % A::tile_period;
+      constexpr u32 repeat = over == 0 ? 1 : A::tile_period % over == 0 ? A::tile_period / over : 0;
+      const u32 lane = t % A::lanes, first = t / A::lanes;
+      if (lane >= static_cast<u32>(place.lanes)) return;
+      if constexpr (repeat == 1 || repeat == 2) {
+        int at[2] = {A::tile_at(first, lane), A::tile_at(first + step, lane)};
+        FRONT_UNROLL(4 / repeat)
+        for (u32 q = first; q < kept; q += repeat * step) {
+          f(q, lane, at[0]);
+          if (repeat == 2 && q + step < kept) f(q + step, lane, at[1]);
+          at[0] += static_cast<int>(repeat * step * A::lanes), at[1] += static_cast<int>(repeat * step * A::lanes);
+        }
+      } else {
+        FRONT_UNROLL(4)
+        for (u32 q = first; q < kept; q += step) f(q, lane, A::tile_at(q, lane));
+      }
+    } else {
+      FRONT_NO_UNROLL
+      for (u32 i = t; i < kept * A::lanes; i += A::threads)
+        if (i % A::lanes < static_cast<u32>(place.lanes))
+          f(i / A::lanes, i % A::lanes, A::tile_at(i / A::lanes, i % A::lanes));
+    }
   } else {
     FRONT_NO_UNROLL
-    for (u32 lane = 0; lane < A::lanes; ++lane)
-      for (u32 q = t; q < kept; q += A::threads) f(q, lane);
+    for (u32 lane = 0; lane < static_cast<u32>(place.lanes); ++lane) {
+      FRONT_UNROLL(4)
+      for (u32 q = t; q < kept; q += A::threads) f(q, lane, A::tile_at(q, lane));
+    }
   }
 }
 
@@ -242,9 +320,8 @@ FRONT_DEVICE void store_tile(const B& block, const AxisArgs& args, const Place& 
     with_type<Real>(args.out_type, [&](auto storage) {
       using S = typename decltype(storage)::type;
       S* y = static_cast<S*>(args.out[place.matrix]) + place.batch * args.out_batch + place.first_lane * args.out_lane;
-      over_tile<A>(static_cast<u32>(args.kept), args.out_along != 1, t, [&](u32 q, u32 lane) {
-        if (lane < place.lanes)
-          store_one(block, y + q * args.out_along + lane * args.out_lane, tile.read(A::tile_at(q, lane)));
+      over_tile<A>(place, static_cast<u32>(args.kept), args.out_along != 1, t, [&](u32 q, u32 lane, int at) {
+        store_one(block, y + q * args.out_along + lane * args.out_lane, tile.read(at));
       });
     });
   });
@@ -258,10 +335,8 @@ FRONT_DEVICE void load_tile(const B& block, const AxisArgs& args, const Place& p
       using S = typename decltype(storage)::type;
       const S* x =
           static_cast<const S*>(args.in[place.matrix]) + place.batch * args.in_batch + place.first_lane * args.in_lane;
-      over_tile<A>(static_cast<u32>(args.kept), args.in_along != 1, t, [&](u32 q, u32 lane) {
-        const bool live = lane < place.lanes;
-        tile.write(A::tile_at(q, lane),
-                   live ? load_one<Real>(block, x + q * args.in_along + lane * args.in_lane) : Real(0));
+      over_tile<A>(place, static_cast<u32>(args.kept), args.in_along != 1, t, [&](u32 q, u32 lane, int at) {
+        tile.write(at, load_one<Real>(block, x + q * args.in_along + lane * args.in_lane));
       });
     });
   });

@@ -48,7 +48,7 @@ FRONT_DEVICE Complex<Real> merge_point(const B& block, const LargeArgs& args, i6
   const auto* f = static_cast<const Quad<Real>*>(args.axis.split);
   const auto c = block.table(f + q);
   if (q == 0) {
-    const Real x = c.x * coefficient(0), y = c.y * coefficient(args.sequence);
+    const Real x = (c.x + c.z) * coefficient(0), y = (c.x - c.z) * coefficient(args.sequence);
     return {x + y, y - x};
   }
   const i64 m = args.sequence - q;
@@ -123,7 +123,7 @@ FRONT_DEVICE void unpack(const B& block, const LargeArgs& args) {
       const auto z = spectrum(q % half);
       if (q % half == 0) {
         const auto c = block.table(f);
-        put(j, q == 0 ? c.x * (z.x + z.y) : c.y * (z.x - z.y));
+        put(j, q == 0 ? (c.x + c.z) * (z.x + z.y) : (c.x - c.z) * (z.x - z.y));
         return;
       }
       const auto w = spectrum(half - q);
@@ -150,7 +150,7 @@ FRONT_DEVICE void step_points(const B& block, const LargeArgs& args, bool down, 
     for (u32 i = t; i < A::points * A::lanes; i += A::threads) {
       // Neighbouring threads take neighbours in memory.
       const u32 lane = down ? i % A::lanes : i / A::points, j = down ? i / A::lanes : i % A::points;
-      const u32 at = lane * A::padded + A::at(j);
+      const int at = static_cast<int>(lane * A::padded) + A::at(j);
       const bool live = first + lane < across;
       Point* p = base + (down ? j * args.columns + first + lane : (first + lane) * args.columns + j);
       if (store) {
@@ -169,7 +169,7 @@ FRONT_DEVICE void step_down(const B& block, const LargeArgs& args) {
   const auto points = block.template shared<Point>(0, A::padded * A::together);
   const auto same = [](Point z, i64, i64) { return z; };
   step_points<A>(block, args, true, false, points, same);
-  middle_stages<A, 0, A::stages>(block, points, static_cast<const Point*>(args.twiddles));
+  middle_stages<A, 0, A::stages>(block, points, A::together, static_cast<const Point*>(args.twiddles));
   step_points<A>(block, args, true, true, points, [&](Point z, i64 column, i64 k) {
     if constexpr (Factors) return z * root_of_length<typename A::Real>(block, args, column * k);
     return z;
@@ -184,19 +184,20 @@ FRONT_DEVICE void step_along(const B& block, const LargeArgs& args) {
   const auto* twiddles = static_cast<const Point*>(args.twiddles);
   const auto same = [](Point z, i64, i64) { return z; };
   step_points<A>(block, args, false, false, points, same);
-  middle_stages<A, 0, A::stages>(block, points, twiddles);
+  middle_stages<A, 0, A::stages>(block, points, A::together, twiddles);
   if constexpr (Convolve) {
     const i64 rows = args.length / args.columns, first = block.index() % divide_up(rows, A::lanes) * A::lanes;
     block.each("convolve", [&](int t) {
       FRONT_NO_UNROLL
       for (u32 i = t; i < A::points * A::lanes; i += A::threads) {
-        const u32 lane = i / A::points, j = i % A::points, at = lane * A::padded + A::at(j);
+        const u32 lane = i / A::points, j = i % A::points;
+        const int at = static_cast<int>(lane * A::padded) + A::at(j);
         if (first + lane >= rows) continue;
         const auto* kernel = static_cast<const Point*>(args.kernel) + (first + lane) * args.columns + j;
         points.write(at, conjugate(points.read(at) * block.table(kernel)));
       }
     });
-    middle_stages<A, 0, A::stages>(block, points, twiddles);
+    middle_stages<A, 0, A::stages>(block, points, A::together, twiddles);
     step_points<A>(block, args, false, true, points, [&](Point z, i64 row, i64 column) {
       return z * root_of_length<typename A::Real>(block, args, row * column);
     });

@@ -5,10 +5,13 @@
 #ifdef __CUDACC__
 #define FRONT_DEVICE __device__ __forceinline__
 #define FRONT_CONSTEXPR __host__ __device__ constexpr  // evaluated by the compiler, on either side
-#define FRONT_NO_UNROLL _Pragma("unroll 1")
+#define FRONT_PRAGMA(TEXT) _Pragma(#TEXT)
+#define FRONT_UNROLL(N) FRONT_PRAGMA(unroll N)
+#define FRONT_NO_UNROLL FRONT_UNROLL(1)
 #else
 #define FRONT_DEVICE inline
 #define FRONT_CONSTEXPR constexpr
+#define FRONT_UNROLL(N)
 #define FRONT_NO_UNROLL
 #endif
 

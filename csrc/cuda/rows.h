@@ -16,29 +16,29 @@ template <class A, class S, class B>
 FRONT_DEVICE void load_pair(const B& block, const S* x, i64 along, bool quads, u32 pair,
                             typename A::Point (&a)[A::radix(0)], typename A::Point (&b)[A::radix(0)]) {
   using Real = typename A::Real;
-  constexpr int R = A::radix(0), count = A::points / R;
-  const auto four = [&](u32 m) -> Quad<Real> {
-    const S* p = x + static_cast<i64>(4 * m) * along;
+  constexpr i64 R = A::radix(0), count = A::points / R;
+  const auto four = [&](const S* p) -> Quad<Real> {
     return {load_one<Real>(block, p), load_one<Real>(block, p + along), load_one<Real>(block, p + 2 * along),
             load_one<Real>(block, p + 3 * along)};
   };
-  const auto fill = [&](auto load) {
+  const auto fill = [&](i64 step, auto load) {
+    const S *first = x + 4 * static_cast<i64>(pair) * step, *last = x + 4 * (count - 1 - static_cast<i64>(pair)) * step;
     unrolled<0, R / 2>([&](auto index) {
       constexpr int r = decltype(index)::value;
-      const Quad<Real> up = load(pair + r * count), down = load(count - 1 - pair + r * count);
+      const Quad<Real> up = load(first + 4 * r * count * step), down = load(last + 4 * r * count * step);
       a[r] = {up.x, up.z}, b[R - 1 - r] = {up.w, up.y};
       b[r] = {down.x, down.z}, a[R - 1 - r] = {down.w, down.y};
     });
     if constexpr (R % 2 != 0) {
-      const Quad<Real> up = load(pair + R / 2 * count);
+      const Quad<Real> up = load(first + 4 * (R / 2) * count * step);
       a[R / 2] = {up.x, up.z}, b[R / 2] = {up.w, up.y};
     }
   };
   // NOTE: the choice stands outside of the loop over loads, so that all loads are under way before the first is used.
   if (quads)
-    fill([&](u32 m) { return load_quad<Real>(block, x + 4 * m); });
+    fill(1, [&](const S* p) { return load_quad<Real>(block, p); });
   else
-    fill(four);
+    fill(along, four);
 }
 
 // Values -> first stage -> points in shared memory, for lanes first, first + 1, ... of the block.
@@ -50,48 +50,40 @@ FRONT_DEVICE void load_rows(const B& block, const AxisArgs& args, const Place& p
   constexpr bool paired = A::even && A::stages > 1 && count % 2 == 0;
   constexpr int work = paired ? count / 2 : count;
   block.each("load rows", [&](int t) {
-    const u32 group = t / A::threads_per_lane, base = group * A::padded;
-    const i64 lane = first + group;
-    const bool live = lane < place.lanes;
-    const i64 offset = place.batch * args.in_batch + (place.first_lane + lane) * args.in_lane;
+    const u32 group = A::group_of(t);
+    const int base = group * A::padded;
+    if (group >= place.template live<A>(first)) return;
+    const i64 offset = place.batch * args.in_batch + (place.first_lane + first + group) * args.in_lane;
     FRONT_NO_UNROLL
-    for (u32 i = t % A::threads_per_lane; i < work; i += A::threads_per_lane) {
+    for (u32 i = A::thread_of(t); i < work; i += A::threads_per_lane) {
       if constexpr (paired) {
-        Point a[R]{}, b[R]{};
-        if (live)
-          with_type<Real>(args.in_type, [&](auto storage) {
-            using S = typename decltype(storage)::type;
-            const S* x = static_cast<const S*>(args.in[place.matrix]) + offset;
-            load_pair<A>(block, x, args.in_along, args.in_quads, i, a, b);
-          });
+        Point a[R], b[R];
+        with_type<Real>(args.in_type, [&](auto storage) {
+          using S = typename decltype(storage)::type;
+          const S* x = static_cast<const S*>(args.in[place.matrix]) + offset;
+          load_pair<A>(block, x, args.in_along, args.in_quads, i, a, b);
+        });
         butterfly<R>(a);
         butterfly<R>(b);
-        unrolled<0, R>([&](auto index) {
-          constexpr int r = decltype(index)::value;
-          points.write(base + A::at(i * R + r), a[r]);
-          points.write(base + A::at((count - 1 - i) * R + r), b[r]);
-        });
+        write_first<A>(points, base, i, a);
+        write_first<A>(points, base, count - 1 - i, b);
       } else {
-        Point a[R]{};
-        if (live)
-          with_type<Real>(args.in_type, [&](auto storage) {
-            using S = typename decltype(storage)::type;
-            const S* x = static_cast<const S*>(args.in[place.matrix]) + offset;
-            unrolled<0, R>([&](auto index) {
-              const u32 m = i + decltype(index)::value * count;
-              Point& z = a[decltype(index)::value];
-              if constexpr (A::even)
-                z = {load_one<Real>(block, x + makhoul(2 * m, A::n) * args.in_along),
-                     load_one<Real>(block, x + makhoul(2 * m + 1, A::n) * args.in_along)};
-              else
-                z = {load_one<Real>(block, x + makhoul(m, A::n) * args.in_along), Real(0)};
-            });
+        Point a[R];
+        with_type<Real>(args.in_type, [&](auto storage) {
+          using S = typename decltype(storage)::type;
+          const S* x = static_cast<const S*>(args.in[place.matrix]) + offset;
+          unrolled<0, R>([&](auto index) {
+            const u32 m = i + decltype(index)::value * count;
+            Point& z = a[decltype(index)::value];
+            if constexpr (A::even)
+              z = {load_one<Real>(block, x + makhoul(2 * m, A::n) * args.in_along),
+                   load_one<Real>(block, x + makhoul(2 * m + 1, A::n) * args.in_along)};
+            else
+              z = {load_one<Real>(block, x + makhoul(m, A::n) * args.in_along), Real(0)};
           });
-        if constexpr (A::stages > 1) butterfly<R>(a);  // a single stage is the last one, which follows
-        unrolled<0, R>([&](auto index) {
-          constexpr int r = decltype(index)::value;
-          points.write(base + A::at(A::stages > 1 ? i * R + r : i + r * count), a[r]);
         });
+        if constexpr (A::stages > 1) butterfly<R>(a);  // a single stage is the last one, which follows
+        write_first<A>(points, base, i, a);
       }
     }
   });
@@ -107,47 +99,47 @@ FRONT_DEVICE void store_rows(const B& block, const AxisArgs& args, const Place& 
   constexpr bool paired = A::even && span % 2 == 0;
   constexpr int work = paired ? span / 2 : span;
   block.each("store rows", [&](int t) {
-    const u32 group = t / A::threads_per_lane, base = group * A::padded;
-    const i64 lane = first + group;
-    if (lane >= place.lanes) return;
-    const i64 offset = place.batch * args.out_batch + (place.first_lane + lane) * args.out_lane;
-    const auto gather = [&](u32 j, Point(&v)[R]) {
-      unrolled<0, R>([&](auto index) {
-        constexpr int r = decltype(index)::value;
-        v[r] = points.read(base + A::last_at(j + r * span));
-        if constexpr (r > 0 && span > 1) v[r] = v[r] * block.table(twiddles + A::twiddles(last) + (r - 1) * span + j);
-      });
-      butterfly<R>(v);
-    };
+    const u32 group = A::group_of(t);
+    const int base = group * A::padded;
+    if (group >= place.template live<A>(first)) return;
+    const i64 offset = place.batch * args.out_batch + (place.first_lane + first + group) * args.out_lane;
     FRONT_NO_UNROLL
-    for (u32 i = t % A::threads_per_lane; i < work; i += A::threads_per_lane) {
+    for (u32 i = A::thread_of(t); i < work; i += A::threads_per_lane) {
       if constexpr (paired) {
-        Point a[R], b[R];
-        gather(i, a);
-        gather(span - 1 - i, b);
+        // The mirror's twiddles are the conjugates of those of i + 1, shifted: see gather_mirror.
+        Point a[R], shifted[R];
+        gather<A>(block, points, base, i, twiddles, a);
+        gather_mirror<A>(block, points, base, span - 1 - i, i + 1, twiddles, shifted);
+        const auto b = [&](int r) { return shifted[(r + 1) % R]; };
         with_type<Real>(args.out_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
           S* y = static_cast<S*>(args.out[place.matrix]) + offset;
-          const auto put = [&](u32 m, Point z, Point mirror) {
+          const auto put = [&](S* p, i64 step, Point z, Point mirror) {
             const Quad<Real> q{z.x, -mirror.y, -z.y, mirror.x};
             if (args.out_quads) {
-              store_quad(block, y + 4 * m, q);
+              store_quad(block, p, q);
             } else {
-              S* p = y + static_cast<i64>(4 * m) * args.out_along;
-              store_one(block, p, q.x), store_one(block, p + args.out_along, q.y);
-              store_one(block, p + 2 * args.out_along, q.z), store_one(block, p + 3 * args.out_along, q.w);
+              store_one(block, p, q.x), store_one(block, p + step, q.y);
+              store_one(block, p + 2 * step, q.z), store_one(block, p + 3 * step, q.w);
             }
           };
-          unrolled<0, R / 2>([&](auto index) {
-            constexpr int r = decltype(index)::value;
-            put(i + r * span, a[r], b[R - 1 - r]);
-            put(span - 1 - i + r * span, b[r], a[R - 1 - r]);
-          });
-          if constexpr (R % 2 != 0) put(i + R / 2 * span, a[R / 2], b[R / 2]);
+          const auto all = [&](i64 step) {
+            S *up = y + 4 * static_cast<i64>(i) * step, *down = y + 4 * (span - 1 - static_cast<i64>(i)) * step;
+            unrolled<0, R / 2>([&](auto index) {
+              constexpr int r = decltype(index)::value;
+              put(up + 4 * r * static_cast<i64>(span) * step, step, a[r], b(R - 1 - r));
+              put(down + 4 * r * static_cast<i64>(span) * step, step, b(r), a[R - 1 - r]);
+            });
+            if constexpr (R % 2 != 0) put(up + 4 * (R / 2) * static_cast<i64>(span) * step, step, a[R / 2], b(R / 2));
+          };
+          if (args.out_quads)
+            all(1);
+          else
+            all(args.out_along);
         });
       } else {
         Point a[R];
-        gather(i, a);
+        gather<A>(block, points, base, i, twiddles, a);
         with_type<Real>(args.out_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
           S* y = static_cast<S*>(args.out[place.matrix]) + offset;

@@ -55,8 +55,9 @@ std::vector<T> split_table(int64_t n, Scale scale) {
     for (int64_t q = 0; q < n; ++q) put(table, (q ? other : first) * unit(q, 4 * n));
     return table;
   }
-  put(table, {first, other * std::sqrt(0.5)});
-  put(table, 0);
+  const double middle = other * std::sqrt(0.5);
+  put(table, {(first + middle) / 2, -(first + middle) / 2});
+  put(table, {(first - middle) / 2, (first - middle) / 2});
   for (int64_t q = 1; q < n / 2; ++q) {
     const std::complex<double> c = 0.5 * other * unit(q, 4 * n), d = std::complex<double>(0, -1) * c * unit(q, n);
     put(table, c + d);
