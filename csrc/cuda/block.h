@@ -37,12 +37,20 @@ struct Block {
 
   template <class F>
   FRONT_DEVICE void each(const char*, F f) const {
-    f(static_cast<int>(threadIdx.x));
+    f(thread());
     __syncthreads();
   }
   template <class F>
   FRONT_DEVICE void last(const char*, F f) const {
-    f(static_cast<int>(threadIdx.x));
+    f(thread());
+  }
+
+  // NOTE: read anew in each phase. If the compiler knew that it is always the same, it would keep every phase's places
+  // in registers over the whole loop over lanes, and spill.
+  static FRONT_DEVICE int thread() {
+    int t;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(t));
+    return t;
   }
 
   // `count` elements from byte `offset` of the block's dynamic shared memory.
