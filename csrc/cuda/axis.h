@@ -18,6 +18,7 @@ struct Axis {
   using Point = Complex<Real>;
   static constexpr int n = N, share = Share, lanes = Lanes, together = Together, threads_per_lane = ThreadsPerLane;
   static constexpr bool overlaid = Overlaid, even = N % 2 == 0;
+  static constexpr int most_kept = N / Share > 1 ? N / Share : 1;  // rows of the tile
   static constexpr int threads = Together * ThreadsPerLane, points = even ? N / 2 : N, stages = sizeof...(Radices);
   static_assert((Radices * ... * 1) == points, "the radices' product is the length");
   static_assert(Lanes % Together == 0 && (!Overlaid || Lanes == Together));
@@ -89,7 +90,7 @@ struct Axis {
     else
       return at_after<Offset, Bound>(i, placed);
   }
-  static constexpr u32 tile_period = Lanes == 1 || turn == 0 ? 1 : turn * Lanes;
+  static constexpr u32 tile_period = Lanes == 1 || turn == 0 ? 1 : turn * Lanes;  // of the turns
   template <u32 Offset>
   static FRONT_DEVICE int tile_after(u32 q, u32 lane, int placed) {
     if constexpr (Offset % tile_period == 0)

@@ -75,6 +75,11 @@ struct Block {
     static_assert(sizeof(T) == 16 || sizeof(T) == 8 || sizeof(T) == 4 || sizeof(T) == 2);
     return v;
   }
+  // Of what will be loaded soon, the line that has *p.
+  template <class T>
+  FRONT_DEVICE void prefetch(const T* p) const {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p)));
+  }
   template <class T>
   FRONT_DEVICE void store(T* p, T v) const {
     *p = v;

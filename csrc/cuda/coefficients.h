@@ -34,45 +34,97 @@ struct TilePlaces {
   }
 };
 
+// Which coefficients a pair of butterflies can give: from n / share up none is kept. The least that output r of
+// butterfly b gives:
+template <class A>
+FRONT_CONSTEXPR bool gives(int b, int r) {
+  const int span = A::span(A::stages - 1), least = r * span + (b == 0 ? 0 : span / 2);
+  return A::share == 1 || least * A::share < A::n;
+}
+template <class A>
+FRONT_CONSTEXPR int coefficients_of_pair() {
+  int count = 0;
+  for (int r = 0; r < A::radix(A::stages - 1); ++r) count += gives<A>(0, r) + gives<A>(1, r);
+  return count;
+}
+
+// The split's factors of a pair of butterflies. Where they are few they are loaded early, behind the butterflies'
+// arithmetic; else each when it is needed.
+template <class A>
+struct Factors {
+  static constexpr bool early = A::even && coefficients_of_pair<A>() <= 32 / static_cast<int>(sizeof(typename A::Real));
+  Quad<typename A::Real> loaded[early ? 2 * A::radix(A::stages - 1) : 1];
+
+  template <int b, int r, class B>
+  static FRONT_DEVICE Quad<typename A::Real> load(const B& block, const void* table, u32 low) {
+    constexpr int offset = r * A::span(A::stages - 1);
+    return block.table(static_cast<const Quad<typename A::Real>*>(table) + static_cast<int>(low) + offset);
+  }
+  template <class B>
+  FRONT_DEVICE void load_early(const B& block, const void* table, u32 j) {
+    if constexpr (early) {
+      constexpr u32 span = A::span(A::stages - 1);
+      const u32 mirror = j == 0 ? span / 2 : span - j;
+      unrolled<0, A::radix(A::stages - 1)>([&](auto index) {
+        constexpr int r = decltype(index)::value;
+        if constexpr (gives<A>(0, r)) loaded[r] = load<0, r>(block, table, j);
+        if constexpr (gives<A>(1, r)) loaded[A::radix(A::stages - 1) + r] = load<1, r>(block, table, mirror);
+      });
+    }
+  }
+  template <int b, int r, class B>
+  FRONT_DEVICE Quad<typename A::Real> get(const B& block, const void* table, u32 low) const {
+    if constexpr (early)
+      return loaded[b * A::radix(A::stages - 1) + r];
+    else
+      return load<b, r>(block, table, low);
+  }
+};
+
+// Whether coefficient q, less than Bound, has a place in the tile. A whole tile has one for every coefficient that the
+// kernel's share lets be kept, so mostly there is nothing to ask.
+template <class A, bool Whole, u32 Bound>
+FRONT_DEVICE bool in_tile(u32 q, u32 kept) {
+  if constexpr (!Whole) return q < kept;
+  return Bound <= A::most_kept || q < A::most_kept;
+}
+
 // Coefficients of output r of butterfly b, Z_q = z with its mirror w, into the tile; those not kept are not formed.
-template <class A, int b, int r, class B, class Tile>
+template <class A, bool Whole, int b, int r, class B, class Tile>
 FRONT_DEVICE void put_coefficients(const B& block, Tile tile, const TilePlaces<A>& places, u32 kept,
-                                   typename A::Point z, typename A::Point w, const void* table) {
+                                   typename A::Point z, typename A::Point w, const Factors<A>& factors,
+                                   const void* table) {
   using Real = typename A::Real;
   constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
   const u32 q = places.low[b] + r * span;
   if constexpr (!A::even) {
     const auto c =
         block.table(static_cast<const typename A::Point*>(table) + static_cast<int>(places.low[b]) + r * span);
-    if (q < kept)
+    if (in_tile<A, Whole, (r + 1) * span>(q, kept))
       tile.write(A::template tile_after<r * span>(places.low[b], places.lane, places.low_place[b]),
                  c.x * z.x - c.y * z.y);
-  } else {
-    // The least q there can be. With half of the coefficients or fewer kept, those from n / 2 up are not, whatever q.
-    constexpr int least = r * span + (b == 0 ? 0 : span / 2);
-    constexpr bool low = least * A::share < A::n, high = A::share == 1;
-    if constexpr (low || high) {
-      const auto f = block.table(static_cast<const Quad<Real>*>(table) + static_cast<int>(places.low[b]) + r * span);
-      // NOTE: computed whether it is kept or not, and only then written or not: branches would keep the loads apart.
-      if (q < kept)
-        tile.write(A::template tile_after<r * span>(places.low[b], places.lane, places.low_place[b]),
-                   f.x * z.x - f.y * z.y + f.z * w.x + f.w * w.y);
-      if constexpr (high) {
-        constexpr u32 offset = (2 * R - 1 - r) * span;
-        const Real x = f.w * w.x * Real(-1) - f.y * z.x - f.x * z.y + f.z * w.y;
-        u32 to = places.high[b] + offset;
-        int place = A::template tile_after<offset>(places.high[b], places.lane, places.high_place[b]);
-        if constexpr (b == 0 && r == 0)  // that of q = 0 is coefficient n / 2, not n
-          if (q == 0) to = A::points, place = A::tile_at(A::points, places.lane);
-        if (to < kept) tile.write(place, x);
-      }
+  } else if constexpr (gives<A>(b, r)) {
+    // NOTE: computed whether it is kept or not, and only then written or not: branches would keep the loads apart.
+    const auto f = factors.template get<b, r>(block, table, places.low[b]);
+    if (in_tile<A, Whole, (r + 1) * span>(q, kept))
+      tile.write(A::template tile_after<r * span>(places.low[b], places.lane, places.low_place[b]),
+                 f.x * z.x - f.y * z.y + f.z * w.x + f.w * w.y);
+    // With half of the coefficients or fewer kept, those from n / 2 up are not, whatever q.
+    if constexpr (A::share == 1) {
+      constexpr u32 offset = (2 * R - 1 - r) * span;
+      const Real x = f.w * w.x * Real(-1) - f.y * z.x - f.x * z.y + f.z * w.y;
+      u32 to = places.high[b] + offset;
+      int place = A::template tile_after<offset>(places.high[b], places.lane, places.high_place[b]);
+      if constexpr (b == 0 && r == 0)  // that of q = 0 is coefficient n / 2, not n
+        if (q == 0) to = A::points, place = A::tile_at(A::points, places.lane);
+      if (in_tile<A, Whole, A::n>(to, kept)) tile.write(place, x);
     }
   }
 }
 
 // Points -> last stage -> coefficients in the tile. A thread takes butterfly j and its mirror span - j, so that it has
 // z and w of all its coefficients; j = 0 mirrors itself and is taken together with span / 2, which does too.
-template <class A, class B, class Points, class Tile>
+template <class A, bool Whole, class B, class Points, class Tile>
 FRONT_DEVICE void split_spectrum(const B& block, const AxisArgs& args, const Place& place, int first, Points points,
                                  Tile tile) {
   using Point = typename A::Point;
@@ -81,11 +133,13 @@ FRONT_DEVICE void split_spectrum(const B& block, const AxisArgs& args, const Pla
   constexpr int per_thread = (work + A::threads_per_lane - 1) / A::threads_per_lane;
   struct Values {
     Point a[R], shifted[R];  // of the mirror: gather_mirror
+    Factors<A> factors;
   };
   const auto* twiddles = static_cast<const Point*>(args.twiddles);
   const u32 kept = static_cast<u32>(args.kept), live = place.template live<A>(first);
 
   const auto transform = [&](u32 group, u32 j, Values& v) {
+    v.factors.load_early(block, args.split, j);
     gather<A>(block, points, group * A::padded, j, twiddles, v.a);
     if constexpr (A::even)
       if (span % 2 == 0 || j != 0)
@@ -99,11 +153,13 @@ FRONT_DEVICE void split_spectrum(const B& block, const AxisArgs& args, const Pla
     unrolled<0, R>([&](auto index) {
       constexpr int r = decltype(index)::value, mirror = R - 1 - r, self = (R - r) % R;
       if constexpr (!A::even) {
-        put_coefficients<A, 0, r>(block, tile, places, kept, v.a[r], v.a[r], args.split);
+        put_coefficients<A, Whole, 0, r>(block, tile, places, kept, v.a[r], v.a[r], v.factors, args.split);
       } else {
-        put_coefficients<A, 0, r>(block, tile, places, kept, v.a[r], alone ? v.a[self] : b(mirror), args.split);
+        put_coefficients<A, Whole, 0, r>(block, tile, places, kept, v.a[r], alone ? v.a[self] : b(mirror), v.factors,
+                                         args.split);
         if (span % 2 == 0 || !alone)
-          put_coefficients<A, 1, r>(block, tile, places, kept, b(r), alone ? b(mirror) : v.a[mirror], args.split);
+          put_coefficients<A, Whole, 1, r>(block, tile, places, kept, b(r), alone ? b(mirror) : v.a[mirror], v.factors,
+                                           args.split);
       }
     });
   };
@@ -150,16 +206,18 @@ struct TakePlaces {
     place[0] = A::tile_at(index[0], lane), place[1] = A::tile_at(index[1], lane);
   }
   // Coefficient index[Which] + Offset.
-  template <int Which, u32 Offset, class Tile>
+  template <bool Whole, int Which, u32 Offset, class Tile>
   FRONT_DEVICE typename A::Real take(Tile tile) const {
+    constexpr u32 bound = Offset + A::points / A::radix(0) + Which;  // count - j can be count
     typename A::Real x = 0;
-    if (index[Which] + Offset < kept) x = tile.read(A::template tile_after<Offset>(index[Which], lane, place[Which]));
+    if (in_tile<A, Whole, bound>(index[Which] + Offset, kept))
+      x = tile.read(A::template tile_after<Offset>(index[Which], lane, place[Which]));
     return x;
   }
 };
 
 // conj(W_q) of the transposed split, q = j + r count, from the coefficients of a lane.
-template <class A, int r, class B, class Tile>
+template <class A, bool Whole, int r, class B, class Tile>
 FRONT_DEVICE typename A::Point take_coefficients(const B& block, Tile tile, const TakePlaces<A>& places,
                                                  const void* table) {
   using Real = typename A::Real;
@@ -167,7 +225,7 @@ FRONT_DEVICE typename A::Point take_coefficients(const B& block, Tile tile, cons
   const int j = static_cast<int>(places.index[0]);
   if constexpr (!A::even) {
     const auto c = block.table(static_cast<const typename A::Point*>(table) + j + offset);
-    const Real x = places.template take<0, offset>(tile);
+    const Real x = places.template take<Whole, 0, offset>(tile);
     return {c.x * x, c.y * x};
   } else {
     constexpr bool high = A::share == 1;
@@ -178,27 +236,27 @@ FRONT_DEVICE typename A::Point take_coefficients(const B& block, Tile tile, cons
     Quad<Real> c{0, 0, 0, 0};
     if constexpr (low) {
       c = block.table(f + j + offset);
-      const Real x = places.template take<0, offset>(tile);
+      const Real x = places.template take<Whole, 0, offset>(tile);
       re = c.x * x, im = c.y * x;
       if constexpr (high) {  // coefficient n - q
-        const Real y = places.template take<1, A::points + mirror>(tile);
+        const Real y = places.template take<Whole, 1, A::points + mirror>(tile);
         re -= c.y * y, im += c.x * y;
       }
     }
     if constexpr (mirrored) {
       const int m = mirror + count - j;
       const auto d = block.table(f + (r == 0 && j == 0 ? 0 : m));
-      const Real x = places.template take<1, mirror>(tile);
+      const Real x = places.template take<Whole, 1, mirror>(tile);
       re += d.z * x, im -= d.w * x;
       if constexpr (high) {  // coefficient n - m
-        const Real y = places.template take<0, A::points + offset>(tile);
+        const Real y = places.template take<Whole, 0, A::points + offset>(tile);
         re -= d.w * y, im -= d.z * y;
       }
     }
     if constexpr (r == 0)
       if (j == 0) {
-        const Real x = (c.x + c.z) * places.template take<0, 0>(tile);
-        const Real y = high ? (c.x - c.z) * places.template take<0, high ? A::points : 0>(tile) : Real(0);
+        const Real x = (c.x + c.z) * places.template take<Whole, 0, 0>(tile);
+        const Real y = high ? (c.x - c.z) * places.template take<Whole, 0, high ? A::points : 0>(tile) : Real(0);
         return {x + y, y - x};
       }
     return {re, im};
@@ -220,7 +278,7 @@ FRONT_CONSTEXPR u64 nonzero_inputs() {
 }
 
 // Coefficients in the tile -> first stage -> points. What is padded is never read or stored: it is known to be zero.
-template <class A, class B, class Points, class Tile>
+template <class A, bool Whole, class B, class Points, class Tile>
 FRONT_DEVICE void merge_spectrum(const B& block, const AxisArgs& args, const Place& place, const void* table, int first,
                                  Points points, Tile tile) {
   using Point = typename A::Point;
@@ -237,7 +295,7 @@ FRONT_DEVICE void merge_spectrum(const B& block, const AxisArgs& args, const Pla
     unrolled<0, R>([&](auto index) {
       constexpr int r = decltype(index)::value;
       if constexpr (has(mask, r))
-        values.v[r] = take_coefficients<A, r>(block, tile, places, table);
+        values.v[r] = take_coefficients<A, Whole, r>(block, tile, places, table);
       else
         values.v[r] = {0, 0};
     });
@@ -276,40 +334,50 @@ FRONT_DEVICE void merge_spectrum(const B& block, const AxisArgs& args, const Pla
   }
 }
 
-// f(coefficient, lane, place) over the lanes of the tile that exist, in the order in which they lie in memory.
-template <class A, class F>
-FRONT_DEVICE void over_tile(const Place& place, u32 kept, bool lanes_adjacent, u32 t, F f) {
+// Moves the tile's lanes that exist, in the order in which they lie in memory: use(q, lane, place, get(q, lane,
+// place)). A thread gets a few before it uses the first, so that their ways through memory overlap.
+template <class A, class Get, class Use>
+FRONT_DEVICE void over_tile(const Place& place, u32 kept, bool lanes_adjacent, u32 t, Get get, Use use) {
+  constexpr int kBatch = 8;
+  const auto along = [&](u32 lane, u32 first, auto step) {
+    constexpr u32 Step = decltype(step)::value;
+    FRONT_NO_UNROLL
+    for (u32 q = first; q < kept; q += kBatch * Step) {
+      // Steps later, where the turns repeat, a place is a constant distance away.
+      constexpr u32 over = Step % A::tile_period,
+                    repeat = over != 0 && A::tile_period % over == 0 ? A::tile_period / over : 1;
+      int at[repeat];
+      unrolled<0, static_cast<int>(repeat)>(
+          [&](auto u) { at[decltype(u)::value] = A::tile_at(q + decltype(u)::value * Step, lane); });
+      const auto place_of_step = [&](auto u) {
+        constexpr u32 steps = decltype(u)::value, whole = steps / repeat * repeat;
+        return A::template tile_after<whole * Step>(q + (steps - whole) * Step, lane, at[steps - whole]);
+      };
+      typename A::Real v[kBatch];
+      unrolled<0, kBatch>([&](auto u) {
+        const u32 i = q + decltype(u)::value * Step;
+        if (i < kept) v[decltype(u)::value] = get(i, lane, place_of_step(u));
+      });
+      unrolled<0, kBatch>([&](auto u) {
+        const u32 i = q + decltype(u)::value * Step;
+        if (i < kept) use(i, lane, place_of_step(u), v[decltype(u)::value]);
+      });
+    }
+  };
   if (lanes_adjacent) {
-    if constexpr (A::threads % A::lanes == 0) {
-      // A thread stays in its lane, and its places repeat after a few steps, but for a constant.
-      constexpr u32 step = A::threads / A::lanes, over = step % A::tile_period;
-      constexpr u32 repeat = over == 0 ? 1 : A::tile_period % over == 0 ? A::tile_period / over : 0;
-      const u32 lane = t % A::lanes, first = t / A::lanes;
-      if (lane >= static_cast<u32>(place.lanes)) return;
-      if constexpr (repeat == 1 || repeat == 2) {
-        int at[2] = {A::tile_at(first, lane), A::tile_at(first + step, lane)};
-        FRONT_UNROLL(4 / repeat)
-        for (u32 q = first; q < kept; q += repeat * step) {
-          f(q, lane, at[0]);
-          if (repeat == 2 && q + step < kept) f(q + step, lane, at[1]);
-          at[0] += static_cast<int>(repeat * step * A::lanes), at[1] += static_cast<int>(repeat * step * A::lanes);
-        }
-      } else {
-        FRONT_UNROLL(4)
-        for (u32 q = first; q < kept; q += step) f(q, lane, A::tile_at(q, lane));
-      }
+    if constexpr (A::threads % A::lanes == 0) {  // a thread stays in its lane
+      if (t % A::lanes < static_cast<u32>(place.lanes)) along(t % A::lanes, t / A::lanes, Int<A::threads / A::lanes>{});
     } else {
       FRONT_NO_UNROLL
-      for (u32 i = t; i < kept * A::lanes; i += A::threads)
-        if (i % A::lanes < static_cast<u32>(place.lanes))
-          f(i / A::lanes, i % A::lanes, A::tile_at(i / A::lanes, i % A::lanes));
+      for (u32 i = t; i < kept * A::lanes; i += A::threads) {
+        const u32 q = i / A::lanes, lane = i % A::lanes;
+        const int at = A::tile_at(q, lane);
+        if (lane < static_cast<u32>(place.lanes)) use(q, lane, at, get(q, lane, at));
+      }
     }
   } else {
     FRONT_NO_UNROLL
-    for (u32 lane = 0; lane < static_cast<u32>(place.lanes); ++lane) {
-      FRONT_UNROLL(4)
-      for (u32 q = t; q < kept; q += A::threads) f(q, lane, A::tile_at(q, lane));
-    }
+    for (u32 lane = 0; lane < static_cast<u32>(place.lanes); ++lane) along(lane, t, Int<A::threads>{});
   }
 }
 
@@ -320,9 +388,9 @@ FRONT_DEVICE void store_tile(const B& block, const AxisArgs& args, const Place& 
     with_type<Real>(args.out_type, [&](auto storage) {
       using S = typename decltype(storage)::type;
       S* y = static_cast<S*>(args.out[place.matrix]) + place.batch * args.out_batch + place.first_lane * args.out_lane;
-      over_tile<A>(place, static_cast<u32>(args.kept), args.out_along != 1, t, [&](u32 q, u32 lane, int at) {
-        store_one(block, y + q * args.out_along + lane * args.out_lane, tile.read(at));
-      });
+      over_tile<A>(
+          place, static_cast<u32>(args.kept), args.out_along != 1, t, [&](u32, u32, int at) { return tile.read(at); },
+          [&](u32 q, u32 lane, int, Real v) { store_one(block, y + q * args.out_along + lane * args.out_lane, v); });
     });
   });
 }
@@ -335,9 +403,13 @@ FRONT_DEVICE void load_tile(const B& block, const AxisArgs& args, const Place& p
       using S = typename decltype(storage)::type;
       const S* x =
           static_cast<const S*>(args.in[place.matrix]) + place.batch * args.in_batch + place.first_lane * args.in_lane;
-      over_tile<A>(place, static_cast<u32>(args.kept), args.in_along != 1, t, [&](u32 q, u32 lane, int at) {
-        tile.write(at, load_one<Real>(block, x + q * args.in_along + lane * args.in_lane));
-      });
+      over_tile<A>(
+          place, A::most_kept, args.in_along != 1, t,
+          [&](u32 q, u32 lane, int) {
+            return q < static_cast<u32>(args.kept) ? load_one<Real>(block, x + q * args.in_along + lane * args.in_lane)
+                                                   : Real(0);
+          },
+          [&](u32, u32, int at, Real v) { tile.write(at, v); });
     });
   });
 }

@@ -123,6 +123,8 @@ class Emulation {
     return v;
   }
 
+  void prefetch(const void* p, i64 size) { owner(p, size); }
+
   template <class T>
   void store(T* p, T v) {
     if (EmulatedBuffer* buffer = owner(p, sizeof(T))) {
@@ -286,6 +288,10 @@ struct Block {
   template <class T>
   T load(const T* p) const {
     return emulation->load(p, false);
+  }
+  template <class T>
+  void prefetch(const T* p) const {
+    emulation->prefetch(p, sizeof(T));
   }
   template <class T>
   void store(T* p, T v) const {

@@ -11,14 +11,14 @@ namespace front::cuda {
 template <class A, class B>
 FRONT_DEVICE void forward_axis(const B& block, const AxisArgs& args) {
   const auto points = block.template shared<typename A::Point>(0, A::padded * A::together);
-  const auto tile = block.template shared<typename A::Real>(A::tile_offset, static_cast<u32>(args.kept) * A::lanes);
+  const auto tile = block.template shared<typename A::Real>(A::tile_offset, A::most_kept * A::lanes);
   const auto* twiddles = static_cast<const typename A::Point*>(args.twiddles);
   const Place place = place_of<A>(block, args);
   FRONT_NO_UNROLL
   for (int first = 0; first < A::lanes && first < place.lanes; first += A::together) {
     load_rows<A>(block, args, place, first, points);
     middle_stages<A, 1, A::stages - 1>(block, points, place.template live<A>(first), twiddles);
-    split_spectrum<A>(block, args, place, first, points, tile);
+    split_spectrum<A, true>(block, args, place, first, points, tile);
   }
   store_tile<A>(block, args, place, tile);
 }
@@ -27,13 +27,13 @@ FRONT_DEVICE void forward_axis(const B& block, const AxisArgs& args) {
 template <class A, class B>
 FRONT_DEVICE void inverse_axis(const B& block, const AxisArgs& args) {
   const auto points = block.template shared<typename A::Point>(0, A::padded * A::together);
-  const auto tile = block.template shared<typename A::Real>(A::tile_offset, static_cast<u32>(args.kept) * A::lanes);
+  const auto tile = block.template shared<typename A::Real>(A::tile_offset, A::most_kept * A::lanes);
   const auto* twiddles = static_cast<const typename A::Point*>(args.twiddles);
   const Place place = place_of<A>(block, args);
   load_tile<A>(block, args, place, tile);
   FRONT_NO_UNROLL
   for (int first = 0; first < A::lanes && first < place.lanes; first += A::together) {
-    merge_spectrum<A>(block, args, place, args.split, first, points, tile);
+    merge_spectrum<A, true>(block, args, place, args.split, first, points, tile);
     middle_stages<A, 1, A::stages - 1>(block, points, place.template live<A>(first), twiddles);
     store_rows<A>(block, args, place, first, points, twiddles);
   }
@@ -52,8 +52,8 @@ FRONT_DEVICE void resize_axis(const B& block, const AxisArgs& args) {
   const Place place = place_of<A>(block, args);
   load_rows<A>(block, args, place, 0, points);
   middle_stages<A, 1, A::stages - 1>(block, points, place.template live<A>(0), twiddles);
-  split_spectrum<A>(block, args, place, 0, points, tile);
-  merge_spectrum<Back>(block, args, place, args.split_back, 0, back, tile);
+  split_spectrum<A, false>(block, args, place, 0, points, tile);
+  merge_spectrum<Back, false>(block, args, place, args.split_back, 0, back, tile);
   middle_stages<Back, 1, Back::stages - 1>(block, back, place.template live<A>(0), twiddles_back);
   store_rows<Back>(block, args, place, 0, back, twiddles_back);
 }

@@ -196,7 +196,7 @@ class Passes {
     Launch launch;
     launch.kernel = p.direction == Direction::forward ? &found.forward : &found.inverse;
     launch.threads = plan.threads();
-    launch.shared = plan.shared_bytes(p.kept);
+    launch.shared = plan.shared_bytes(plan.most_kept());
     launch.twiddles = found.twiddles;
     launch.split = Table::split(p.n, p.scale, real_bytes_);
     add_launches(std::move(launch), p, plan.lanes);

@@ -47,6 +47,7 @@ struct AxisPlan {
     return bound;
   }
 
+  int64_t most_kept() const { return std::max<int64_t>(1, n / share); }
   int64_t points() const { return n % 2 == 0 ? n / 2 : n; }
   int64_t threads() const { return together * threads_per_lane; }
   int64_t padded() const {
@@ -249,7 +250,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t t
   best.real_bytes = real_bytes;
   AxisPlan p = best;
   p.share = share_of(n, kept);
-  const int64_t most_kept = std::max<int64_t>(1, n / p.share);
+  const int64_t most_kept = p.most_kept();
   if (p.padded() * 2 * real_bytes > h.shared_per_block) return best;
   p.radices = choose_radices(p.points(), n % 2 == 0, real_bytes);
   if (p.radices.empty()) return best;

@@ -41,6 +41,15 @@ FRONT_DEVICE void load_pair(const B& block, const S* x, i64 along, bool quads, u
     fill(along, four);
 }
 
+// Asks for the next row while this one is computed: to the second-level cache, which costs neither registers nor shared
+// memory.
+template <class A, class S, class B>
+FRONT_DEVICE void prefetch_row(const B& block, const S* x, u32 thread) {
+  constexpr u32 line = 128 / sizeof(S);
+  FRONT_UNROLL(4)
+  for (u32 i = thread * line; i < static_cast<u32>(A::n); i += A::threads_per_lane * line) block.prefetch(x + i);
+}
+
 // Values -> first stage -> points in shared memory, for lanes first, first + 1, ... of the block.
 template <class A, class B, class Points>
 FRONT_DEVICE void load_rows(const B& block, const AxisArgs& args, const Place& place, int first, Points points) {
@@ -54,19 +63,26 @@ FRONT_DEVICE void load_rows(const B& block, const AxisArgs& args, const Place& p
     const int base = group * A::padded;
     if (group >= place.template live<A>(first)) return;
     const i64 offset = place.batch * args.in_batch + (place.first_lane + first + group) * args.in_lane;
+    if constexpr (A::lanes > A::together)
+      if (args.in_quads && first + A::together + static_cast<int>(group) < place.lanes)
+        with_type<Real>(args.in_type, [&](auto storage) {
+          using S = typename decltype(storage)::type;
+          prefetch_row<A>(block, static_cast<const S*>(args.in[place.matrix]) + offset + A::together * args.in_lane,
+                          A::thread_of(t));
+        });
     FRONT_NO_UNROLL
     for (u32 i = A::thread_of(t); i < work; i += A::threads_per_lane) {
       if constexpr (paired) {
-        Point a[R], b[R];
         with_type<Real>(args.in_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
           const S* x = static_cast<const S*>(args.in[place.matrix]) + offset;
+          Point a[R], b[R];
           load_pair<A>(block, x, args.in_along, args.in_quads, i, a, b);
+          butterfly<R>(a);
+          butterfly<R>(b);
+          write_first<A>(points, base, i, a);
+          write_first<A>(points, base, count - 1 - i, b);
         });
-        butterfly<R>(a);
-        butterfly<R>(b);
-        write_first<A>(points, base, i, a);
-        write_first<A>(points, base, count - 1 - i, b);
       } else {
         Point a[R];
         with_type<Real>(args.in_type, [&](auto storage) {

@@ -70,7 +70,7 @@ void bind_cuda(py::module_& m) {
         d["overlaid"] = p.overlaid;
         d["registers"] = p.registers;
         d["blocks_per_multiprocessor"] = p.blocks;
-        d["shared_bytes"] = p.shared_bytes(kept);
+        d["shared_bytes"] = p.shared_bytes(p.most_kept());
         return d;
       },
       py::arg("n"), py::arg("kept"), py::arg("real_bytes"), py::arg("lanes"), py::arg("hardware"),
@@ -83,7 +83,7 @@ void bind_cuda(py::module_& m) {
       [](int direction, const std::vector<int64_t>& plan, const std::vector<int64_t>& radices) {
         const cuda::AxisPlan p = cuda::plan_of(plan, radices);
         const cuda::Kernel k = cuda::axis_kernel(static_cast<Direction>(direction), p);
-        return py::make_tuple(k.name, k.source, p.shared_bytes(std::max<int64_t>(1, p.n / p.share)));
+        return py::make_tuple(k.name, k.source, p.shared_bytes(p.most_kept()));
       },
       py::arg("direction"), py::arg("plan"), py::arg("radices"),
       "Name, source and most shared memory of the kernel of a plan that is not the planner's: plan.h's plan_of.");
