@@ -10,19 +10,25 @@ enum class Type : int { f16 = 0, bf16 = 1, f32 = 2, f64 = 3 };  // params.h's DT
 constexpr int kPackThreads = 256;  // of a block of large.h's elementwise steps
 constexpr int kMatrices = 64;  // pointers of one launch: a role of a model in one or a few launches, no table in memory
 
+// Where things lie: element i of lane l is at (i / 4) four + (i % 4) along + (l / 4) lane_four + (l % 4) lane, with
+// four = 4 along and lane_four = 4 lane but for the intermediate of two passes. There four neighbours along the axis of
+// the values lie together, and all lanes' such fours beside each other: the pass that writes it and the pass that reads
+// it, to which lanes and axis are the other way around, both move 16 bytes at a time in long runs.
+//
 // One pass over one axis of many matrices. A lane is one sequence along the axis; block b takes lanes_per_block lanes
 // of batch element b / lane_blocks % batch of matrix b / lane_blocks / batch.
 struct AxisArgs {
   const void* in[kMatrices];
   void* out[kMatrices];
   i64 lanes, lane_blocks, batch;
-  i64 in_along, in_lane, in_batch;     // strides of the input: along the axis, between lanes, between batch elements
-  i64 out_along, out_lane, out_batch;  // of the output
-  i64 kept;                            // coefficients written (forward), read (inverse), or passed on (resize)
+  i64 in_along, in_four, in_lane, in_lane_four, in_batch;       // of the input
+  i64 out_along, out_four, out_lane, out_lane_four, out_batch;  // of the output
+  i64 kept;  // coefficients written (forward), read (inverse), or passed on (resize)
   Type in_type, out_type;
-  int in_quads, out_quads;  // four neighbours along the axis may be moved at once: stride 1, and aligned
-  const void* twiddles;     // of the stages of the first, and for resize of the second transform
-  const void* split;        // of the real split
+  int in_quads, out_quads;            // four neighbours along the axis may be moved at once: stride 1, and aligned
+  int in_lane_quads, out_lane_quads;  // and four lanes
+  const void* twiddles;               // of the stages of the first, and for resize of the second transform
+  const void* split;                  // of the real split
   const void* twiddles_back;
   const void* split_back;
 };

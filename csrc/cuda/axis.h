@@ -55,7 +55,17 @@ struct Axis {
     return false;
   }
   static FRONT_DEVICE int last_at(u32 i) { return last_is_dense() ? static_cast<int>(i) : at(i); }
-  static constexpr u32 padded = points - 1 + (points - 1) / group + 1;
+  // Of a lane; such that the same point of several lanes falls on different banks, for a warp of which each has few
+  // threads.
+  static FRONT_CONSTEXPR u32 padded_points() {
+    u32 p = points - 1 + (points - 1) / group + 1;
+    if (Together > 1) {
+      const u32 apart = ThreadsPerLane < group ? ThreadsPerLane : Together < group ? group / Together : 1;
+      while (p % group != apart % group) ++p;
+    }
+    return p;
+  }
+  static constexpr u32 padded = padded_points();
   static constexpr u32 point_bytes = padded * Together * sizeof(Point);
   static constexpr u32 tile_offset = Overlaid ? 0 : (point_bytes + 15) / 16 * 16;
 
@@ -103,6 +113,15 @@ struct Axis {
     return step % group == 0 ? 1 : group % step == 0 ? group - step + 1 : group;
   }
 };
+
+FRONT_DEVICE i64 in_offset(const AxisArgs& args, i64 batch, i64 lane) {
+  return batch * args.in_batch + (lane >> 2) * args.in_lane_four + (lane & 3) * args.in_lane;
+}
+FRONT_DEVICE i64 out_offset(const AxisArgs& args, i64 batch, i64 lane) {
+  return batch * args.out_batch + (lane >> 2) * args.out_lane_four + (lane & 3) * args.out_lane;
+}
+// Of element i of a lane.
+FRONT_DEVICE i64 along_offset(i64 i, i64 along, i64 four) { return (i >> 2) * four + (i & 3) * along; }
 
 // Where a block works.
 struct Place {

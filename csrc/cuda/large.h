@@ -33,8 +33,7 @@ struct Lane {
 };
 FRONT_DEVICE Lane lane_of(const AxisArgs& axis, i64 index) {
   const i64 lane = index % axis.lanes, rest = index / axis.lanes, batch = rest % axis.batch;
-  return {rest / axis.batch, batch * axis.in_batch + lane * axis.in_lane,
-          batch * axis.out_batch + lane * axis.out_lane};
+  return {rest / axis.batch, in_offset(axis, batch, lane), out_offset(axis, batch, lane)};
 }
 
 // conj(W_q) of the transposed real split from coefficients in memory, as take_coefficients does from a tile.
@@ -70,7 +69,9 @@ FRONT_DEVICE void pack(const B& block, const LargeArgs& args) {
       with_type<Real>(axis.in_type, [&](auto storage) {
         using S = typename decltype(storage)::type;
         const S* x = static_cast<const S*>(axis.in[lane.matrix]) + lane.in;
-        const auto value = [&](i64 i) { return load_one<Real>(block, x + i * axis.in_along); };
+        const auto value = [&](i64 i) {
+          return load_one<Real>(block, x + along_offset(i, axis.in_along, axis.in_four));
+        };
         if (args.inverse)
           z = merge_point<Real>(block, args, j, [&](i64 q) { return q < axis.kept ? value(q) : Real(0); });
         else if (args.n % 2 != 0)
@@ -102,7 +103,7 @@ FRONT_DEVICE void unpack(const B& block, const LargeArgs& args) {
     with_type<Real>(axis.out_type, [&](auto storage) {
       using S = typename decltype(storage)::type;
       S* y = static_cast<S*>(axis.out[lane.matrix]) + lane.out;
-      const auto put = [&](i64 i, Real v) { store_one(block, y + i * axis.out_along, v); };
+      const auto put = [&](i64 i, Real v) { store_one(block, y + along_offset(i, axis.out_along, axis.out_four), v); };
       if (args.inverse) {
         const auto z = spectrum(j);
         if (args.n % 2 != 0) {

@@ -52,6 +52,7 @@ struct Side {  // one end of a pass: `pointers` or, if empty, the workspace at a
   int64_t offset = 0;
   Type type = Type::f32;
   int64_t along = 0, lane = 0, batch = 0;  // strides
+  int64_t four = 0, lane_four = 0;         // args.h; 0: four times the strides
 };
 
 // One axis of `count` x `batch` matrices.
@@ -217,7 +218,7 @@ class Passes {
       back.n = p.size;
       back.scale = p.scale_back;
       there.out = back.in =
-          Side{{}, reserve(p.count * p.batch * p.lanes * p.kept), compute_type(), 1, p.kept, p.lanes * p.kept};
+          Side{{}, reserve(p.count * p.batch * p.lanes * p.kept), compute_type(), 1, p.kept, p.lanes * p.kept, 0, 0};
       add(there);
       add(back);
       return;
@@ -243,10 +244,14 @@ class Passes {
       a.out[i] = pointer(p.out, p, first + i);
     }
     a.lanes = p.lanes, a.batch = p.batch, a.kept = p.kept;
+    const auto or_four = [](int64_t four, int64_t stride) { return four ? four : 4 * stride; };
     a.in_along = p.in.along, a.in_lane = p.in.lane, a.in_batch = p.in.batch;
+    a.in_four = or_four(p.in.four, p.in.along), a.in_lane_four = or_four(p.in.lane_four, p.in.lane);
     a.out_along = p.out.along, a.out_lane = p.out.lane, a.out_batch = p.out.batch;
+    a.out_four = or_four(p.out.four, p.out.along), a.out_lane_four = or_four(p.out.lane_four, p.out.lane);
     a.in_type = p.in.type, a.out_type = p.out.type;
     a.in_quads = quads(p.in, p, a.in, count), a.out_quads = quads(p.out, p, a.out, count);
+    a.in_lane_quads = p.in.lane_four != 0, a.out_lane_quads = p.out.lane_four != 0;
     return a;
   }
 
@@ -273,7 +278,7 @@ class Passes {
   static int quads(const Side& s, const Pass& p, const Pointer* pointers, int64_t count) {
     const int64_t align = std::min<int64_t>(16, 4 * bytes_of(s.type)), element = bytes_of(s.type);
     bool good = s.along == 1 && (p.lanes == 1 || s.lane * element % align == 0) &&
-                (p.batch == 1 || s.batch * element % align == 0);
+                (p.batch == 1 || s.batch * element % align == 0) && s.four * element % align == 0;
     for (int64_t i = 0; i < count; ++i) good = good && reinterpret_cast<uintptr_t>(pointers[i]) % align == 0;
     return good;
   }
@@ -330,8 +335,9 @@ inline Merged merge(const LaneDim* axes, int32_t count, size_t levels) {
 }  // namespace passes_detail
 
 // The launches of both axes of many matrices. The intermediate holds the kept coefficients of the axis that is
-// transformed first (forward) or last (inverse) for every element of the other: m x k1, as k1 rows, so that both passes
-// read and write along what is contiguous. Rows are taken as that axis, unless the matrix lies by columns.
+// transformed first (forward) or last (inverse) for every element of the other: m x k1, m rounded up to fours, laid out
+// so that both passes read and write along what is contiguous (args.h). Rows are taken as that axis, unless the matrix
+// lies by columns.
 inline std::vector<Launch> matrix_launches(MatrixPass x, const Hardware& hardware, char* workspace,
                                            int64_t* workspace_bytes) {
   using passes_detail::merge;
@@ -345,19 +351,19 @@ inline std::vector<Launch> matrix_launches(MatrixPass x, const Hardware& hardwar
   const int64_t real_bytes = size_of(x.compute_type);
   const auto merged = merge(x.batch, x.batch_dims, 1);
   const auto batch = merged.dims[0];
-  Side in{{}, 0, static_cast<Type>(x.in_type), x.in_column, x.in_row, batch.in};
-  Side out{{}, 0, static_cast<Type>(x.out_type), x.out_column, x.out_row, batch.out};
+  Side in{{}, 0, static_cast<Type>(x.in_type), x.in_column, x.in_row, batch.in, 0, 0};
+  Side out{{}, 0, static_cast<Type>(x.out_type), x.out_column, x.out_row, batch.out, 0, 0};
   for (int64_t i = 0; i < x.count; ++i)
     for (const auto& [in_offset, out_offset] : merged.offsets) {
       in.pointers.push_back(static_cast<char*>(const_cast<void*>(x.in[i])) + in_offset * size_of(x.in_type));
       out.pointers.push_back(static_cast<char*>(x.out[i]) + out_offset * size_of(x.out_type));
     }
   const auto across = [](Side s) {  // the same matrices, lanes along the other axis
-    std::swap(s.along, s.lane);
+    std::swap(s.along, s.lane), std::swap(s.four, s.lane_four);
     return s;
   };
 
-  const int64_t pitch = resize ? std::max(x.m, x.size0) : x.m;
+  const int64_t pitch = divide_up(resize ? std::max(x.m, x.size0) : x.m, 4) * 4;
   const int64_t each = std::max<int64_t>(1, x.k1 * pitch);
   const bool in_place = x.count > 0 && x.in[0] == x.out[0];
   const int64_t limit = in_place ? kWorkspaceLimitInPlace : kWorkspaceLimit;
@@ -379,8 +385,8 @@ inline std::vector<Launch> matrix_launches(MatrixPass x, const Hardware& hardwar
       const Side from = part(in, size_of(x.in_type)), to = part(out, size_of(x.out_type));
       Passes passes(real_bytes, hardware, workspace);
       const Type compute = static_cast<Type>(x.compute_type);
-      // k1 rows of m elements each.
-      const Side middle{{}, passes.reserve(each * batches * matrices), compute, 1, pitch, each};
+      // Fours of rows, each as k1 times four neighbours of a column: args.h.
+      const Side middle{{}, passes.reserve(each * batches * matrices), compute, 1, 4, each, 4 * x.k1, 0};
       Pass rows{Direction::forward, x.n, x.k1, 0, x.rows, {}, x.m, batches, matrices, from, across(middle)};
       Pass columns{Direction::forward, x.m, x.k0, 0, x.columns, {}, x.k1, batches, matrices, middle, across(to)};
       if (!inverse) passes.add(rows);
@@ -410,8 +416,8 @@ inline std::vector<Launch> axis_launches(const AxisPass& x, int64_t real_bytes, 
                                          char* workspace, int64_t* workspace_bytes) {
   const auto merged = passes_detail::merge(x.lanes, x.lane_dims, 2);
   const auto lanes = merged.dims[0], batch = merged.dims[1];
-  Side in{{}, 0, static_cast<Type>(x.in_type), x.in_along.stride, lanes.in, batch.in};
-  Side out{{}, 0, static_cast<Type>(x.out_type), x.out_along.stride, lanes.out, batch.out};
+  Side in{{}, 0, static_cast<Type>(x.in_type), x.in_along.stride, lanes.in, batch.in, 0, 0};
+  Side out{{}, 0, static_cast<Type>(x.out_type), x.out_along.stride, lanes.out, batch.out, 0, 0};
   for (const auto& [in_offset, out_offset] : merged.offsets) {
     in.pointers.push_back(static_cast<char*>(const_cast<void*>(x.in)) + in_offset * size_of(x.in_type));
     out.pointers.push_back(static_cast<char*>(x.out) + out_offset * size_of(x.out_type));

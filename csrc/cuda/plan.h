@@ -52,7 +52,12 @@ struct AxisPlan {
   int64_t threads() const { return together * threads_per_lane; }
   int64_t padded() const {
     const int64_t group = 128 / (2 * real_bytes);
-    return points() - 1 + (points() - 1) / group + 1;
+    int64_t p = points() - 1 + (points() - 1) / group + 1;
+    if (together > 1) {
+      const int64_t apart = threads_per_lane < group ? threads_per_lane : std::max<int64_t>(1, group / together);
+      while (p % group != apart % group) ++p;
+    }
+    return p;
   }
   int64_t point_bytes() const { return padded() * together * 2 * real_bytes; }
   int64_t shared_bytes(int64_t kept) const {

@@ -13,32 +13,47 @@ namespace front::cuda {
 
 // The inputs of butterfly `pair` of the first stage and of its mirror; x: the lane.
 template <class A, class S, class B>
-FRONT_DEVICE void load_pair(const B& block, const S* x, i64 along, bool quads, u32 pair,
+FRONT_DEVICE void load_pair(const B& block, const S* x, const AxisArgs& args, u32 pair,
                             typename A::Point (&a)[A::radix(0)], typename A::Point (&b)[A::radix(0)]) {
   using Real = typename A::Real;
   constexpr i64 R = A::radix(0), count = A::points / R;
+  const i64 along = args.in_along;
   const auto four = [&](const S* p) -> Quad<Real> {
     return {load_one<Real>(block, p), load_one<Real>(block, p + along), load_one<Real>(block, p + 2 * along),
             load_one<Real>(block, p + 3 * along)};
   };
+  const auto quad = [&](const S* p) { return load_quad<Real>(block, p); };
   const auto fill = [&](i64 step, auto load) {
-    const S *first = x + 4 * static_cast<i64>(pair) * step, *last = x + 4 * (count - 1 - static_cast<i64>(pair)) * step;
+    const S *first = x + static_cast<i64>(pair) * step, *last = x + (count - 1 - static_cast<i64>(pair)) * step;
     unrolled<0, R / 2>([&](auto index) {
       constexpr int r = decltype(index)::value;
-      const Quad<Real> up = load(first + 4 * r * count * step), down = load(last + 4 * r * count * step);
+      const Quad<Real> up = load(first + r * count * step), down = load(last + r * count * step);
       a[r] = {up.x, up.z}, b[R - 1 - r] = {up.w, up.y};
       b[r] = {down.x, down.z}, a[R - 1 - r] = {down.w, down.y};
     });
     if constexpr (R % 2 != 0) {
-      const Quad<Real> up = load(first + 4 * (R / 2) * count * step);
+      const Quad<Real> up = load(first + R / 2 * count * step);
       a[R / 2] = {up.x, up.z}, b[R / 2] = {up.w, up.y};
     }
   };
   // NOTE: the choice stands outside of the loop over loads, so that all loads are under way before the first is used.
-  if (quads)
-    fill(1, [&](const S* p) { return load_quad<Real>(block, p); });
+  if (!args.in_quads)
+    fill(args.in_four, four);
+  else if (args.in_four == 4)
+    fill(4, quad);
   else
-    fill(along, four);
+    fill(args.in_four, quad);
+}
+
+// Which lane of those together, and as which of its threads, a thread serves on the values' side: in the intermediate
+// neighbouring lanes lie together, so neighbouring threads take them.
+struct Share {
+  u32 group, thread;
+};
+template <class A>
+FRONT_DEVICE Share share_of(u32 t, i64 along, i64 four) {
+  if (A::together > 1 && four != 4 * along) return {t % A::together, t / A::together};
+  return {A::group_of(t), A::thread_of(t)};
 }
 
 // Asks for the next row while this one is computed: to the second-level cache, which costs neither registers nor shared
@@ -59,25 +74,25 @@ FRONT_DEVICE void load_rows(const B& block, const AxisArgs& args, const Place& p
   constexpr bool paired = A::even && A::stages > 1 && count % 2 == 0;
   constexpr int work = paired ? count / 2 : count;
   block.each("load rows", [&](int t) {
-    const u32 group = A::group_of(t);
-    const int base = group * A::padded;
-    if (group >= place.template live<A>(first)) return;
-    const i64 offset = place.batch * args.in_batch + (place.first_lane + first + group) * args.in_lane;
+    const Share share = share_of<A>(t, args.in_along, args.in_four);
+    const int base = share.group * A::padded;
+    if (share.group >= place.template live<A>(first)) return;
+    const i64 lane = place.first_lane + first + share.group, offset = in_offset(args, place.batch, lane);
     if constexpr (A::lanes > A::together)
-      if (args.in_quads && first + A::together + static_cast<int>(group) < place.lanes)
+      if (args.in_quads && args.in_four == 4 && first + A::together + static_cast<int>(share.group) < place.lanes)
         with_type<Real>(args.in_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
-          prefetch_row<A>(block, static_cast<const S*>(args.in[place.matrix]) + offset + A::together * args.in_lane,
-                          A::thread_of(t));
+          const i64 next = in_offset(args, place.batch, lane + A::together);
+          prefetch_row<A>(block, static_cast<const S*>(args.in[place.matrix]) + next, share.thread);
         });
     FRONT_NO_UNROLL
-    for (u32 i = A::thread_of(t); i < work; i += A::threads_per_lane) {
+    for (u32 i = share.thread; i < work; i += A::threads_per_lane) {
       if constexpr (paired) {
         with_type<Real>(args.in_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
           const S* x = static_cast<const S*>(args.in[place.matrix]) + offset;
           Point a[R], b[R];
-          load_pair<A>(block, x, args.in_along, args.in_quads, i, a, b);
+          load_pair<A>(block, x, args, i, a, b);
           butterfly<R>(a);
           butterfly<R>(b);
           write_first<A>(points, base, i, a);
@@ -88,14 +103,15 @@ FRONT_DEVICE void load_rows(const B& block, const AxisArgs& args, const Place& p
         with_type<Real>(args.in_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
           const S* x = static_cast<const S*>(args.in[place.matrix]) + offset;
+          const auto value = [&](i64 element) {
+            return load_one<Real>(block, x + along_offset(makhoul(element, A::n), args.in_along, args.in_four));
+          };
           unrolled<0, R>([&](auto index) {
             const u32 m = i + decltype(index)::value * count;
-            Point& z = a[decltype(index)::value];
             if constexpr (A::even)
-              z = {load_one<Real>(block, x + makhoul(2 * m, A::n) * args.in_along),
-                   load_one<Real>(block, x + makhoul(2 * m + 1, A::n) * args.in_along)};
+              a[decltype(index)::value] = {value(2 * m), value(2 * m + 1)};
             else
-              z = {load_one<Real>(block, x + makhoul(m, A::n) * args.in_along), Real(0)};
+              a[decltype(index)::value] = {value(m), Real(0)};
           });
         });
         if constexpr (A::stages > 1) butterfly<R>(a);  // a single stage is the last one, which follows
@@ -115,12 +131,12 @@ FRONT_DEVICE void store_rows(const B& block, const AxisArgs& args, const Place& 
   constexpr bool paired = A::even && span % 2 == 0;
   constexpr int work = paired ? span / 2 : span;
   block.each("store rows", [&](int t) {
-    const u32 group = A::group_of(t);
-    const int base = group * A::padded;
-    if (group >= place.template live<A>(first)) return;
-    const i64 offset = place.batch * args.out_batch + (place.first_lane + first + group) * args.out_lane;
+    const Share share = share_of<A>(t, args.out_along, args.out_four);
+    const int base = share.group * A::padded;
+    if (share.group >= place.template live<A>(first)) return;
+    const i64 offset = out_offset(args, place.batch, place.first_lane + first + share.group);
     FRONT_NO_UNROLL
-    for (u32 i = A::thread_of(t); i < work; i += A::threads_per_lane) {
+    for (u32 i = share.thread; i < work; i += A::threads_per_lane) {
       if constexpr (paired) {
         // The mirror's twiddles are the conjugates of those of i + 1, shifted: see gather_mirror.
         Point a[R], shifted[R];
@@ -130,28 +146,28 @@ FRONT_DEVICE void store_rows(const B& block, const AxisArgs& args, const Place& 
         with_type<Real>(args.out_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
           S* y = static_cast<S*>(args.out[place.matrix]) + offset;
-          const auto put = [&](S* p, i64 step, Point z, Point mirror) {
+          const auto put = [&](S* p, Point z, Point mirror) {
             const Quad<Real> q{z.x, -mirror.y, -z.y, mirror.x};
             if (args.out_quads) {
               store_quad(block, p, q);
             } else {
-              store_one(block, p, q.x), store_one(block, p + step, q.y);
-              store_one(block, p + 2 * step, q.z), store_one(block, p + 3 * step, q.w);
+              store_one(block, p, q.x), store_one(block, p + args.out_along, q.y);
+              store_one(block, p + 2 * args.out_along, q.z), store_one(block, p + 3 * args.out_along, q.w);
             }
           };
           const auto all = [&](i64 step) {
-            S *up = y + 4 * static_cast<i64>(i) * step, *down = y + 4 * (span - 1 - static_cast<i64>(i)) * step;
+            S *up = y + static_cast<i64>(i) * step, *down = y + (span - 1 - static_cast<i64>(i)) * step;
             unrolled<0, R / 2>([&](auto index) {
               constexpr int r = decltype(index)::value;
-              put(up + 4 * r * static_cast<i64>(span) * step, step, a[r], b(R - 1 - r));
-              put(down + 4 * r * static_cast<i64>(span) * step, step, b(r), a[R - 1 - r]);
+              put(up + r * static_cast<i64>(span) * step, a[r], b(R - 1 - r));
+              put(down + r * static_cast<i64>(span) * step, b(r), a[R - 1 - r]);
             });
-            if constexpr (R % 2 != 0) put(up + 4 * (R / 2) * static_cast<i64>(span) * step, step, a[R / 2], b(R / 2));
+            if constexpr (R % 2 != 0) put(up + R / 2 * static_cast<i64>(span) * step, a[R / 2], b(R / 2));
           };
-          if (args.out_quads)
-            all(1);
+          if (args.out_quads && args.out_four == 4)
+            all(4);
           else
-            all(args.out_along);
+            all(args.out_four);
         });
       } else {
         Point a[R];
@@ -159,15 +175,16 @@ FRONT_DEVICE void store_rows(const B& block, const AxisArgs& args, const Place& 
         with_type<Real>(args.out_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
           S* y = static_cast<S*>(args.out[place.matrix]) + offset;
+          const auto put = [&](i64 element, Real v) {
+            store_one(block, y + along_offset(makhoul(element, A::n), args.out_along, args.out_four), v);
+          };
           unrolled<0, R>([&](auto index) {
             constexpr int r = decltype(index)::value;
             const u32 m = i + r * span;
-            if constexpr (A::even) {
-              store_one(block, y + makhoul(2 * m, A::n) * args.out_along, a[r].x);
-              store_one(block, y + makhoul(2 * m + 1, A::n) * args.out_along, -a[r].y);
-            } else {
-              store_one(block, y + makhoul(m, A::n) * args.out_along, a[r].x);
-            }
+            if constexpr (A::even)
+              put(2 * m, a[r].x), put(2 * m + 1, -a[r].y);
+            else
+              put(m, a[r].x);
           });
         });
       }
