@@ -7,6 +7,8 @@
 
 namespace front::cuda {
 
+constexpr bool kProductTwiddles = true, kRotateSplit = true, kRotateMerge = true;
+
 // A DCT-II of n values, or its transpose, of which at most the first n / Share coefficients matter, as a complex DFT of
 // `points` = n / 2 (n odd: n) points in stages of the given radices (Stockham's: in natural order in and out).
 // A block has `Lanes` lanes, of which `Together` are in shared memory at a time, each with ThreadsPerLane threads.
@@ -228,18 +230,45 @@ FRONT_DEVICE void write_first(Points points, int base, u32 i, const typename A::
   }
 }
 
+// f(r, twiddle) for r = 1 .. R - 1 of a butterfly whose first twiddle is at w. Of many only those of r = 1, 2, 3, 4, 8,
+// 12 ... are loaded and the others are products of two, which rounds once more: tables that are read in full do not
+// stay in the first-level cache beside the data that streams by.
+template <class A, int R, int span, class B, class F>
+FRONT_DEVICE void for_twiddles(const B& block, const typename A::Point* w, F f) {
+  using Point = typename A::Point;
+  if constexpr (R < 8 || !kProductTwiddles) {
+    unrolled<1, R>([&](auto r) { f(r, block.table(w + (decltype(r)::value - 1) * span)); });
+  } else {
+    Point low[4];
+    unrolled<1, 4>([&](auto r) {
+      low[decltype(r)::value] = block.table(w + (decltype(r)::value - 1) * span);
+      f(r, low[decltype(r)::value]);
+    });
+    unrolled<1, (R + 3) / 4>([&](auto quarter) {
+      constexpr int first = 4 * decltype(quarter)::value;
+      const Point high = block.table(w + (first - 1) * span);
+      f(Int<first>{}, high);
+      unrolled<1, 4>([&](auto r) {
+        constexpr int i = decltype(r)::value;
+        if constexpr (first + i < R) f(Int<first + i>{}, high * low[i]);
+      });
+    });
+  }
+}
+
 // Butterfly j of the last stage.
 template <class A, class B, class Points>
 FRONT_DEVICE void gather(const B& block, Points points, int base, u32 j, const typename A::Point* twiddles,
                          typename A::Point* v) {
   constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
-  const typename A::Point* w = twiddles + A::twiddles(last) + static_cast<int>(j);
   const int place = A::last_at(j);
   unrolled<0, R>([&](auto index) {
     constexpr int r = decltype(index)::value;
     v[r] = points.read(base + A::template last_after<r * span>(j, place));
-    if constexpr (r > 0 && span > 1) v[r] = v[r] * block.table(w + (r - 1) * span);
   });
+  if constexpr (span > 1)
+    for_twiddles<A, R, span>(block, twiddles + A::twiddles(last) + static_cast<int>(j),
+                             [&](auto r, typename A::Point w) { v[decltype(r)::value] = v[decltype(r)::value] * w; });
   butterfly<R>(v);
 }
 
@@ -250,14 +279,40 @@ template <class A, class B, class Points>
 FRONT_DEVICE void gather_mirror(const B& block, Points points, int base, u32 from, u32 j,
                                 const typename A::Point* twiddles, typename A::Point* v) {
   constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
-  const typename A::Point* w = twiddles + A::twiddles(last) + static_cast<int>(j);
   const int place = A::last_at(from);
   unrolled<0, R>([&](auto index) {
     constexpr int r = decltype(index)::value;
     v[r] = points.read(base + A::template last_after<r * span>(from, place));
-    if constexpr (r > 0 && span > 1) v[r] = v[r] * conjugate(block.table(w + (r - 1) * span));
   });
+  if constexpr (span > 1)
+    for_twiddles<A, R, span>(
+        block, twiddles + A::twiddles(last) + static_cast<int>(j),
+        [&](auto r, typename A::Point w) { v[decltype(r)::value] = v[decltype(r)::value] * conjugate(w); });
   butterfly<R>(v);
+}
+
+// Both, of the same j, with the twiddles loaded once. j = 0 has none, and its mirror here is span / 2.
+template <class A, class B, class Points>
+FRONT_DEVICE void gather_pair(const B& block, Points points, int base, u32 j, const typename A::Point* twiddles,
+                              typename A::Point* v, typename A::Point* shifted) {
+  constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
+  const bool alone = j == 0;
+  const u32 mirror = alone ? span / 2 : span - j, of = alone ? span / 2 : j;
+  const int place = A::last_at(j), mirror_place = A::last_at(mirror);
+  unrolled<0, R>([&](auto index) {
+    constexpr int r = decltype(index)::value;
+    v[r] = points.read(base + A::template last_after<r * span>(j, place));
+    shifted[r] = points.read(base + A::template last_after<r * span>(mirror, mirror_place));
+  });
+  for_twiddles<A, R, span>(block, twiddles + A::twiddles(last) + static_cast<int>(of),
+                           [&](auto index, typename A::Point w) {
+                             constexpr int r = decltype(index)::value;
+                             const typename A::Point z = v[r] * w;
+                             v[r].x = alone ? v[r].x : z.x, v[r].y = alone ? v[r].y : z.y;
+                             shifted[r] = shifted[r] * conjugate(w);
+                           });
+  butterfly<R>(v);
+  butterfly<R>(shifted);
 }
 
 }  // namespace front::cuda

@@ -41,43 +41,41 @@ FRONT_CONSTEXPR bool gives(int b, int r) {
   const int span = A::span(A::stages - 1), least = r * span + (b == 0 ? 0 : span / 2);
   return A::share == 1 || least * A::share < A::n;
 }
-template <class A>
-FRONT_CONSTEXPR int coefficients_of_pair() {
-  int count = 0;
-  for (int r = 0; r < A::radix(A::stages - 1); ++r) count += gives<A>(0, r) + gives<A>(1, r);
-  return count;
-}
 
-// The split's factors of a pair of butterflies. Where they are few they are loaded early, behind the butterflies'
-// arithmetic; else each when it is needed.
-template <class A>
+// The split's factors P_q, Q_q of all q that are j + r n / 2R or r n / 2R - j, from those of j alone: the table need
+// not be read for every q, which would be as much as the data. With c = (P + Q) / 2 and d = (P - Q) / 2 of q,
+//     c_{q + x} = c_q exp(-i pi x / 2n),   d_{q + x} = d_q exp(-5 i pi x / 2n),   c_{-q} = conj(c_q),   d_{-q} =
+//     -conj(d_q).
+// Entry `points` of the table holds what follows from these for j = 0, whose own entry is special.
+template <class A, int R>
 struct Factors {
-  static constexpr bool early = A::even && coefficients_of_pair<A>() <= 32 / static_cast<int>(sizeof(typename A::Real));
-  Quad<typename A::Real> loaded[early ? 2 * A::radix(A::stages - 1) : 1];
+  using Real = typename A::Real;
+  using Point = typename A::Point;
+  static constexpr int step = A::points / R;
+  Point c, d;
+  Quad<Real> first;  // of q = 0
 
-  template <int b, int r, class B>
-  static FRONT_DEVICE Quad<typename A::Real> load(const B& block, const void* table, u32 low) {
-    constexpr int offset = r * A::span(A::stages - 1);
-    return block.table(static_cast<const Quad<typename A::Real>*>(table) + static_cast<int>(low) + offset);
-  }
+  static FRONT_DEVICE const Quad<Real>* entries(const void* table) { return static_cast<const Quad<Real>*>(table); }
+
   template <class B>
-  FRONT_DEVICE void load_early(const B& block, const void* table, u32 j) {
-    if constexpr (early) {
-      constexpr u32 span = A::span(A::stages - 1);
-      const u32 mirror = j == 0 ? span / 2 : span - j;
-      unrolled<0, A::radix(A::stages - 1)>([&](auto index) {
-        constexpr int r = decltype(index)::value;
-        if constexpr (gives<A>(0, r)) loaded[r] = load<0, r>(block, table, j);
-        if constexpr (gives<A>(1, r)) loaded[A::radix(A::stages - 1) + r] = load<1, r>(block, table, mirror);
-      });
-    }
+  FRONT_DEVICE void load(const B& block, const void* table, u32 j) {
+    const auto f = block.table(entries(table) + static_cast<int>(j == 0 ? A::points : j));
+    c = {(f.x + f.z) * Real(0.5), (f.y + f.w) * Real(0.5)}, d = {(f.x - f.z) * Real(0.5), (f.y - f.w) * Real(0.5)};
+    first = f;
+    if (j == 0) first = block.table(entries(table));
   }
-  template <int b, int r, class B>
-  FRONT_DEVICE Quad<typename A::Real> get(const B& block, const void* table, u32 low) const {
-    if constexpr (early)
-      return loaded[b * A::radix(A::stages - 1) + r];
-    else
-      return load<b, r>(block, table, low);
+  // Of q = j + r step.
+  template <int r>
+  FRONT_DEVICE Quad<Real> after() const {
+    if constexpr (r == 0) return first;  // of j != 0 no other than its own
+    const Point p = rotate<r, 8 * R>(c), q = rotate<5 * r, 8 * R>(d);
+    return {p.x + q.x, p.y + q.y, p.x - q.x, p.y - q.y};
+  }
+  // Of q = r step - j.
+  template <int r>
+  FRONT_DEVICE Quad<Real> before() const {
+    const Point p = rotate<r, 8 * R>(conjugate(c)), q = rotate<5 * r, 8 * R>(conjugate(d));
+    return {p.x - q.x, p.y - q.y, p.x + q.x, p.y + q.y};
   }
 };
 
@@ -90,22 +88,20 @@ FRONT_DEVICE bool in_tile(u32 q, u32 kept) {
 }
 
 // Coefficients of output r of butterfly b, Z_q = z with its mirror w, into the tile; those not kept are not formed.
-template <class A, bool Whole, int b, int r, class B, class Tile>
-FRONT_DEVICE void put_coefficients(const B& block, Tile tile, const TilePlaces<A>& places, u32 kept,
-                                   typename A::Point z, typename A::Point w, const Factors<A>& factors,
-                                   const void* table) {
+template <class A, bool Whole, int b, int r, class Tile, class F>
+FRONT_DEVICE void put_coefficients(Tile tile, const TilePlaces<A>& places, u32 kept, typename A::Point z,
+                                   typename A::Point w, F factors) {
   using Real = typename A::Real;
   constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
   const u32 q = places.low[b] + r * span;
   if constexpr (!A::even) {
-    const auto c =
-        block.table(static_cast<const typename A::Point*>(table) + static_cast<int>(places.low[b]) + r * span);
+    const auto c = factors();
     if (in_tile<A, Whole, (r + 1) * span>(q, kept))
       tile.write(A::template tile_after<r * span>(places.low[b], places.lane, places.low_place[b]),
                  c.x * z.x - c.y * z.y);
   } else if constexpr (gives<A>(b, r)) {
     // NOTE: computed whether it is kept or not, and only then written or not: branches would keep the loads apart.
-    const auto f = factors.template get<b, r>(block, table, places.low[b]);
+    const Quad<Real> f = factors();
     if (in_tile<A, Whole, (r + 1) * span>(q, kept))
       tile.write(A::template tile_after<r * span>(places.low[b], places.lane, places.low_place[b]),
                  f.x * z.x - f.y * z.y + f.z * w.x + f.w * w.y);
@@ -131,20 +127,27 @@ FRONT_DEVICE void split_spectrum(const B& block, const AxisArgs& args, const Pla
   constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
   constexpr int work = A::even ? span / 2 + span % 2 : span;
   constexpr int per_thread = (work + A::threads_per_lane - 1) / A::threads_per_lane;
+  constexpr bool rotated = A::even && span % 2 == 0 && kRotateSplit;
   struct Values {
     Point a[R], shifted[R];  // of the mirror: gather_mirror
-    Factors<A> factors;
+    Factors<A, R> of_j, of_mirror;
   };
   const auto* twiddles = static_cast<const Point*>(args.twiddles);
   const u32 kept = static_cast<u32>(args.kept), live = place.template live<A>(first);
 
   const auto transform = [&](u32 group, u32 j, Values& v) {
-    v.factors.load_early(block, args.split, j);
-    gather<A>(block, points, group * A::padded, j, twiddles, v.a);
-    if constexpr (A::even)
-      if (span % 2 == 0 || j != 0)
-        gather_mirror<A>(block, points, group * A::padded, j != 0 ? span - j : span / 2, j != 0 ? j : span / 2,
-                         twiddles, v.shifted);
+    if constexpr (rotated) {
+      v.of_j.load(block, args.split, j);
+      v.of_mirror = v.of_j;
+      if (j == 0) v.of_mirror.load(block, args.split, span / 2);
+    }
+    if constexpr (A::even && span % 2 == 0) {
+      gather_pair<A>(block, points, group * A::padded, j, twiddles, v.a, v.shifted);
+    } else {
+      gather<A>(block, points, group * A::padded, j, twiddles, v.a);
+      if constexpr (A::even)
+        if (j != 0) gather_mirror<A>(block, points, group * A::padded, span - j, j, twiddles, v.shifted);
+    }
   };
   const auto put = [&](u32 group, u32 j, const Values& v) {
     const bool alone = j == 0;
@@ -152,14 +155,27 @@ FRONT_DEVICE void split_spectrum(const B& block, const AxisArgs& args, const Pla
     const auto b = [&](int r) { return v.shifted[(r + 1) % R]; };
     unrolled<0, R>([&](auto index) {
       constexpr int r = decltype(index)::value, mirror = R - 1 - r, self = (R - r) % R;
+      const auto entry = [&](u32 low) {
+        return block.table(static_cast<const Quad<typename A::Real>*>(args.split) + static_cast<int>(low) + r * span);
+      };
       if constexpr (!A::even) {
-        put_coefficients<A, Whole, 0, r>(block, tile, places, kept, v.a[r], v.a[r], v.factors, args.split);
+        put_coefficients<A, Whole, 0, r>(tile, places, kept, v.a[r], v.a[r], [&] {
+          return block.table(static_cast<const Point*>(args.split) + static_cast<int>(j) + r * span);
+        });
       } else {
-        put_coefficients<A, Whole, 0, r>(block, tile, places, kept, v.a[r], alone ? v.a[self] : b(mirror), v.factors,
-                                         args.split);
+        put_coefficients<A, Whole, 0, r>(tile, places, kept, v.a[r], alone ? v.a[self] : b(mirror), [&] {
+          if constexpr (rotated)
+            return v.of_j.template after<r>();
+          else
+            return entry(places.low[0]);
+        });
         if (span % 2 == 0 || !alone)
-          put_coefficients<A, Whole, 1, r>(block, tile, places, kept, b(r), alone ? b(mirror) : v.a[mirror], v.factors,
-                                           args.split);
+          put_coefficients<A, Whole, 1, r>(tile, places, kept, b(r), alone ? b(mirror) : v.a[mirror], [&] {
+            if constexpr (rotated)
+              return v.of_mirror.template before<r + 1>();
+            else
+              return entry(places.low[1]);
+          });
       }
     });
   };
@@ -219,7 +235,7 @@ struct TakePlaces {
 // conj(W_q) of the transposed split, q = j + r count, from the coefficients of a lane.
 template <class A, bool Whole, int r, class B, class Tile>
 FRONT_DEVICE typename A::Point take_coefficients(const B& block, Tile tile, const TakePlaces<A>& places,
-                                                 const void* table) {
+                                                 const Factors<A, A::radix(0)>& factors, const void* table) {
   using Real = typename A::Real;
   constexpr int count = A::points / A::radix(0), offset = r * count;
   const int j = static_cast<int>(places.index[0]);
@@ -231,32 +247,32 @@ FRONT_DEVICE typename A::Point take_coefficients(const B& block, Tile tile, cons
     constexpr bool high = A::share == 1;
     constexpr bool low = offset * A::share < A::n, mirrored = (A::points - (offset + count - 1)) * A::share < A::n;
     constexpr int mirror = A::points - offset - count;  // points - q = mirror + (count - j)
-    const auto* f = static_cast<const Quad<Real>*>(table);
+    const auto* entries = static_cast<const Quad<Real>*>(table);
     Real re = 0, im = 0;
-    Quad<Real> c{0, 0, 0, 0};
     if constexpr (low) {
-      c = block.table(f + j + offset);
+      const Quad<Real> f = kRotateMerge ? factors.template after<r>() : block.table(entries + j + offset);
       const Real x = places.template take<Whole, 0, offset>(tile);
-      re = c.x * x, im = c.y * x;
+      re = f.x * x, im = f.y * x;
       if constexpr (high) {  // coefficient n - q
         const Real y = places.template take<Whole, 1, A::points + mirror>(tile);
-        re -= c.y * y, im += c.x * y;
+        re -= f.y * y, im += f.x * y;
       }
     }
     if constexpr (mirrored) {
-      const int m = mirror + count - j;
-      const auto d = block.table(f + (r == 0 && j == 0 ? 0 : m));
+      const Quad<Real> f = kRotateMerge ? factors.template before<A::radix(0) - r>()
+                                        : block.table(entries + (r == 0 && j == 0 ? 0 : mirror + count - j));
       const Real x = places.template take<Whole, 1, mirror>(tile);
-      re += d.z * x, im -= d.w * x;
+      re += f.z * x, im -= f.w * x;
       if constexpr (high) {  // coefficient n - m
         const Real y = places.template take<Whole, 0, A::points + offset>(tile);
-        re -= d.w * y, im -= d.z * y;
+        re -= f.w * y, im -= f.z * y;
       }
     }
     if constexpr (r == 0)
       if (j == 0) {
-        const Real x = (c.x + c.z) * places.template take<Whole, 0, 0>(tile);
-        const Real y = high ? (c.x - c.z) * places.template take<Whole, 0, high ? A::points : 0>(tile) : Real(0);
+        const Quad<Real> f = kRotateMerge ? factors.first : block.table(entries);
+        const Real x = (f.x + f.z) * places.template take<Whole, 0, 0>(tile);
+        const Real y = high ? (f.x - f.z) * places.template take<Whole, 0, high ? A::points : 0>(tile) : Real(0);
         return {x + y, y - x};
       }
     return {re, im};
@@ -292,10 +308,12 @@ FRONT_DEVICE void merge_spectrum(const B& block, const AxisArgs& args, const Pla
 
   const auto take = [&](u32 group, u32 j, Values& values) {
     const TakePlaces<A> places(j, first + group, kept);
+    Factors<A, R> factors;
+    if constexpr (A::even && kRotateMerge) factors.load(block, table, j);
     unrolled<0, R>([&](auto index) {
       constexpr int r = decltype(index)::value;
       if constexpr (has(mask, r))
-        values.v[r] = take_coefficients<A, Whole, r>(block, tile, places, table);
+        values.v[r] = take_coefficients<A, Whole, r>(block, tile, places, factors, table);
       else
         values.v[r] = {0, 0};
     });

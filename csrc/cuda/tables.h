@@ -63,6 +63,8 @@ std::vector<T> split_table(int64_t n, Scale scale) {
     put(table, c + d);
     put(table, c - d);
   }
+  put(table, {0.5 * other, -0.5 * other});  // coefficients.h's Factors
+  put(table, {0.5 * other, 0.5 * other});
   return table;
 }
 
