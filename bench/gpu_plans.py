@@ -1,233 +1,214 @@
-"""Other plans than the planner's, measured: `python bench/gpu_plans.py [--axes 8192:1024 ...]`, on an idle GPU.
+"""Kernels by other plans than the planner's, measured on an idle GPU: what plan.h's constants were chosen by.
 
-For an axis, as n:kept, every kernel of a list of radices, lanes, threads and blocks is compiled (in parallel, into the
-cache), stands in for the planner's, is compared with float64, and timed along the rows and along the columns of an
-n x n matrix (its first 8192 rows if it is longer) by the profiler's times of kernels. The planner's own choice is among
-them, marked with *. What is learnt goes into plan.h; nothing is chosen here.
+    python bench/gpu_plans.py 8192x8192-1024x1024 ["8192x8192-1024x1024=16x16x16/4/1/128/0/4|16x16x16/4/4/128/0/1" ...]
+
+A case is SIZE-KEPT[=ROWS|COLUMNS]: the matrix, the corner that is kept, and, for the pass along rows and the one along
+columns, radices / lanes / lanes together / threads per lane / 1 if the tile overlays the points / blocks per
+multiprocessor. Without plans the planner's own are measured, and those near them. All kernels are compiled first, in
+parallel, into the cache. Times are medians of the profiler's times of kernels, with the cache flushed before each op.
+Results are compared with float64. Appends a row per plan to bench/results/gpu_plans.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import itertools
-import math
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import front_kernels as fk
+import gpu_ledger
 from front_kernels import _C, _kernels, _nvrtc
+from gpu_ledger import Size
 
-FORWARD, INVERSE = 0, 1
-Numbers = tuple[int, ...]  # plan.h's plan_of
-Plan = tuple[Numbers, Numbers]  # and radices
+FORWARD, INVERSE = 0, 1  # csrc/params.h's Direction
+ROWS, COLUMNS = 1, 2  # plan.h's Fours
+LEDGER = Path(__file__).parent / "results" / "gpu_plans.csv"
 REPEATS = 12
+FLUSHED = 256 << 20  # bytes written between two ops
 
 
-def factorizations(points: int, stages: int, ends: int = 16, middle: int = 32) -> Iterator[Numbers]:
-    def split(rest: int, left: int) -> Iterator[Numbers]:
-        most = ends if left in (1, stages) else middle
-        if left == 1:
-            if rest <= most:
-                yield (rest,)
-            return
-        for r in range(2, most + 1):
-            if rest % r == 0:
-                for tail in split(rest // r, left - 1):
-                    yield (r, *tail)
+@dataclass(frozen=True)
+class Plan:
+    """An axis of length n in float32."""
 
-    yield from split(points, stages)
+    n: int
+    share: int
+    radices: tuple[int, ...]
+    lanes: int
+    together: int
+    threads: int
+    overlaid: int
+    blocks: int
 
+    @property
+    def numbers(self) -> list[int]:
+        """plan.h's plan_of; no count of registers, which only the planner needs."""
+        return [self.n, self.share, 4, self.lanes, self.together, self.threads, self.overlaid, 0, self.blocks]
 
-def candidates(n: int, kept: int, radices: Sequence[Numbers]) -> Iterator[Plan]:
-    share = 8
-    while share > 1 and kept * share > n:
-        share //= 2
-    for rs, lanes, together, threads in itertools.product(
-        radices, (1, 2, 4, 8, 16), (1, 2, 4, 8), (32, 64, 128, 256, 512)
-    ):
-        if together > lanes or lanes % together or not 64 <= together * threads <= 512:
-            continue
-        points = n // 2 if n % 2 == 0 else n
-        # registers of complex points that a thread holds between barriers, or of two butterflies at the ends
-        held = max([math.ceil(points / r / threads) * r for r in rs[1:-1]] + [2 * rs[0], 2 * rs[-1]])
-        if held > 48 or 4 * min(rs) * threads > 4 * points:
-            continue
-        for overlaid in (0, 1):
-            if overlaid and (lanes != together or math.ceil(points / rs[-1] / 2 / threads) * 2 * rs[-1] > 40):
-                continue
-            numbers = (n, share, 4, lanes, together, threads, overlaid, 0, 1)
-            shared = _C.cuda_axis_kernel(FORWARD, numbers, rs)[2]
-            fit = min(
-                (228 << 10) // (shared + 1024),
-                2048 // (together * threads),
-                65536 // (together * threads) // (2 * held + 44),
-            )
-            if shared > 227 << 10 or fit < 1:
-                continue
-            yield (*numbers[:-1], min(fit, 8)), rs
+    def kernel(self, direction: int) -> tuple[str, str, int]:
+        """Its name, source and bytes of shared memory."""
+        return _C.cuda_axis_kernel(direction, self.numbers, list(self.radices))
+
+    def __str__(self) -> str:
+        rest = self.lanes, self.together, self.threads, self.overlaid, self.blocks
+        return "/".join(["x".join(map(str, self.radices)), *map(str, rest)])
 
 
-def compile_one(job: tuple[int, Plan, int]) -> str:
-    direction, (numbers, radices), arch = job
-    name, source, _ = _C.cuda_axis_kernel(direction, numbers, radices)
+def share_of(n: int, kept: int) -> int:
+    return next(share for share in (8, 4, 2, 1) if kept * share <= n)
+
+
+def parsed(text: str, n: int, kept: int) -> Plan:
+    radices, *numbers = text.split("/")
+    if len(numbers) != 5:
+        raise ValueError(f"a plan must be RADICES/LANES/TOGETHER/THREADS/OVERLAID/BLOCKS, got {text!r}")
+    return Plan(n, share_of(n, kept), tuple(map(int, radices.split("x"))), *map(int, numbers))
+
+
+def own(n: int, kept: int, lanes: int, fours: int) -> Plan:
+    """The planner's, for an H100 or H200."""
+    p = _C.cuda_axis_plan(n, kept, 4, lanes, [132, 227 << 10, 228 << 10, 0], fours)
+    if not p["radices"]:
+        raise ValueError(f"an axis of {n} elements is transformed through memory: there is no plan to vary")
+    shape = p["lanes"], p["together"], p["threads_per_lane"], int(p["overlaid"]), p["blocks_per_multiprocessor"]
+    return Plan(n, share_of(n, kept), tuple(p["radices"]), *shape)
+
+
+def near(plan: Plan) -> Iterator[Plan]:
+    """The plan, and the same radices with other lanes and threads, as many blocks as shared memory has room for."""
+    yield plan
+    for lanes in (4, 8):
+        for together in (1, 2, 4):
+            for threads in (plan.threads, plan.threads // 2, plan.threads * 2):
+                for overlaid in (0, 1) if lanes == together else (0,):
+                    if not 32 <= threads * together <= 1024 or threads < 16:
+                        continue
+                    shape = lanes, together, threads, overlaid
+                    shared = Plan(plan.n, plan.share, plan.radices, *shape, 1).kernel(FORWARD)[2]
+                    blocks = min((228 << 10) // (shared + 1024), 65536 // (128 * threads * together), 8)
+                    if shared <= 227 << 10 and blocks >= 1:
+                        yield Plan(plan.n, plan.share, plan.radices, *shape, blocks)
+
+
+@dataclass(frozen=True)
+class Job:
+    size: Size
+    kept: Size
+    rows: Plan
+    columns: Plan
+
+
+def jobs_of(text: str) -> list[Job]:
+    case, _, plans = text.partition("=")
+    (m, n), (k0, k1) = ((int(a), int(b)) for a, b in (shape.split("x") for shape in case.split("-")))
+    if plans:
+        rows, columns = plans.split("|")
+        return [Job((m, n), (k0, k1), parsed(rows, n, k1), parsed(columns, m, k0))]
+    rows, columns = own(n, k1, m, ROWS), own(m, k0, k1, COLUMNS)
+    varied = [Job((m, n), (k0, k1), plan, columns) for plan in dict.fromkeys(near(rows))]
+    return varied + [Job((m, n), (k0, k1), rows, plan) for plan in dict.fromkeys(near(columns))][1:]
+
+
+def compiled(job: tuple[Plan, int, int]) -> str:
+    """What went wrong, if anything."""
+    plan, direction, architecture = job
+    name, source, _ = plan.kernel(direction)
     try:
-        _nvrtc.compiled(_kernels.source_of(source), name, _kernels.headers(), arch)
-    except Exception as error:
+        _nvrtc.compiled(_kernels.source_of(source), name, _kernels.headers(), architecture)
+    except (RuntimeError, ValueError) as error:
         return f"{name}: {str(error)[-300:]}"
     return ""
 
 
-def dct(x: torch.Tensor, dim: int, *, out: torch.Tensor) -> None:
-    torch.ops.front._cuda_axis(x, out, FORWARD, dim, "ortho")
-
-
-def idct(y: torch.Tensor, dim: int, *, out: torch.Tensor) -> None:
-    torch.ops.front._cuda_axis(y, out, INVERSE, dim, "ortho")
-
-
-def kernel_times(run, names: Sequence[str]) -> dict[str, list[float]]:
-    """Microseconds of each launch of the named kernels, in order."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as prof:
+def times_of_passes(run: Callable[[], object]) -> tuple[float, float]:
+    """Medians of the first and of the second kernel of an op, in microseconds."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(REPEATS):
             run()
         torch.cuda.synchronize()
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for event in sorted(prof.events(), key=lambda e: e.time_range.start):
-        for name in names:
-            if event.name == name or event.name.startswith(name + "("):
-                found[name].append(event.time_range.elapsed_us())
-    return found
+    events = sorted(profile.events(), key=lambda e: e.time_range.start)
+    times = [e.time_range.elapsed_us() for e in events if e.name.startswith("front_")]
+    if len(times) != 2 * REPEATS:
+        raise RuntimeError(f"{len(times)} kernels were seen, not {2 * REPEATS}")
+    return statistics.median(times[0::2]), statistics.median(times[1::2])
 
 
-def measure(plan: Plan, x: torch.Tensor, kept: int, exact: torch.Tensor, flush: torch.Tensor) -> dict[str, float]:
-    numbers, radices = plan
-    torch.ops.front._cuda_force_plan(list(numbers), list(radices))
-    n = numbers[0]
-    names = [_C.cuda_axis_kernel(d, numbers, radices)[0] for d in (FORWARD, INVERSE)]
-    rows = x.shape[0]
-    out = torch.empty(kept, rows, device=x.device).mT  # as the intermediate lies
-    back = torch.empty_like(x)
-    columns = torch.empty(kept, kept, device=x.device)
-    result = {}
-    dct(x, 1, out=out)
-    result["error"] = float((out.double() - exact).norm() / exact.norm())
+def relative(result: Tensor, exact: Tensor) -> float:
+    return float((result.double() - exact).norm() / exact.norm())
 
-    def run():
+
+def measure(job: Job, x: Tensor, flush: Tensor) -> dict[str, object]:
+    for plan, fours in ((job.rows, ROWS), (job.columns, COLUMNS)):
+        torch.ops.front._cuda_force_plan(plan.numbers, list(plan.radices), fours)
+    corner, back = torch.empty(job.kept, device=x.device), torch.empty_like(x)
+    with torch.device(x.device):
+        exact = fk.reference.dct_crop(x, job.kept)
+
+    def forward() -> None:
         flush.zero_()
-        dct(x, 1, out=out)
-        if rows == n:
-            dct(out, 0, out=columns)
-            idct(columns, 0, out=out)
-            dct(x, 1, out=out)
-        idct(out, 1, out=back)
+        fk.dct_crop(x, job.kept, out=corner)
 
-    run()
-    times = kernel_times(run, names)
-    # forward: rows, columns, rows; inverse: columns, rows
-    if rows == n:
-        f, b = times[names[0]], times[names[1]]
-        result |= {
-            "rows": statistics.median(f[0::3]),
-            "columns": statistics.median(f[1::3]),
-            "columns back": statistics.median(b[0::2]),
-            "rows back": statistics.median(b[1::2]),
-        }
-    else:
-        result |= {"rows": statistics.median(times[names[0]]), "rows back": statistics.median(times[names[1]])}
-    return result
+    def inverse() -> None:
+        flush.zero_()
+        fk.idct_pad(corner, job.size, out=back)
 
-
-RADICES = {
-    4096: [(16, 16, 16), (8, 8, 8, 8), (16, 32, 8), (8, 32, 16), (8, 16, 4, 8), (4, 16, 16, 4), (16, 4, 4, 16)],
-    2048: [(16, 8, 16), (8, 16, 16), (16, 16, 8), (8, 8, 4, 8), (8, 32, 8)],
-    5504: [(8, 43, 16), (16, 43, 8), (4, 43, 8, 4)],
-    7168: [(16, 28, 16), (16, 7, 8, 8), (8, 7, 8, 16), (16, 14, 32), (8, 28, 4, 8)],
-    1536: [(16, 6, 16), (8, 12, 16), (16, 12, 8), (8, 24, 8), (12, 16, 8), (8, 4, 6, 8)],
-    384: [(8, 6, 8), (16, 24), (8, 3, 16), (4, 12, 8), (16, 3, 8), (12, 4, 8)],
-    512: [(8, 8, 8), (16, 2, 16), (4, 16, 8), (16, 4, 8), (8, 4, 16)],
-}
+    forward()
+    error = relative(corner, exact)
+    inverse()
+    with torch.device(x.device):
+        error_back = relative(back, fk.reference.idct_pad(corner.double(), job.size))
+    if not max(error, error_back) <= 5e-7:
+        raise ArithmeticError(f"wrong: relative L2 errors {error:.2g} and {error_back:.2g}")
+    rows, columns = times_of_passes(forward)
+    columns_back, rows_back = times_of_passes(inverse)
+    times = {"rows_us": rows, "columns_us": columns, "columns_back_us": columns_back, "rows_back_us": rows_back}
+    return {
+        "size": "{}x{}".format(*job.size),
+        "kept": "{}x{}".format(*job.kept),
+        "rows": str(job.rows),
+        "columns": str(job.columns),
+        **{name: round(us, 1) for name, us in times.items()},
+        "relative_error": f"{max(error, error_back):.2g}",
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--axes", nargs="*", default=["8192:1024", "4096:512", "11008:2752", "8192:8192", "4096:1024"])
-    parser.add_argument("--csv", type=Path, default=Path("plans.csv"))
-    parser.add_argument("--only", default="", help="radices as 16x16x16")
-    parser.add_argument("--top", type=int, default=12)
-    parser.add_argument("--list", action="store_true", help="only count and compile")
-    parser.add_argument("--arch", type=int, default=90)
-    parser.add_argument("--directions", type=int, nargs="*", default=[FORWARD, INVERSE])
+    parser.add_argument("cases", nargs="+")
+    parser.add_argument("--csv", type=Path, default=LEDGER)
     options = parser.parse_args()
-    jobs: dict[str, list[Plan]] = {}
-    for axis in options.axes:
-        n, kept = map(int, axis.split(":"))
-        points = n // 2 if n % 2 == 0 else n
-        radices = RADICES.get(points) or list(factorizations(points, 3))[:6]
-        if options.only:
-            radices = [r for r in radices if "x".join(map(str, r)) in options.only.split(",")]
-        own = _C.cuda_axis_plan(n, kept, 4, n, [132, 227 << 10, 228 << 10, 0])
-        mine: Plan = (
-            (
-                n,
-                own["share"],
-                4,
-                own["lanes"],
-                own["together"],
-                own["threads_per_lane"],
-                int(own["overlaid"]),
-                own["registers"],
-                own["blocks_per_multiprocessor"],
-            ),
-            tuple(own["radices"]),
-        )
-        jobs[axis] = [mine, *(p for p in candidates(n, kept, radices))]
-        print(f"{axis}: {len(jobs[axis])} plans", flush=True)
-    every = [(d, p, options.arch) for plans in jobs.values() for p in plans for d in options.directions]
+    if not torch.cuda.is_available():
+        raise SystemExit("no CUDA device: torch.cuda.is_available() is false")
+    jobs = [job for text in options.cases for job in jobs_of(text)]
+    properties = torch.cuda.get_device_properties(0)
+    architecture = 10 * properties.major + properties.minor
+    kernels = dict.fromkeys((p, d, architecture) for j in jobs for p in (j.rows, j.columns) for d in (FORWARD, INVERSE))
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for failure in pool.map(compile_one, every, chunksize=1):
-            if failure:
-                print(f"FAILED {failure}", flush=True)
-    print(f"compiled {len(every)}", flush=True)
-    if options.list:
-        return
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
-    with options.csv.open("a", newline="") as stream:
-        writer = csv.writer(stream)
-        for axis, plans in jobs.items():
-            n, kept = map(int, axis.split(":"))
-            x = torch.randn(min(n, 8192), n, device="cuda")
-            with torch.device("cuda"):
-                exact = fk.reference.dct(x, kept)
-            found = []
-            failures = 0
-            for i, plan in enumerate(plans):
-                try:
-                    times = measure(plan, x, kept, exact, flush)
-                except Exception as error:
-                    print(f"FAILED {plan}: {str(error)[:300]}", flush=True)
-                    failures += 1
-                    if failures > 5:
-                        raise
-                    continue
-                found.append((times, plan, i == 0))
-                writer.writerow([axis, "x".join(map(str, plan[1])), *plan[0][3:], i == 0, *times.values()])
-            for column in ("rows", "columns", "columns back", "rows back"):
-                best = sorted((f for f in found if column in f[0]), key=lambda f: f[0][column])
-                print(f"\n{axis} {column}")
-                for times, plan, own in [f for i, f in enumerate(best) if i < options.top or f[2]]:
-                    r, (lanes, together, threads, overlaid, _, blocks) = plan[1], plan[0][3:]
-                    print(
-                        f"{'*' if own else ' '} {times[column]:8.1f} us  {'x'.join(map(str, r)):<14} lanes {lanes} together {together}"
-                        f" threads {threads} {'overlaid' if overlaid else ''} b{blocks} error {times['error']:.1e}",
-                        flush=True,
-                    )
-            stream.flush()
+        for failure in filter(None, pool.map(compiled, kernels)):
+            print(f"FAILED {failure}", flush=True)
+    run = gpu_ledger.run_columns(properties.name, torch.__version__, str(torch.version.cuda))
+    flush = torch.empty(FLUSHED, dtype=torch.uint8, device="cuda")
+    x, failures = torch.empty(0), 0
+    for job in jobs:
+        if x.shape != job.size:
+            x = torch.randn(job.size, device="cuda")
+        try:
+            row = measure(job, x, flush)
+        except (RuntimeError, ArithmeticError) as error:
+            print(f"FAILED {job.rows} | {job.columns}: {str(error)[:200]}", flush=True)
+            failures += 1
+            continue
+        gpu_ledger.append([run | row], options.csv)
+        print("  ".join(map(str, row.values())), flush=True)
+    if failures:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ STABLE_TORCH_LIBRARY(front, m) {
   // private: the CUDA engine. direction: params.h's Direction; k0, k1: what a resize keeps.
   m.def("_cuda_matrices(Tensor[] xs, Tensor(a!)[] outs, int direction, SymInt k0, SymInt k1, str norm) -> ()");
   m.def("_cuda_axis(Tensor x, Tensor(a!) out, int direction, int dim, str norm) -> ()");
-  m.def("_cuda_force_plan(int[] plan, int[] radices) -> ()");  // glue.cpp
+  m.def("_cuda_force_plan(int[] plan, int[] radices, int fours) -> ()");   // plan.h's plan_of and Fours
   m.def("_cuda_hardware(int index) -> (int, int, int, int)");              // plan.h's Hardware
   m.def("_cuda_image(str name, str source, int architecture) -> Tensor");  // machine code of a kernel, as bytes
 

@@ -95,15 +95,15 @@ def test_resize_traffic(rows, columns):
         assert touched == used
 
 
-def test_fewer_lanes_share_sectors():
-    """Where a block has fewer lanes than a sector, each piece is one request: as many more as planned, no more."""
-    m, n, k = 16, 8192, 8192
-    x, out = np.ones((m, n), np.float32), np.zeros((m, k), np.float32)
-    (launch, first, _), _ = passes(0, [m, n, m, k, 0, 0], x, out, MANY)
-    plan = _C.cuda_axis_plan(n, k, 4, m, MANY)
-    assert first[0].requested == SECTOR * first[0].sectors
-    assert first[1].sectors * 4 * plan["lanes"] == first[1].requested
-    assert launch["threads"] == plan["threads"]
+@pytest.mark.parametrize("direction", [0, 1])
+def test_long_axes_that_are_kept_in_full(direction):
+    """Along columns: all of a sector is used of the intermediate, half of what lies across a block's four lanes."""
+    m, n = 8192, 16
+    x, out = np.ones((m, n), np.float32), np.zeros((m, n), np.float32)
+    (_, first, _), (_, second, _) = passes(direction, [m, n, m, n, 0, 0], x, out, MANY)
+    intermediate, matrix = (second[1], second[2]) if direction == 0 else (first[1], first[0])
+    assert intermediate.requested == SECTOR * intermediate.sectors
+    assert matrix.requested == SECTOR // 2 * matrix.sectors
 
 
 HOT = ("load rows", "stage", "split", "merge", "store rows", "load coefficients", "store coefficients")

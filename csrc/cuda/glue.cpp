@@ -189,8 +189,8 @@ std::tuple<int64_t, int64_t, int64_t, int64_t> hardware(int64_t index) {
   return {h.multiprocessors, h.shared_per_block, h.shared_per_multiprocessor, h.more_registers};
 }
 
-void force_plan(std::vector<int64_t> plan, std::vector<int64_t> radices) {
-  passes_detail::ForcedPlans::get().set(plan_of(plan, radices));
+void force_plan(std::vector<int64_t> plan, std::vector<int64_t> radices, int64_t fours) {
+  passes_detail::ForcedPlans::get().set(plan_of(plan, radices), static_cast<Fours>(fours));
 }
 
 // The arguments were checked in Python (engines.py).

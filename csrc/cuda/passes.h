@@ -109,33 +109,36 @@ inline FoundAxis found_axis(const AxisPlan& plan) {
   return found;
 }
 
-// Plans that stand in for the planner's, by (length, share, bytes): for measuring them (bench/gpu_plans.py).
+// Plans that stand in for the planner's, by (length, share, bytes, what lies in fours): for measuring them
+// (bench/gpu_plans.py).
 class ForcedPlans {
  public:
   static ForcedPlans& get() {
     static auto* plans = new ForcedPlans;
     return *plans;
   }
-  void set(const AxisPlan& plan) {
+  void set(const AxisPlan& plan, Fours fours) {
     std::lock_guard<std::mutex> lock(mutex_);
-    plans_[{plan.n, plan.share, plan.real_bytes}] = new FoundAxis(found_axis(plan));  // kept, as all plans are
+    plans_[{plan.n, plan.share, plan.real_bytes, static_cast<int64_t>(fours)}] =
+        new FoundAxis(found_axis(plan));  // kept, as all plans are
   }
-  const FoundAxis* find(int64_t n, int64_t share, int64_t bytes) {
+  const FoundAxis* find(int64_t n, int64_t share, int64_t bytes, Fours fours) {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = plans_.find({n, share, bytes});
+    const auto found = plans_.find({n, share, bytes, static_cast<int64_t>(fours)});
     return found == plans_.end() ? nullptr : found->second;
   }
 
  private:
   std::mutex mutex_;
-  std::map<std::array<int64_t, 3>, const FoundAxis*> plans_;
+  std::map<std::array<int64_t, 4>, const FoundAxis*> plans_;
 };
 
-inline const FoundAxis& find_axis(int64_t n, int64_t kept, int64_t bytes, int64_t lanes, const Hardware& h) {
+inline const FoundAxis& find_axis(int64_t n, int64_t kept, int64_t bytes, int64_t lanes, Fours fours,
+                                  const Hardware& h) {
   lanes = std::min(lanes, kManyLanes * h.multiprocessors);
-  if (const FoundAxis* forced = ForcedPlans::get().find(n, share_of(n, kept), bytes)) return *forced;
-  return remembered<FoundAxis>(axis_key(n, share_of(n, kept), bytes, lanes, h),
-                               [&] { return found_axis(plan_axis(n, kept, bytes, lanes, h)); });
+  if (const FoundAxis* forced = ForcedPlans::get().find(n, share_of(n, kept), bytes, fours)) return *forced;
+  const std::pair key{axis_key(n, share_of(n, kept), bytes, lanes, h), fours};
+  return remembered<FoundAxis>(key, [&] { return found_axis(plan_axis(n, kept, bytes, lanes, fours, h)); });
 }
 
 inline const FoundResize& find_resize(int64_t n, int64_t size, int64_t kept, int64_t bytes, int64_t lanes,
@@ -188,7 +191,11 @@ class Passes {
       add_resize(p);
       return;
     }
-    const auto& found = passes_detail::find_axis(p.n, p.kept, real_bytes_, p.lanes * p.batch * p.count, hardware_);
+    const bool forward = p.direction == Direction::forward;
+    const Side &values = forward ? p.in : p.out, &coefficients = forward ? p.out : p.in;
+    const Fours fours = values.four ? Fours::values : coefficients.lane_four ? Fours::lanes : Fours::none;
+    const auto& found =
+        passes_detail::find_axis(p.n, p.kept, real_bytes_, p.lanes * p.batch * p.count, fours, hardware_);
     const AxisPlan& plan = found.plan;
     if (plan.radices.empty()) {
       add_large(p);

@@ -29,6 +29,10 @@ inline Hardware hardware_for(int64_t architecture) {
   return {84, 99 << 10, 100 << 10, 0};
 }
 
+// What lies in fours of the intermediate of two passes (args.h): nothing, the lanes of the coefficients (the pass along
+// rows), or the values (the pass along columns).
+enum class Fours { none, lanes, values };
+
 // A transform within shared memory (axis.h): its template arguments.
 struct AxisPlan {
   int64_t n = 1, share = 1, real_bytes = 4;
@@ -38,14 +42,7 @@ struct AxisPlan {
   int64_t registers = 0;  // what a thread is expected to need at most
   int64_t blocks = 1;     // per multiprocessor, that registers and shared memory are planned for
 
-  // Blocks that the compiler is held to. NOTE: not as many as may fit: close to its limit on registers ptxas spills
-  // some that it would not have needed, and the hardware takes as many blocks as the registers that are used allow.
-  int64_t bound() const {
-    constexpr int64_t kRegisters = 65536, kRoom = 48;
-    int64_t bound = blocks;
-    while (bound > 2 && kRegisters / (bound * ((threads() + 31) / 32 * 32)) < registers + kRoom) --bound;
-    return bound;
-  }
+  int64_t bound() const { return blocks; }
 
   int64_t most_kept() const { return std::max<int64_t>(1, n / share); }
   int64_t points() const { return n % 2 == 0 ? n / 2 : n; }
@@ -80,6 +77,7 @@ inline int64_t points_in_registers(int64_t real_bytes) { return real_bytes == 4 
 // Instructions per point: of a stage's way through shared memory, with its twiddle; of its butterfly.
 constexpr double kStage = 14;
 constexpr double kUnpaired = 20;  // values moved one by one rather than four at a time, half of the sectors twice
+constexpr double kIdle = 0.3;     // what of a stage's instructions it costs that as many threads have nothing to do
 inline int64_t smallest_factor(int64_t n) {
   for (int64_t p = 2; p * p <= n; ++p)
     if (n % p == 0) return p;
@@ -102,6 +100,14 @@ inline bool radix_allowed(int64_t r, bool end, int64_t real_bytes) {
   return smallest_factor(r) == r && r <= largest_prime(real_bytes);
 }
 
+// Threads that a lane of `points` points is planned with, to judge radices by how evenly they keep them busy.
+inline int64_t usual_threads(int64_t points) {
+  const int64_t threads = std::max(points / 32, std::min<int64_t>(points / 16, 128));
+  int64_t rounded = 1;
+  while (rounded < threads && rounded < 32) rounded *= 2;
+  return threads <= 32 ? rounded : (threads + 31) / 32 * 32;
+}
+
 struct RadixSearch {
   int64_t points, real_bytes;
   bool even;
@@ -110,15 +116,23 @@ struct RadixSearch {
 
   double cost() const {
     double total = 0;
-    for (int64_t r : chosen) total += kStage + butterfly_cost(r);
+    const int64_t threads = usual_threads(points);
+    for (size_t s = 0; s < chosen.size(); ++s) {
+      const bool pairs = even && (s == 0 || s + 1 == chosen.size());  // of butterflies
+      const int64_t work = std::max<int64_t>(1, points / chosen[s] / (pairs ? 2 : 1));
+      const double rounds = std::ceil(static_cast<double>(work) / static_cast<double>(threads));
+      const double idle = rounds * static_cast<double>(threads) / static_cast<double>(work) - 1;
+      total += (kStage + butterfly_cost(chosen[s])) * (1 + kIdle * idle);
+    }
     if (chosen.size() > 1 && even) {
       if (points / chosen.front() % 2 != 0) total += kUnpaired;
       if (points / chosen.back() % 2 != 0) total += kUnpaired;
     }
-    // Stores of the first stage, and of the last but one, meet in banks unless they are of whole groups (axis.h).
     const int64_t group = 64 / real_bytes, count = static_cast<int64_t>(chosen.size());
-    if (chosen.front() % group != 0) total += chosen.front() % 8 ? 3 : 1;
-    if (count > 2 && points / chosen[count - 1] / chosen[count - 2] % group != 0) total += 2;
+    if (count > 2 && chosen.back() < 4) total += 6;  // a whole stage for little arithmetic
+    // Stores of the first stage, and of the last but one, meet in banks unless they are of whole groups (axis.h).
+    if (chosen.front() % group != 0) total += chosen.front() % 8 ? 8 : 6;
+    if (count > 2 && points / chosen[count - 1] / chosen[count - 2] % group != 0) total += 6;
     total +=
         0.02 * static_cast<double>(*std::max_element(chosen.begin(), chosen.end()));  // fewer registers, all else equal
     return total;
@@ -209,17 +223,25 @@ inline int64_t expected_registers(const AxisPlan& p, const Hardware& h, int64_t 
   return std::min<int64_t>(kMostRegisters, (others + held * p.real_bytes / 2 + 7) / 8 * 8 + h.more_registers);
 }
 
-// What of a machine a plan is expected to keep busy, 0 to 1.
-inline double score(const AxisPlan& p, int64_t total_lanes, const Hardware& h) {
-  const int64_t whole = 32 / p.real_bytes;
-  // Pieces of a 32-byte sector written by different blocks meet in the second-level cache.
-  const double sectors = std::pow(std::min(1.0, static_cast<double>(p.lanes) / static_cast<double>(whole)), 0.7);
-  const double phases = p.blocks == 1 ? 0.55 : p.blocks == 2 ? 0.9 : 1.0;  // blocks whose loads hide others' arithmetic
+// How good a plan is, 0 to 1: measured on an H200 with bench/gpu_plans.py.
+inline double score(const AxisPlan& p, int64_t total_lanes, Fours fours, const Hardware& h) {
+  const auto level = [](int64_t count, double one, double two, double four, double more) {
+    return count < 2 ? one : count < 4 ? two : count < 8 ? four : more;
+  };
+  // Memory is moved in sectors of 32 bytes: coefficients that lie apart in pieces of a block's lanes, values in fours
+  // in pieces of the lanes that are together.
+  double memory = level(std::min(p.lanes, total_lanes) * p.real_bytes / 4, 0.3, 0.45, 0.8, 1.0);
+  if (fours == Fours::lanes) memory = level(p.lanes, 0.5, 0.8, 1.0, 0.97);
+  if (fours == Fours::values) memory = level(p.together, 0.45, 0.7, 1.0, 1.0);
+  const double together = level(p.together, 1.0, 0.8, 0.95, 0.95);
+  const double phases = level(p.blocks, 0.8, 0.95, 1.0, 1.0);  // blocks whose loads hide others' arithmetic
   const double warps = static_cast<double>(p.blocks * ((p.threads() + 31) / 32));
   const double blocks = std::ceil(static_cast<double>(total_lanes) / static_cast<double>(p.lanes));
-  const double slots = static_cast<double>(h.multiprocessors * std::min<int64_t>(p.blocks, 2));
+  const double used = std::min(1.0, static_cast<double>(total_lanes) / static_cast<double>(p.lanes));
   const double idle = 1.0 - static_cast<double>((32 - p.threads() % 32) % 32) / (32.0 * std::ceil(p.threads() / 32.0));
-  return sectors * phases * idle * std::min(1.0, warps / 12) * std::min(1.0, blocks / slots);
+  const double usual = p.threads_per_lane == usual_threads(p.points()) ? 1.0 : 0.97;
+  return memory * together * phases * idle * usual * used * std::min(1.0, warps / 12) *
+         std::min(1.0, blocks / static_cast<double>(h.multiprocessors));
 }
 
 // Lanes of a block, best first: those that fill a sector, fewer, and more, for short axes.
@@ -248,7 +270,8 @@ inline int64_t share_of(int64_t n, int64_t kept) {
 
 // A plan for at most `kept` coefficients of axes of length n, of which there are total_lanes; `radices` empty where
 // there is none: the length has a large prime factor, or does not fit shared memory.
-inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t total_lanes, const Hardware& h = {}) {
+inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t total_lanes, Fours fours = Fours::none,
+                          const Hardware& h = {}) {
   using namespace plan_detail;
   AxisPlan best;
   best.n = n;
@@ -268,7 +291,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t t
   std::vector<Variant> variants;
   for (int64_t lanes : lane_counts(real_bytes))
     for (int64_t together = lanes; together >= 1; together /= 2)
-      for (int64_t least : {p.points() / hold, int64_t{1}})
+      for (int64_t least : {usual_threads(p.points()), p.points() / hold, int64_t{1}})
         for (bool overlaid : {false, true})
           if (!overlaid || together == lanes) variants.push_back({lanes, together, least, hold, overlaid});
   // More points per thread only where there is no other way: several large primes want many threads otherwise.
@@ -282,7 +305,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t t
         p.blocks = resident_blocks(p.threads(), p.registers, p.shared_bytes(most_kept), h);
         if (p.blocks < 1) continue;
         p.blocks = std::min<int64_t>(p.blocks, 8);
-        const double s = score(p, total_lanes, h);
+        const double s = score(p, total_lanes, fours, h);
         if (s > highest) highest = s, best = p;
       }
   return best;
@@ -333,7 +356,7 @@ inline ResizePlan plan_resize(int64_t n, int64_t size, int64_t kept, int64_t rea
     if (blocks < 1) continue;
     r.there.registers = r.back.registers = registers;
     r.there.blocks = r.back.blocks = blocks;
-    const double s = score(r.there, total_lanes, h);
+    const double s = score(r.there, total_lanes, Fours::values, h);
     if (s > highest) highest = s, best = r;
   }
   return best;

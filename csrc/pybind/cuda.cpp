@@ -57,8 +57,9 @@ Norm norm_named(const std::string& name) { return parse_norm("plan", name); }
 void bind_cuda(py::module_& m) {
   m.def(
       "cuda_axis_plan",
-      [](int64_t n, int64_t kept, int64_t real_bytes, int64_t lanes, const std::vector<int64_t>& hardware) {
-        const cuda::AxisPlan p = cuda::plan_axis(n, kept, real_bytes, lanes, hardware_of(hardware));
+      [](int64_t n, int64_t kept, int64_t real_bytes, int64_t lanes, const std::vector<int64_t>& hardware, int fours) {
+        const cuda::AxisPlan p =
+            cuda::plan_axis(n, kept, real_bytes, lanes, static_cast<cuda::Fours>(fours), hardware_of(hardware));
         py::dict d;
         d["n"] = p.n;
         d["radices"] = p.radices;
@@ -73,10 +74,10 @@ void bind_cuda(py::module_& m) {
         d["shared_bytes"] = p.shared_bytes(p.most_kept());
         return d;
       },
-      py::arg("n"), py::arg("kept"), py::arg("real_bytes"), py::arg("lanes"), py::arg("hardware"),
+      py::arg("n"), py::arg("kept"), py::arg("real_bytes"), py::arg("lanes"), py::arg("hardware"), py::arg("fours") = 0,
       "How an axis is transformed in shared memory; no radices: it is transformed through memory. hardware: "
       "multiprocessors, bytes of shared memory of a block, and of a multiprocessor; registers that its compiler needs "
-      "more.");
+      "more. fours: what lies in fours, 0 nothing, 1 the lanes, 2 the values.");
 
   m.def(
       "cuda_axis_kernel",
