@@ -1,6 +1,7 @@
 """Builds csrc with CMake and ninja into the front_kernels package; everything else is in pyproject.toml."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,15 +45,20 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
         }
-        for name in ("FRONT_CUDA", "FRONT_CUDA_ARCHS"):
-            if name in os.environ:
-                configure[name] = os.environ[name]
+        # NOTE: always given, since a kept build folder remembers what it was configured with.
+        configure["FRONT_CUDA"] = os.environ.get("FRONT_CUDA", "AUTO")
+        configure["FRONT_CUDA_ARCHS"] = os.environ.get("FRONT_CUDA_ARCHS", "80;90;100")
         tool = str(Path(cmake.CMAKE_BIN_DIR) / "cmake")
         flags = [f"-D{name}={value}" for name, value in configure.items()]
         subprocess.run([tool, "-S", ROOT, "-B", build, "-G", "Ninja", *flags], check=True)
         jobs = os.environ.get("MAX_JOBS")
         build_flags = ["--target", TARGETS[ext.name], *(["--parallel", jobs] if jobs else [])]
+        if configure["FRONT_CUDA"] == "0":  # nothing of an earlier build
+            shutil.rmtree(cuda, ignore_errors=True)
         subprocess.run([tool, "--build", build, *build_flags], check=True)
+        if not in_place:  # what ptxas reported is for the tests
+            for log in cuda.glob("*.log"):
+                log.unlink()
 
 
 setup(ext_modules=[Extension(name, sources=[]) for name in TARGETS], cmdclass={"build_ext": CMakeBuild})
