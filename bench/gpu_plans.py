@@ -73,8 +73,8 @@ def parsed(text: str, n: int, kept: int) -> Plan:
 
 
 def own(n: int, kept: int, lanes: int, fours: int) -> Plan:
-    """The planner's, for an H100 or H200."""
-    p = _C.cuda_axis_plan(n, kept, 4, lanes, [132, 227 << 10, 228 << 10, 0], fours)
+    """The planner's."""
+    p = _C.cuda_axis_plan(n, kept, 4, lanes, torch.ops.front._cuda_hardware(0), fours)
     if not p["radices"]:
         raise ValueError(f"an axis of {n} elements is transformed through memory: there is no plan to vary")
     shape = p["lanes"], p["together"], p["threads_per_lane"], int(p["overlaid"]), p["blocks_per_multiprocessor"]

@@ -65,7 +65,7 @@ def test_missing_barrier_before_the_tile_is_stored(tmp_path):
 
 def test_short_buffer(tmp_path):
     window = "points = block.template shared<typename A::Point>(0, A::padded * A::together);"
-    short = window.replace("A::padded * A::together", "A::padded * A::together / 2")
+    short = window.replace("A::padded * A::together", "A::padded * A::together - 6")
     found = findings(planted(tmp_path, "kernels.h", window, short, 3))[0]
     assert found.bounds > 0
     assert "'load rows'" in found.first
@@ -90,13 +90,13 @@ def test_wrong_stride(tmp_path):
 
 def test_unguarded_tail_of_a_store(tmp_path):
     guard = "lane < static_cast<u32>(place.lanes); ++lane"
-    found = findings(planted(tmp_path, "coefficients.h", guard, "lane < A::lanes; ++lane"))[0]
+    found = findings(planted(tmp_path, "tile.h", guard, "lane < A::lanes; ++lane"))[0]
     assert found.bounds > 0
     assert "'store coefficients'" in found.first
 
 
 def test_unguarded_tail_of_a_load(tmp_path):
-    guard = "if (share.group >= place.template live<A>(first)) return;"
+    guard = "if (side.group >= place.template live<A>(first)) return;"
     found = findings(planted(tmp_path, "rows.h", guard, "", 2))[0]
     assert found.bounds > 0
     assert "'load rows'" in found.first
@@ -104,7 +104,7 @@ def test_unguarded_tail_of_a_load(tmp_path):
 
 def test_read_of_what_was_not_written(tmp_path):
     old = "tile.write(at, v);"
-    headers = planted(tmp_path, "coefficients.h", old, f"if (at > 0) {old}")
+    headers = planted(tmp_path, "tile.h", old, f"if (at > 0) {old}")
     found = findings(headers, 1)[0]
     assert found.uninitialised > 0
     assert (found.races, found.bounds) == (0, 0)

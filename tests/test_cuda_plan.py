@@ -48,14 +48,15 @@ def test_radices(n, kept, radices):
 
 @pytest.mark.parametrize("hardware", [H200, A100, RTX4090, B200], ids=["H200", "A100", "RTX 4090", "B200"])
 @pytest.mark.parametrize("real_bytes", [4, 8])
-def test_plans_fit_the_device(hardware, real_bytes):
+@pytest.mark.parametrize("fours", [0, 1, 2])
+def test_plans_fit_the_device(hardware, real_bytes, fours):
     lengths = [*range(1, 200), *range(200, 32769, 197), 11008, 13824, 14336, 18944, 28672, 32768]
     native = 0
     for n in lengths:
         points = n // 2 if n % 2 == 0 else n
         for kept in {n, max(1, n // 2), max(1, n // 9)}:
             for lanes in (1, 100, MANY):
-                p = plan(n, kept, real_bytes=real_bytes, lanes=lanes, hardware=hardware)
+                p = plan(n, kept, real_bytes=real_bytes, lanes=lanes, hardware=hardware, fours=fours)
                 if not p["radices"]:
                     continue
                 native += 1
@@ -64,7 +65,7 @@ def test_plans_fit_the_device(hardware, real_bytes):
                 assert p["threads"] == p["together"] * p["threads_per_lane"] <= 1024
                 assert p["lanes"] % p["together"] == 0
                 assert not p["overlaid"] or p["lanes"] == p["together"]
-                assert kept <= n // p["share"] or p["share"] == 1 or kept == 1
+                assert kept <= n // p["share"]
                 blocks, warps = p["blocks_per_multiprocessor"], -(-p["threads"] // 32)
                 assert blocks * (p["shared_bytes"] + 1024) <= hardware[2]
                 assert blocks * warps * 32 * p["registers"] <= REGISTERS

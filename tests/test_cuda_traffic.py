@@ -112,16 +112,20 @@ HOT = ("load rows", "stage", "split", "merge", "store rows", "load coefficients"
 @pytest.mark.parametrize(
     ("n", "kept"), [(768, 384), (1024, 1024), (3072, 768), (4096, 512), (8192, 1024), (8192, 8192), (11008, 2752)]
 )
+@pytest.mark.parametrize("along", ["rows", "columns"])
 @pytest.mark.parametrize("direction", [0, 1])
-def test_bank_conflicts(n, kept, direction):
+def test_bank_conflicts(n, kept, along, direction):
     """Wavefronts of every phase within 1.3 times what they would be without conflicts."""
     m = 16  # lanes: two blocks with the plan of a large matrix
-    x = np.ones((m, n if direction == 0 else kept), np.float32)
-    out = np.zeros((m, kept if direction == 0 else n), np.float32)
-    counted = passes(direction, [m, n, m, kept, 0, 0], x, out, MANY)
-    _, _, found = counted[0 if direction == 0 else 1]
-    usual, here = (_C.cuda_axis_plan(n, kept, 4, lanes, hardware) for lanes, hardware in ((8192, H200), (m, MANY)))
-    assert here == usual, "not the plan of large matrices"
+    shapes, sizes = [(m, n), (m, kept)], [m, n, m, kept, 0, 0]
+    if along == "columns":
+        shapes, sizes = [(n, m), (kept, m)], [n, m, kept, m, 0, 0]
+    x, out = np.ones(shapes[direction], np.float32), np.zeros(shapes[1 - direction], np.float32)
+    counted = passes(direction, sizes, x, out, MANY)
+    _, _, found = counted[0 if (direction == 0) == (along == "rows") else 1]
+    fours = 1 if along == "rows" else 2
+    usual = _C.cuda_axis_plan(n, kept, 4, 8192, H200, fours)
+    assert _C.cuda_axis_plan(n, kept, 4, m, MANY, fours) == usual, "not the plan of large matrices"
     assert f"_n{n}_" in found.name
     total: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
     for key, counts in found.banks.items():

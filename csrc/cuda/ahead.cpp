@@ -24,7 +24,7 @@ const std::vector<Case> kCases = {
 };
 
 const std::vector<std::string> kDeviceHeaders = {"args",  "axis",   "block",   "butterfly", "coefficients", "kernels",
-                                                 "large", "memory", "numbers", "platform",  "rows"};
+                                                 "large", "memory", "numbers", "platform",  "rows",         "tile"};
 
 std::map<std::string, std::string> sources(const cuda::Hardware& hardware) {
   std::map<std::string, std::string> found;

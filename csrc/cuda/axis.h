@@ -7,8 +7,6 @@
 
 namespace front::cuda {
 
-constexpr bool kProductTwiddles = true, kRotateSplit = true, kRotateMerge = true;
-
 // A DCT-II of n values, or its transpose, of which at most the first n / Share coefficients matter, as a complex DFT of
 // `points` = n / 2 (n odd: n) points in stages of the given radices (Stockham's: in natural order in and out).
 // A block has `Lanes` lanes, of which `Together` are in shared memory at a time, each with ThreadsPerLane threads.
@@ -236,7 +234,7 @@ FRONT_DEVICE void write_first(Points points, int base, u32 i, const typename A::
 template <class A, int R, int span, class B, class F>
 FRONT_DEVICE void for_twiddles(const B& block, const typename A::Point* w, F f) {
   using Point = typename A::Point;
-  if constexpr (R < 8 || !kProductTwiddles) {
+  if constexpr (R < 8) {
     unrolled<1, R>([&](auto r) { f(r, block.table(w + (decltype(r)::value - 1) * span)); });
   } else {
     Point low[4];
@@ -256,28 +254,12 @@ FRONT_DEVICE void for_twiddles(const B& block, const typename A::Point* w, F f) 
   }
 }
 
-// Butterfly j of the last stage.
-template <class A, class B, class Points>
-FRONT_DEVICE void gather(const B& block, Points points, int base, u32 j, const typename A::Point* twiddles,
+// A butterfly of the last stage, whose points begin at `from`: j itself or, as its Mirror, span - j, whose output r is
+// v[(r + 1) % R]. The mirror's twiddles are exp(-2 pi i (span - j) r / points) = exp(-2 pi i r / R) times the conjugate
+// of those of j: the first factor shifts the outputs by one, and half of the table serves both.
+template <class A, bool Mirror, class B, class Points>
+FRONT_DEVICE void gather(const B& block, Points points, int base, u32 from, u32 j, const typename A::Point* twiddles,
                          typename A::Point* v) {
-  constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
-  const int place = A::last_at(j);
-  unrolled<0, R>([&](auto index) {
-    constexpr int r = decltype(index)::value;
-    v[r] = points.read(base + A::template last_after<r * span>(j, place));
-  });
-  if constexpr (span > 1)
-    for_twiddles<A, R, span>(block, twiddles + A::twiddles(last) + static_cast<int>(j),
-                             [&](auto r, typename A::Point w) { v[decltype(r)::value] = v[decltype(r)::value] * w; });
-  butterfly<R>(v);
-}
-
-// Butterfly span - j of the last stage, whose points begin at `from`: output r is v[(r + 1) % R]. Its twiddles are
-// exp(-2 pi i (span - j) r / points) = exp(-2 pi i r / R) times the conjugate of those of j: the first factor shifts
-// the outputs by one, and half of the table serves both.
-template <class A, class B, class Points>
-FRONT_DEVICE void gather_mirror(const B& block, Points points, int base, u32 from, u32 j,
-                                const typename A::Point* twiddles, typename A::Point* v) {
   constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
   const int place = A::last_at(from);
   unrolled<0, R>([&](auto index) {
@@ -285,9 +267,11 @@ FRONT_DEVICE void gather_mirror(const B& block, Points points, int base, u32 fro
     v[r] = points.read(base + A::template last_after<r * span>(from, place));
   });
   if constexpr (span > 1)
-    for_twiddles<A, R, span>(
-        block, twiddles + A::twiddles(last) + static_cast<int>(j),
-        [&](auto r, typename A::Point w) { v[decltype(r)::value] = v[decltype(r)::value] * conjugate(w); });
+    for_twiddles<A, R, span>(block, twiddles + A::twiddles(last) + static_cast<int>(j),
+                             [&](auto index, typename A::Point w) {
+                               typename A::Point& z = v[decltype(index)::value];
+                               z = z * (Mirror ? conjugate(w) : w);
+                             });
   butterfly<R>(v);
 }
 

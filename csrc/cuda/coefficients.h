@@ -1,12 +1,12 @@
 // The side of the coefficients: the real split fused into the last stage of the forward transform, and, as its
-// transpose, into the first stage of the inverse; and the tile through which coefficients go to and from memory.
+// transpose, into the first stage of the inverse. Coefficients go to and from memory through the tile: tile.h.
 //
 // With Z the spectrum of the `points` = n / 2 complex points, z = Z_q and w = Z_{points-q}, and c_q the norm's factor
 // times exp(-i pi q / 2n), the sequence's own spectrum gives c_q V_q = P_q z + Q_q conj(w), and
 //     X_q = Re(c_q V_q),   X_{n-q} = -Im(c_q V_q),   X_0 = p (z.x + z.y), X_{n/2} = p' (z.x - z.y) from Z_0.
-// The table holds (Re P, Im P, Re Q, Im Q) of q = 0 .. points-1; at q = 0, where w = z, it is such that the same
-// expressions give X_0 and, in place of X_n, X_{n/2}: P = (1 - i) (p + p') / 2, Q = (1 + i) (p - p') / 2 up to signs.
-// For odd n the points are the sequence itself and the table holds c_q: X_q = Re(c_q Z_q).
+// The table holds (Re P, Im P, Re Q, Im Q) of q = 0 .. points-1, and for Factors one entry more; at q = 0, where w = z,
+// it is such that the same expressions give X_0 and, in place of X_n, X_{n/2}: P = (1 - i) (p + p') / 2, Q = (1 + i) (p
+// - p') / 2 up to signs. For odd n the points are the sequence itself and the table holds c_q: X_q = Re(c_q Z_q).
 #pragma once
 
 #include "axis.h"
@@ -108,7 +108,7 @@ FRONT_DEVICE void put_coefficients(Tile tile, const TilePlaces<A>& places, u32 k
     // With half of the coefficients or fewer kept, those from n / 2 up are not, whatever q.
     if constexpr (A::share == 1) {
       constexpr u32 offset = (2 * R - 1 - r) * span;
-      const Real x = f.w * w.x * Real(-1) - f.y * z.x - f.x * z.y + f.z * w.y;
+      const Real x = f.z * w.y - f.w * w.x - f.y * z.x - f.x * z.y;
       u32 to = places.high[b] + offset;
       int place = A::template tile_after<offset>(places.high[b], places.lane, places.high_place[b]);
       if constexpr (b == 0 && r == 0)  // that of q = 0 is coefficient n / 2, not n
@@ -127,9 +127,9 @@ FRONT_DEVICE void split_spectrum(const B& block, const AxisArgs& args, const Pla
   constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
   constexpr int work = A::even ? span / 2 + span % 2 : span;
   constexpr int per_thread = (work + A::threads_per_lane - 1) / A::threads_per_lane;
-  constexpr bool rotated = A::even && span % 2 == 0 && kRotateSplit;
+  constexpr bool rotated = A::even && span % 2 == 0;
   struct Values {
-    Point a[R], shifted[R];  // of the mirror: gather_mirror
+    Point a[R], shifted[R];  // of the mirror: gather
     Factors<A, R> of_j, of_mirror;
   };
   const auto* twiddles = static_cast<const Point*>(args.twiddles);
@@ -144,9 +144,9 @@ FRONT_DEVICE void split_spectrum(const B& block, const AxisArgs& args, const Pla
     if constexpr (A::even && span % 2 == 0) {
       gather_pair<A>(block, points, group * A::padded, j, twiddles, v.a, v.shifted);
     } else {
-      gather<A>(block, points, group * A::padded, j, twiddles, v.a);
+      gather<A, false>(block, points, group * A::padded, j, j, twiddles, v.a);
       if constexpr (A::even)
-        if (j != 0) gather_mirror<A>(block, points, group * A::padded, span - j, j, twiddles, v.shifted);
+        if (j != 0) gather<A, true>(block, points, group * A::padded, span - j, j, twiddles, v.shifted);
     }
   };
   const auto put = [&](u32 group, u32 j, const Values& v) {
@@ -247,10 +247,9 @@ FRONT_DEVICE typename A::Point take_coefficients(const B& block, Tile tile, cons
     constexpr bool high = A::share == 1;
     constexpr bool low = offset * A::share < A::n, mirrored = (A::points - (offset + count - 1)) * A::share < A::n;
     constexpr int mirror = A::points - offset - count;  // points - q = mirror + (count - j)
-    const auto* entries = static_cast<const Quad<Real>*>(table);
     Real re = 0, im = 0;
     if constexpr (low) {
-      const Quad<Real> f = kRotateMerge ? factors.template after<r>() : block.table(entries + j + offset);
+      const Quad<Real> f = factors.template after<r>();
       const Real x = places.template take<Whole, 0, offset>(tile);
       re = f.x * x, im = f.y * x;
       if constexpr (high) {  // coefficient n - q
@@ -259,8 +258,7 @@ FRONT_DEVICE typename A::Point take_coefficients(const B& block, Tile tile, cons
       }
     }
     if constexpr (mirrored) {
-      const Quad<Real> f = kRotateMerge ? factors.template before<A::radix(0) - r>()
-                                        : block.table(entries + (r == 0 && j == 0 ? 0 : mirror + count - j));
+      const Quad<Real> f = factors.template before<A::radix(0) - r>();
       const Real x = places.template take<Whole, 1, mirror>(tile);
       re += f.z * x, im -= f.w * x;
       if constexpr (high) {  // coefficient n - m
@@ -270,7 +268,7 @@ FRONT_DEVICE typename A::Point take_coefficients(const B& block, Tile tile, cons
     }
     if constexpr (r == 0)
       if (j == 0) {
-        const Quad<Real> f = kRotateMerge ? factors.first : block.table(entries);
+        const Quad<Real> f = factors.first;
         const Real x = (f.x + f.z) * places.template take<Whole, 0, 0>(tile);
         const Real y = high ? (f.x - f.z) * places.template take<Whole, 0, high ? A::points : 0>(tile) : Real(0);
         return {x + y, y - x};
@@ -309,7 +307,7 @@ FRONT_DEVICE void merge_spectrum(const B& block, const AxisArgs& args, const Pla
   const auto take = [&](u32 group, u32 j, Values& values) {
     const TakePlaces<A> places(j, first + group, kept);
     Factors<A, R> factors;
-    if constexpr (A::even && kRotateMerge) factors.load(block, table, j);
+    if constexpr (A::even) factors.load(block, table, j);
     unrolled<0, R>([&](auto index) {
       constexpr int r = decltype(index)::value;
       if constexpr (has(mask, r))
@@ -350,147 +348,6 @@ FRONT_DEVICE void merge_spectrum(const B& block, const AxisArgs& args, const Pla
       }
     });
   }
-}
-
-// Moves the tile's lanes that exist, in the order in which they lie in memory: use(q, lane, place, get(q, lane,
-// place)). A thread gets a few before it uses the first, so that their ways through memory overlap.
-template <class A, class Get, class Use>
-FRONT_DEVICE void over_tile(const Place& place, u32 kept, bool lanes_adjacent, u32 t, Get get, Use use) {
-  constexpr int kBatch = 8;
-  const auto along = [&](u32 lane, u32 first, auto step) {
-    constexpr u32 Step = decltype(step)::value;
-    FRONT_NO_UNROLL
-    for (u32 q = first; q < kept; q += kBatch * Step) {
-      // Steps later, where the turns repeat, a place is a constant distance away.
-      constexpr u32 over = Step % A::tile_period,
-                    repeat = over != 0 && A::tile_period % over == 0 ? A::tile_period / over : 1;
-      int at[repeat];
-      unrolled<0, static_cast<int>(repeat)>(
-          [&](auto u) { at[decltype(u)::value] = A::tile_at(q + decltype(u)::value * Step, lane); });
-      const auto place_of_step = [&](auto u) {
-        constexpr u32 steps = decltype(u)::value, whole = steps / repeat * repeat;
-        return A::template tile_after<whole * Step>(q + (steps - whole) * Step, lane, at[steps - whole]);
-      };
-      typename A::Real v[kBatch];
-      unrolled<0, kBatch>([&](auto u) {
-        const u32 i = q + decltype(u)::value * Step;
-        if (i < kept) v[decltype(u)::value] = get(i, lane, place_of_step(u));
-      });
-      unrolled<0, kBatch>([&](auto u) {
-        const u32 i = q + decltype(u)::value * Step;
-        if (i < kept) use(i, lane, place_of_step(u), v[decltype(u)::value]);
-      });
-    }
-  };
-  if (lanes_adjacent) {
-    if constexpr (A::threads % A::lanes == 0) {  // a thread stays in its lane
-      if (t % A::lanes < static_cast<u32>(place.lanes)) along(t % A::lanes, t / A::lanes, Int<A::threads / A::lanes>{});
-    } else {
-      FRONT_NO_UNROLL
-      for (u32 i = t; i < kept * A::lanes; i += A::threads) {
-        const u32 q = i / A::lanes, lane = i % A::lanes;
-        const int at = A::tile_at(q, lane);
-        if (lane < static_cast<u32>(place.lanes)) use(q, lane, at, get(q, lane, at));
-      }
-    }
-  } else {
-    FRONT_NO_UNROLL
-    for (u32 lane = 0; lane < static_cast<u32>(place.lanes); ++lane) along(lane, t, Int<A::threads>{});
-  }
-}
-
-// The same where four lanes lie together: use(q, lane, place of each, get(q, lane, place of each)), fours of lanes.
-template <class A, class Get, class Use>
-FRONT_DEVICE void over_tile_fours(const Place& place, u32 kept, u32 t, Get get, Use use) {
-  constexpr int kBatch = 4;
-  FRONT_NO_UNROLL
-  for (u32 lane = 0; lane < static_cast<u32>(place.lanes); lane += 4) {
-    FRONT_NO_UNROLL
-    for (u32 q = t; q < kept; q += kBatch * A::threads) {
-      Quad<typename A::Real> v[kBatch];
-      const auto each = [&](auto f) {
-        unrolled<0, kBatch>([&](auto u) {
-          constexpr u32 steps = decltype(u)::value;
-          const u32 i = q + steps * A::threads;
-          if (i >= kept) return;
-          int at[4];
-          unrolled<0, 4>([&](auto l) {
-            at[decltype(l)::value] = A::template tile_after<steps * A::threads>(
-                q, lane + decltype(l)::value, A::tile_at(q, lane + decltype(l)::value));
-          });
-          f(i, at, v[steps]);
-        });
-      };
-      each([&](u32 i, const int (&at)[4], Quad<typename A::Real>& x) { x = get(i, lane, at); });
-      each([&](u32 i, const int (&at)[4], Quad<typename A::Real>& x) { use(i, lane, at, x); });
-    }
-  }
-}
-
-template <class A, class B, class Tile>
-FRONT_DEVICE void store_tile(const B& block, const AxisArgs& args, const Place& place, Tile tile) {
-  using Real = typename A::Real;
-  const u32 kept = static_cast<u32>(args.kept);
-  block.last("store coefficients", [&](int t) {
-    if constexpr (A::lanes % 4 == 0)
-      if (args.out_lane_quads) {
-        Real* y = static_cast<Real*>(args.out[place.matrix]) + out_offset(args, place.batch, place.first_lane);
-        over_tile_fours<A>(
-            place, kept, t,
-            [&](u32, u32 lane, const int (&at)[4]) -> Quad<Real> {
-              const int live = place.lanes - static_cast<int>(lane);
-              return {tile.read(at[0]), live > 1 ? tile.read(at[1]) : Real(0), live > 2 ? tile.read(at[2]) : Real(0),
-                      live > 3 ? tile.read(at[3]) : Real(0)};
-            },
-            [&](u32 q, u32 lane, const int (&)[4], Quad<Real> v) {
-              store_quad(block, y + (lane / 4) * args.out_lane_four + q * args.out_along, v);
-            });
-        return;
-      }
-    with_type<Real>(args.out_type, [&](auto storage) {
-      using S = typename decltype(storage)::type;
-      S* y = static_cast<S*>(args.out[place.matrix]);
-      over_tile<A>(
-          place, kept, args.out_along != 1, t, [&](u32, u32, int at) { return tile.read(at); },
-          [&](u32 q, u32 lane, int, Real v) {
-            store_one(block, y + out_offset(args, place.batch, place.first_lane + lane) + q * args.out_along, v);
-          });
-    });
-  });
-}
-
-template <class A, class B, class Tile>
-FRONT_DEVICE void load_tile(const B& block, const AxisArgs& args, const Place& place, Tile tile) {
-  using Real = typename A::Real;
-  const u32 kept = static_cast<u32>(args.kept);
-  block.each("load coefficients", [&](int t) {
-    if constexpr (A::lanes % 4 == 0)
-      if (args.in_lane_quads) {
-        const Real* x =
-            static_cast<const Real*>(args.in[place.matrix]) + in_offset(args, place.batch, place.first_lane);
-        over_tile_fours<A>(
-            place, A::most_kept, t,
-            [&](u32 q, u32 lane, const int (&)[4]) -> Quad<Real> {
-              if (q >= kept) return {0, 0, 0, 0};
-              return load_quad<Real>(block, x + (lane / 4) * args.in_lane_four + q * args.in_along);
-            },
-            [&](u32, u32, const int (&at)[4], Quad<Real> v) {
-              tile.write(at[0], v.x), tile.write(at[1], v.y), tile.write(at[2], v.z), tile.write(at[3], v.w);
-            });
-        return;
-      }
-    with_type<Real>(args.in_type, [&](auto storage) {
-      using S = typename decltype(storage)::type;
-      const S* x = static_cast<const S*>(args.in[place.matrix]);
-      over_tile<A>(
-          place, A::most_kept, args.in_along != 1, t,
-          [&](u32 q, u32 lane, int) {
-            const S* p = x + in_offset(args, place.batch, place.first_lane + lane);
-            return q < kept ? load_one<Real>(block, p + q * args.in_along) : Real(0);
-          },
-          [&](u32, u32, int at, Real v) { tile.write(at, v); });
-    });
-  });
 }
 
 }  // namespace front::cuda

@@ -117,19 +117,26 @@ class Device {
     }
     const Tensor image = kernel_image(*l.kernel);
     std::lock_guard<std::mutex> lock(mutex_);
-    cudaKernel_t& kernel = kernels_[l.kernel];
-    if (!kernel) {
+    cudaKernel_t& kept = kernels_[l.kernel];
+    if (!kept) {
       const OutsideOfCapture outside;
       cudaLibrary_t library = nullptr;
       check(cudaLibraryLoadData(&library, image.const_data_ptr(), nullptr, nullptr, 0, nullptr, nullptr, 0),
             l.kernel->name.c_str());
-      check(cudaLibraryGetKernel(&kernel, library, l.kernel->name.c_str()), l.kernel->name.c_str());
-      check(cudaKernelSetAttributeForDevice(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            static_cast<int>(hardware_.shared_per_block), index_),
-            "shared memory");
-      prefer_cache(kernel, l);
+      try {
+        cudaKernel_t kernel = nullptr;
+        check(cudaLibraryGetKernel(&kernel, library, l.kernel->name.c_str()), l.kernel->name.c_str());
+        check(cudaKernelSetAttributeForDevice(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                              static_cast<int>(hardware_.shared_per_block), index_),
+              "shared memory");
+        prefer_cache(kernel, l);
+        kept = kernel;  // only now: what is kept is complete
+      } catch (...) {
+        cudaLibraryUnload(library);
+        throw;
+      }
     }
-    return reinterpret_cast<const void*>(kernel);
+    return reinterpret_cast<const void*>(kept);
   }
 
   // What shared memory the blocks of a multiprocessor leave is first-level cache, which holds the tables: no more is
@@ -190,7 +197,7 @@ std::tuple<int64_t, int64_t, int64_t, int64_t> hardware(int64_t index) {
 }
 
 void force_plan(std::vector<int64_t> plan, std::vector<int64_t> radices, int64_t fours) {
-  passes_detail::ForcedPlans::get().set(plan_of(plan, radices), static_cast<Fours>(fours));
+  passes_detail::ForcedPlans::get().set(plan_of(plan, radices), fours_of(fours));
 }
 
 // The arguments were checked in Python (engines.py).

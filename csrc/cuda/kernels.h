@@ -4,6 +4,7 @@
 #include "coefficients.h"
 #include "large.h"
 #include "rows.h"
+#include "tile.h"
 
 namespace front::cuda {
 

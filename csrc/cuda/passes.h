@@ -2,17 +2,11 @@
 // tests run the same launches through the emulator.
 #pragma once
 
-#include <array>
 #include <cstddef>
-#include <map>
-#include <memory>
-#include <mutex>
 #include <stdexcept>
 
 #include "args.h"
-#include "large_plan.h"
-#include "source.h"
-#include "tables.h"
+#include "found.h"
 
 namespace front::cuda {
 
@@ -63,113 +57,6 @@ struct Pass {
   int64_t lanes, batch, count;
   Side in, out;
 };
-
-namespace passes_detail {
-
-// What a plan costs to find is paid once: found plans and their kernels are kept, and never freed, since ops may run
-// while the process exits.
-template <class Value, class Key, class Find>
-const Value& remembered(const Key& key, Find find) {
-  static auto* mutex = new std::mutex;
-  static auto* values = new std::map<Key, std::unique_ptr<const Value>>;
-  std::lock_guard<std::mutex> lock(*mutex);
-  auto& value = (*values)[key];
-  if (!value) value = std::make_unique<const Value>(find());
-  return *value;
-}
-
-struct FoundAxis {
-  AxisPlan plan;
-  Kernel forward, inverse;
-  Table twiddles;
-};
-struct FoundResize {
-  ResizePlan plan;
-  Kernel kernel;
-  Table twiddles, twiddles_back;
-};
-struct FoundLarge {
-  LargePlan plan;
-  Kernel pack, down_factors, along, down, unpack;
-  Table down_twiddles, along_twiddles;
-};
-
-constexpr int64_t kManyLanes = 64;       // per multiprocessor: more of them change no plan
-using AxisKey = std::array<int64_t, 8>;  // length, share, bytes, lanes, hardware
-inline AxisKey axis_key(int64_t n, int64_t share, int64_t bytes, int64_t lanes, const Hardware& h) {
-  return {n, share, bytes, lanes, h.multiprocessors, h.shared_per_block, h.shared_per_multiprocessor, h.more_registers};
-}
-
-inline FoundAxis found_axis(const AxisPlan& plan) {
-  FoundAxis found{plan, {}, {}, {}};
-  if (plan.radices.empty()) return found;
-  found.forward = axis_kernel(Direction::forward, plan);
-  found.inverse = axis_kernel(Direction::inverse, plan);
-  found.twiddles = Table::twiddles(plan.radices, plan.real_bytes);
-  return found;
-}
-
-// Plans that stand in for the planner's, by (length, share, bytes, what lies in fours): for measuring them
-// (bench/gpu_plans.py).
-class ForcedPlans {
- public:
-  static ForcedPlans& get() {
-    static auto* plans = new ForcedPlans;
-    return *plans;
-  }
-  void set(const AxisPlan& plan, Fours fours) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    plans_[{plan.n, plan.share, plan.real_bytes, static_cast<int64_t>(fours)}] =
-        new FoundAxis(found_axis(plan));  // kept, as all plans are
-  }
-  const FoundAxis* find(int64_t n, int64_t share, int64_t bytes, Fours fours) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = plans_.find({n, share, bytes, static_cast<int64_t>(fours)});
-    return found == plans_.end() ? nullptr : found->second;
-  }
-
- private:
-  std::mutex mutex_;
-  std::map<std::array<int64_t, 4>, const FoundAxis*> plans_;
-};
-
-inline const FoundAxis& find_axis(int64_t n, int64_t kept, int64_t bytes, int64_t lanes, Fours fours,
-                                  const Hardware& h) {
-  lanes = std::min(lanes, kManyLanes * h.multiprocessors);
-  if (const FoundAxis* forced = ForcedPlans::get().find(n, share_of(n, kept), bytes, fours)) return *forced;
-  const std::pair key{axis_key(n, share_of(n, kept), bytes, lanes, h), fours};
-  return remembered<FoundAxis>(key, [&] { return found_axis(plan_axis(n, kept, bytes, lanes, fours, h)); });
-}
-
-inline const FoundResize& find_resize(int64_t n, int64_t size, int64_t kept, int64_t bytes, int64_t lanes,
-                                      const Hardware& h) {
-  lanes = std::min(lanes, kManyLanes * h.multiprocessors);
-  const std::pair key{axis_key(n, kept, bytes, lanes, h), size};
-  return remembered<FoundResize>(key, [&] {
-    FoundResize found{plan_resize(n, size, kept, bytes, lanes, h), {}, {}, {}};
-    if (!found.plan.possible()) return found;
-    found.kernel = resize_kernel(found.plan);
-    found.twiddles = Table::twiddles(found.plan.there.radices, bytes);
-    found.twiddles_back = Table::twiddles(found.plan.back.radices, bytes);
-    return found;
-  });
-}
-
-inline const FoundLarge& find_large(int64_t n, int64_t bytes, const Hardware& h) {
-  return remembered<FoundLarge>(axis_key(n, 0, bytes, 0, h), [&] {
-    const LargePlan plan = plan_large(n, bytes, h);
-    return FoundLarge{plan,
-                      pack_kernel(bytes),
-                      down_kernel(plan.down, true),
-                      along_kernel(plan.along, plan.convolve),
-                      down_kernel(plan.down, false),
-                      unpack_kernel(bytes),
-                      Table::twiddles(plan.down.radices, bytes),
-                      Table::twiddles(plan.along.radices, bytes)};
-  });
-}
-
-}  // namespace passes_detail
 
 class Passes {
  public:
@@ -225,7 +112,7 @@ class Passes {
       back.n = p.size;
       back.scale = p.scale_back;
       there.out = back.in =
-          Side{{}, reserve(p.count * p.batch * p.lanes * p.kept), compute_type(), 1, p.kept, p.lanes * p.kept, 0, 0};
+          Side{{}, reserve(p.count * p.batch * p.lanes * p.kept), compute_type(), 1, p.kept, p.lanes * p.kept};
       add(there);
       add(back);
       return;
@@ -258,6 +145,7 @@ class Passes {
     a.out_four = or_four(p.out.four, p.out.along), a.out_lane_four = or_four(p.out.lane_four, p.out.lane);
     a.in_type = p.in.type, a.out_type = p.out.type;
     a.in_quads = quads(p.in, p, a.in, count), a.out_quads = quads(p.out, p, a.out, count);
+    // The intermediate alone has lanes in fours: whole and aligned ones, as it is reserved.
     a.in_lane_quads = p.in.lane_four != 0, a.out_lane_quads = p.out.lane_four != 0;
     return a;
   }
@@ -358,8 +246,8 @@ inline std::vector<Launch> matrix_launches(MatrixPass x, const Hardware& hardwar
   const int64_t real_bytes = size_of(x.compute_type);
   const auto merged = merge(x.batch, x.batch_dims, 1);
   const auto batch = merged.dims[0];
-  Side in{{}, 0, static_cast<Type>(x.in_type), x.in_column, x.in_row, batch.in, 0, 0};
-  Side out{{}, 0, static_cast<Type>(x.out_type), x.out_column, x.out_row, batch.out, 0, 0};
+  Side in{{}, 0, static_cast<Type>(x.in_type), x.in_column, x.in_row, batch.in};
+  Side out{{}, 0, static_cast<Type>(x.out_type), x.out_column, x.out_row, batch.out};
   for (int64_t i = 0; i < x.count; ++i)
     for (const auto& [in_offset, out_offset] : merged.offsets) {
       in.pointers.push_back(static_cast<char*>(const_cast<void*>(x.in[i])) + in_offset * size_of(x.in_type));
@@ -393,7 +281,7 @@ inline std::vector<Launch> matrix_launches(MatrixPass x, const Hardware& hardwar
       Passes passes(real_bytes, hardware, workspace);
       const Type compute = static_cast<Type>(x.compute_type);
       // Fours of rows, each as k1 times four neighbours of a column: args.h.
-      const Side middle{{}, passes.reserve(each * batches * matrices), compute, 1, 4, each, 4 * x.k1, 0};
+      const Side middle{{}, passes.reserve(each * batches * matrices), compute, 1, 4, each, 4 * x.k1};
       Pass rows{Direction::forward, x.n, x.k1, 0, x.rows, {}, x.m, batches, matrices, from, across(middle)};
       Pass columns{Direction::forward, x.m, x.k0, 0, x.columns, {}, x.k1, batches, matrices, middle, across(to)};
       if (!inverse) passes.add(rows);
@@ -423,8 +311,8 @@ inline std::vector<Launch> axis_launches(const AxisPass& x, int64_t real_bytes, 
                                          char* workspace, int64_t* workspace_bytes) {
   const auto merged = passes_detail::merge(x.lanes, x.lane_dims, 2);
   const auto lanes = merged.dims[0], batch = merged.dims[1];
-  Side in{{}, 0, static_cast<Type>(x.in_type), x.in_along.stride, lanes.in, batch.in, 0, 0};
-  Side out{{}, 0, static_cast<Type>(x.out_type), x.out_along.stride, lanes.out, batch.out, 0, 0};
+  Side in{{}, 0, static_cast<Type>(x.in_type), x.in_along.stride, lanes.in, batch.in};
+  Side out{{}, 0, static_cast<Type>(x.out_type), x.out_along.stride, lanes.out, batch.out};
   for (const auto& [in_offset, out_offset] : merged.offsets) {
     in.pointers.push_back(static_cast<char*>(const_cast<void*>(x.in)) + in_offset * size_of(x.in_type));
     out.pointers.push_back(static_cast<char*>(x.out) + out_offset * size_of(x.out_type));

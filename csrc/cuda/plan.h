@@ -42,8 +42,6 @@ struct AxisPlan {
   int64_t registers = 0;  // what a thread is expected to need at most
   int64_t blocks = 1;     // per multiprocessor, that registers and shared memory are planned for
 
-  int64_t bound() const { return blocks; }
-
   int64_t most_kept() const { return std::max<int64_t>(1, n / share); }
   int64_t points() const { return n % 2 == 0 ? n / 2 : n; }
   int64_t threads() const { return together * threads_per_lane; }
@@ -77,7 +75,8 @@ inline int64_t points_in_registers(int64_t real_bytes) { return real_bytes == 4 
 // Instructions per point: of a stage's way through shared memory, with its twiddle; of its butterfly.
 constexpr double kStage = 14;
 constexpr double kUnpaired = 20;  // values moved one by one rather than four at a time, half of the sectors twice
-constexpr double kIdle = 0.3;     // what of a stage's instructions it costs that as many threads have nothing to do
+constexpr double kConflicts = 6, kMoreConflicts = 8;  // of stores in shared memory
+constexpr double kIdle = 0.3;  // what of a stage's instructions it costs that as many threads have nothing to do
 inline int64_t smallest_factor(int64_t n) {
   for (int64_t p = 2; p * p <= n; ++p)
     if (n % p == 0) return p;
@@ -129,10 +128,10 @@ struct RadixSearch {
       if (points / chosen.back() % 2 != 0) total += kUnpaired;
     }
     const int64_t group = 64 / real_bytes, count = static_cast<int64_t>(chosen.size());
-    if (count > 2 && chosen.back() < 4) total += 6;  // a whole stage for little arithmetic
+    if (count > 2 && chosen.back() < 4) total += kConflicts;  // a whole stage for little arithmetic
     // Stores of the first stage, and of the last but one, meet in banks unless they are of whole groups (axis.h).
-    if (chosen.front() % group != 0) total += chosen.front() % 8 ? 8 : 6;
-    if (count > 2 && points / chosen[count - 1] / chosen[count - 2] % group != 0) total += 6;
+    if (chosen.front() % group != 0) total += chosen.front() % 8 ? kMoreConflicts : kConflicts;
+    if (count > 2 && points / chosen[count - 1] / chosen[count - 2] % group != 0) total += kConflicts;
     total +=
         0.02 * static_cast<double>(*std::max_element(chosen.begin(), chosen.end()));  // fewer registers, all else equal
     return total;
@@ -223,25 +222,30 @@ inline int64_t expected_registers(const AxisPlan& p, const Hardware& h, int64_t 
   return std::min<int64_t>(kMostRegisters, (others + held * p.real_bytes / 2 + 7) / 8 * 8 + h.more_registers);
 }
 
+// Factors of the score by a count: of 1, of 2, of 4, of 8 and more.
+struct Level {
+  double one, two, four, more;
+  double of(int64_t count) const { return count < 2 ? one : count < 4 ? two : count < 8 ? four : more; }
+};
+// Memory is moved in sectors of 32 bytes: coefficients that lie apart in pieces of a block's lanes, values in fours in
+// pieces of the lanes that are together.
+constexpr Level kSectors{0.3, 0.45, 0.8, 1.0}, kLanesInFours{0.5, 0.8, 1.0, 0.97}, kValuesInFours{0.45, 0.7, 1.0, 1.0};
+constexpr Level kTogether{1.0, 0.8, 0.95, 0.95};  // one after the other is best, two at a time worst
+constexpr Level kPhases{0.8, 0.95, 1.0, 1.0};     // blocks whose loads hide others' arithmetic
+constexpr double kUnusual = 0.97, kEnoughWarps = 12;
+
 // How good a plan is, 0 to 1: measured on an H200 with bench/gpu_plans.py.
 inline double score(const AxisPlan& p, int64_t total_lanes, Fours fours, const Hardware& h) {
-  const auto level = [](int64_t count, double one, double two, double four, double more) {
-    return count < 2 ? one : count < 4 ? two : count < 8 ? four : more;
-  };
-  // Memory is moved in sectors of 32 bytes: coefficients that lie apart in pieces of a block's lanes, values in fours
-  // in pieces of the lanes that are together.
-  double memory = level(std::min(p.lanes, total_lanes) * p.real_bytes / 4, 0.3, 0.45, 0.8, 1.0);
-  if (fours == Fours::lanes) memory = level(p.lanes, 0.5, 0.8, 1.0, 0.97);
-  if (fours == Fours::values) memory = level(p.together, 0.45, 0.7, 1.0, 1.0);
-  const double together = level(p.together, 1.0, 0.8, 0.95, 0.95);
-  const double phases = level(p.blocks, 0.8, 0.95, 1.0, 1.0);  // blocks whose loads hide others' arithmetic
+  const double memory = fours == Fours::lanes    ? kLanesInFours.of(p.lanes)
+                        : fours == Fours::values ? kValuesInFours.of(p.together)
+                                                 : kSectors.of(std::min(p.lanes, total_lanes) * p.real_bytes / 4);
   const double warps = static_cast<double>(p.blocks * ((p.threads() + 31) / 32));
   const double blocks = std::ceil(static_cast<double>(total_lanes) / static_cast<double>(p.lanes));
   const double used = std::min(1.0, static_cast<double>(total_lanes) / static_cast<double>(p.lanes));
   const double idle = 1.0 - static_cast<double>((32 - p.threads() % 32) % 32) / (32.0 * std::ceil(p.threads() / 32.0));
-  const double usual = p.threads_per_lane == usual_threads(p.points()) ? 1.0 : 0.97;
-  return memory * together * phases * idle * usual * used * std::min(1.0, warps / 12) *
-         std::min(1.0, blocks / static_cast<double>(h.multiprocessors));
+  const double usual = p.threads_per_lane == usual_threads(p.points()) ? 1.0 : kUnusual;
+  return memory * kTogether.of(p.together) * kPhases.of(p.blocks) * idle * usual * used *
+         std::min(1.0, warps / kEnoughWarps) * std::min(1.0, blocks / static_cast<double>(h.multiprocessors));
 }
 
 // Lanes of a block, best first: those that fill a sector, fewer, and more, for short axes.
@@ -311,14 +315,41 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t t
   return best;
 }
 
-// A plan that is not the planner's, to be measured. numbers: n, share, bytes of a real number, lanes, together, threads
-// per lane, overlaid, registers, blocks.
+inline Fours fours_of(int64_t number) {
+  if (number < 0 || number > 2)
+    throw std::invalid_argument("fours must be 0 (none), 1 (lanes) or 2 (values), got " + std::to_string(number));
+  return static_cast<Fours>(number);
+}
+
+// A plan that is not the planner's, to be measured or tested. numbers: n, share, bytes of a real number, lanes,
+// together, threads per lane, overlaid, registers, blocks. Without radices: none.
 inline AxisPlan plan_of(const std::vector<int64_t>& numbers, const std::vector<int64_t>& radices) {
-  if (numbers.size() != 9) throw std::invalid_argument("plan must have nine numbers");
+  const auto demand = [](bool good, const std::string& what) {
+    if (!good) throw std::invalid_argument("plan: " + what);
+  };
+  const auto got = [](const char* what, int64_t value) { return std::string(what) + ", got " + std::to_string(value); };
+  demand(numbers.size() == 9, got("must have nine numbers", static_cast<int64_t>(numbers.size())));
   AxisPlan p;
   p.n = numbers[0], p.share = numbers[1], p.real_bytes = numbers[2], p.radices = radices;
   p.lanes = numbers[3], p.together = numbers[4], p.threads_per_lane = numbers[5], p.overlaid = numbers[6] != 0;
   p.registers = numbers[7], p.blocks = numbers[8];
+  demand(p.n >= 1 && p.n <= 1 << 20, got("n must be 1 to 2^20", p.n));
+  demand(p.share == 1 || p.share == 2 || p.share == 4 || p.share == 8, got("share must be 1, 2, 4 or 8", p.share));
+  demand(p.real_bytes == 4 || p.real_bytes == 8, got("bytes must be 4 or 8", p.real_bytes));
+  demand(p.lanes >= 1 && p.lanes <= 32 && (p.lanes & (p.lanes - 1)) == 0,
+         got("lanes must be a power of two up to 32", p.lanes));
+  demand(p.together >= 1 && p.lanes % p.together == 0, got("together must divide lanes", p.together));
+  demand(!p.overlaid || p.together == p.lanes, "overlaid needs all lanes together");
+  demand(p.threads_per_lane >= 1 && p.threads() <= plan_detail::kThreads,
+         got("threads must be 1 to 1024 in all", p.together * p.threads_per_lane));
+  demand(p.blocks >= 1 && p.blocks <= 32, got("blocks must be 1 to 32", p.blocks));
+  if (radices.empty()) return p;
+  int64_t product = 1;
+  for (int64_t r : radices) {
+    demand(r >= 1 && r <= 64, got("radices must be 1 to 64", r));
+    product *= r;
+  }
+  demand(product == p.points(), got("the radices' product must be the number of points", product));
   return p;
 }
 

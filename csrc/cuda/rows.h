@@ -45,14 +45,14 @@ FRONT_DEVICE void load_pair(const B& block, const S* x, const AxisArgs& args, u3
     fill(args.in_four, quad);
 }
 
-// Which lane of those together, and as which of its threads, a thread serves on the values' side: in the intermediate
-// neighbouring lanes lie together, so neighbouring threads take them.
-struct Share {
+// Which lane of those together, and as which of its threads, a thread serves on the values' side: where neighbouring
+// lanes lie together, as in the intermediate, neighbouring threads take them.
+struct ValueSide {
   u32 group, thread;
 };
 template <class A>
-FRONT_DEVICE Share share_of(u32 t, i64 along, i64 four) {
-  if (A::together > 1 && four != 4 * along) return {t % A::together, t / A::together};
+FRONT_DEVICE ValueSide value_side_of(u32 t, i64 along, i64 four, i64 lane) {
+  if (A::together > 1 && (four != 4 * along || (lane == 1 && along != 1))) return {t % A::together, t / A::together};
   return {A::group_of(t), A::thread_of(t)};
 }
 
@@ -74,19 +74,19 @@ FRONT_DEVICE void load_rows(const B& block, const AxisArgs& args, const Place& p
   constexpr bool paired = A::even && A::stages > 1 && count % 2 == 0;
   constexpr int work = paired ? count / 2 : count;
   block.each("load rows", [&](int t) {
-    const Share share = share_of<A>(t, args.in_along, args.in_four);
-    const int base = share.group * A::padded;
-    if (share.group >= place.template live<A>(first)) return;
-    const i64 lane = place.first_lane + first + share.group, offset = in_offset(args, place.batch, lane);
+    const ValueSide side = value_side_of<A>(t, args.in_along, args.in_four, args.in_lane);
+    const int base = side.group * A::padded;
+    if (side.group >= place.template live<A>(first)) return;
+    const i64 lane = place.first_lane + first + side.group, offset = in_offset(args, place.batch, lane);
     if constexpr (A::lanes > A::together)
-      if (args.in_quads && args.in_four == 4 && first + A::together + static_cast<int>(share.group) < place.lanes)
+      if (args.in_quads && args.in_four == 4 && first + A::together + static_cast<int>(side.group) < place.lanes)
         with_type<Real>(args.in_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
           const i64 next = in_offset(args, place.batch, lane + A::together);
-          prefetch_row<A>(block, static_cast<const S*>(args.in[place.matrix]) + next, share.thread);
+          prefetch_row<A>(block, static_cast<const S*>(args.in[place.matrix]) + next, side.thread);
         });
     FRONT_NO_UNROLL
-    for (u32 i = share.thread; i < work; i += A::threads_per_lane) {
+    for (u32 i = side.thread; i < work; i += A::threads_per_lane) {
       if constexpr (paired) {
         with_type<Real>(args.in_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
@@ -131,17 +131,17 @@ FRONT_DEVICE void store_rows(const B& block, const AxisArgs& args, const Place& 
   constexpr bool paired = A::even && span % 2 == 0;
   constexpr int work = paired ? span / 2 : span;
   block.each("store rows", [&](int t) {
-    const Share share = share_of<A>(t, args.out_along, args.out_four);
-    const int base = share.group * A::padded;
-    if (share.group >= place.template live<A>(first)) return;
-    const i64 offset = out_offset(args, place.batch, place.first_lane + first + share.group);
+    const ValueSide side = value_side_of<A>(t, args.out_along, args.out_four, args.out_lane);
+    const int base = side.group * A::padded;
+    if (side.group >= place.template live<A>(first)) return;
+    const i64 offset = out_offset(args, place.batch, place.first_lane + first + side.group);
     FRONT_NO_UNROLL
-    for (u32 i = share.thread; i < work; i += A::threads_per_lane) {
+    for (u32 i = side.thread; i < work; i += A::threads_per_lane) {
       if constexpr (paired) {
-        // The mirror's twiddles are the conjugates of those of i + 1, shifted: see gather_mirror.
+        // The mirror's twiddles are the conjugates of those of i + 1, its outputs shifted: see gather.
         Point a[R], shifted[R];
-        gather<A>(block, points, base, i, twiddles, a);
-        gather_mirror<A>(block, points, base, span - 1 - i, i + 1, twiddles, shifted);
+        gather<A, false>(block, points, base, i, i, twiddles, a);
+        gather<A, true>(block, points, base, span - 1 - i, i + 1, twiddles, shifted);
         const auto b = [&](int r) { return shifted[(r + 1) % R]; };
         with_type<Real>(args.out_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
@@ -171,7 +171,7 @@ FRONT_DEVICE void store_rows(const B& block, const AxisArgs& args, const Place& 
         });
       } else {
         Point a[R];
-        gather<A>(block, points, base, i, twiddles, a);
+        gather<A, false>(block, points, base, i, i, twiddles, a);
         with_type<Real>(args.out_type, [&](auto storage) {
           using S = typename decltype(storage)::type;
           S* y = static_cast<S*>(args.out[place.matrix]) + offset;

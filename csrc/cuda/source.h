@@ -18,7 +18,7 @@ inline std::string axis_name(const AxisPlan& p) {
   std::ostringstream s;
   s << (p.real_bytes == 4 ? "f32" : "f64") << "_n" << p.n << "_s" << p.share << "_r";
   for (size_t i = 0; i < p.radices.size(); ++i) s << (i ? "x" : "") << p.radices[i];
-  s << "_l" << p.lanes << (p.overlaid ? "o" : "t") << p.together << "x" << p.threads_per_lane << "_b" << p.bound();
+  s << "_l" << p.lanes << (p.overlaid ? "o" : "t") << p.together << "x" << p.threads_per_lane << "_b" << p.blocks;
   return s.str();
 }
 
@@ -33,7 +33,7 @@ inline std::string axis_type(const AxisPlan& p) {
 
 inline std::string entry(const std::string& name, const AxisPlan& p, const char* arguments, const std::string& call) {
   std::ostringstream s;
-  s << "FRONT_KERNEL(" << name << ", " << p.threads() << ", " << p.bound() << ", front::cuda::" << arguments
+  s << "FRONT_KERNEL(" << name << ", " << p.threads() << ", " << p.blocks << ", front::cuda::" << arguments
     << ",\n             (front::cuda::" << call << "(block, args)))\n";
   return s.str();
 }

@@ -59,7 +59,7 @@ void bind_cuda(py::module_& m) {
       "cuda_axis_plan",
       [](int64_t n, int64_t kept, int64_t real_bytes, int64_t lanes, const std::vector<int64_t>& hardware, int fours) {
         const cuda::AxisPlan p =
-            cuda::plan_axis(n, kept, real_bytes, lanes, static_cast<cuda::Fours>(fours), hardware_of(hardware));
+            cuda::plan_axis(n, kept, real_bytes, lanes, cuda::fours_of(fours), hardware_of(hardware));
         py::dict d;
         d["n"] = p.n;
         d["radices"] = p.radices;
@@ -88,6 +88,15 @@ void bind_cuda(py::module_& m) {
       },
       py::arg("direction"), py::arg("plan"), py::arg("radices"),
       "Name, source and most shared memory of the kernel of a plan that is not the planner's: plan.h's plan_of.");
+
+  m.def(
+      "cuda_force_plan",
+      [](const std::vector<int64_t>& plan, const std::vector<int64_t>& radices, int fours) {
+        cuda::passes_detail::ForcedPlans::get().set(cuda::plan_of(plan, radices), cuda::fours_of(fours));
+      },
+      py::arg("plan"), py::arg("radices"), py::arg("fours"),
+      "What cuda_matrix_launches and cuda_axis_launches take instead of the planner's choice; without radices: no "
+      "more.");
 
   m.def(
       "cuda_large_plan",
