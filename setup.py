@@ -1,7 +1,6 @@
 """Builds csrc with CMake and ninja into the front_kernels package; everything else is in pyproject.toml."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,8 +52,6 @@ class CMakeBuild(build_ext):
         subprocess.run([tool, "-S", ROOT, "-B", build, "-G", "Ninja", *flags], check=True)
         jobs = os.environ.get("MAX_JOBS")
         build_flags = ["--target", TARGETS[ext.name], *(["--parallel", jobs] if jobs else [])]
-        if configure["FRONT_CUDA"] == "0":  # nothing of an earlier build
-            shutil.rmtree(cuda, ignore_errors=True)
         subprocess.run([tool, "--build", build, *build_flags], check=True)
         if not in_place:  # what ptxas reported is for the tests
             for log in cuda.glob("*.log"):

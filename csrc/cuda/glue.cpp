@@ -140,18 +140,19 @@ class Device {
   }
 
   // What shared memory the blocks of a multiprocessor leave is first-level cache, which holds the tables: no more is
-  // set aside than the blocks need that its registers have room for.
+  // set aside than the blocks need that its registers have room for. A hint: without it kernels are only slower.
   void prefer_cache(cudaKernel_t kernel, const Launch& l) const {
     cudaFuncAttributes found{};
-    check(cudaFuncGetAttributes(&found, reinterpret_cast<const void*>(kernel)), "attributes of a kernel");
-    const int64_t blocks = std::max<int64_t>(
-        1, plan_detail::resident_blocks(l.threads, found.numRegs,
-                                        l.shared + static_cast<int64_t>(found.sharedSizeBytes), hardware_));
-    const int64_t bytes = blocks * (l.shared + plan_detail::kReservedShared);
-    const int64_t percent = std::min<int64_t>(100, divide_up(100 * bytes, hardware_.shared_per_multiprocessor));
-    check(cudaKernelSetAttributeForDevice(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                          static_cast<int>(percent), index_),
-          "shared memory of a multiprocessor");
+    cudaError_t error = cudaFuncGetAttributes(&found, reinterpret_cast<const void*>(kernel));
+    if (error == cudaSuccess) {
+      const int64_t shared = l.shared + static_cast<int64_t>(found.sharedSizeBytes);
+      const int64_t blocks = plan_detail::resident_blocks(l.threads, found.numRegs, shared, hardware_);
+      const int64_t bytes = std::max<int64_t>(1, blocks) * (l.shared + plan_detail::kReservedShared);
+      const int64_t percent = std::min<int64_t>(100, divide_up(100 * bytes, hardware_.shared_per_multiprocessor));
+      error = cudaKernelSetAttributeForDevice(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                              static_cast<int>(percent), index_);
+    }
+    if (error != cudaSuccess) cudaGetLastError();  // else the next check would report it
   }
 
   // The machine code, from what was built ahead or from the run-time compiler: front_kernels/_kernels.py.
