@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import os
+
+# Before anything loads OpenMP, and for the tests' subprocesses too: threads that wait must not spin. Two test processes
+# of two threads each on two cores took more than 300 seconds for what takes 17 with this (test_transfer_memory).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
