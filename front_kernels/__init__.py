@@ -28,6 +28,7 @@ except ImportError as error:
 torch.ops.load_library(_LIBRARY_FILE)
 
 from . import _autograd, _kernels, _variants, engines, reference  # noqa: E402
+from ._settings import set_engine, set_precision  # noqa: E402
 from .info import build_info, empty_cache, plan_for  # noqa: E402
 from .ops import (  # noqa: E402
     dct,
@@ -73,4 +74,6 @@ __all__ = [
     "lowpass_",
     "plan_for",
     "reference",
+    "set_engine",
+    "set_precision",
 ]

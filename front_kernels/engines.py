@@ -1,40 +1,209 @@
 """The one place that chooses what runs for a CUDA tensor. The C++ library has the CPU key to itself.
 
-The rule is short as long as there is one engine: `cuda`, the FFT-shaped kernels of csrc/cuda, where it was built.
+Two engines: `cuda`, the FFT-shaped kernels of csrc/cuda, where they were built; `triton`, GEMM-shaped kernels on tensor
+cores, where Triton is installed. Of those present, the one that the cost model (_costs.py) predicts to be faster; or
+the one that `set_engine` or FRONT_ENGINE names. `plan_for` tells what was chosen and why.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _C, _contract
+from . import _C, _contract, _costs, _settings
 from ._autograd import OPS
 from ._variants import IN_PLACE, MANY
 
-__all__ = ["available"]
+__all__ = ["Choice", "available", "choose"]
 
 _FORWARD, _INVERSE, _RESIZE = 0, 1, 2  # csrc/params.h's Direction
 _Norm = str
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """What choosing and launching need to know of a device."""
+
+    name: str
+    architecture: str  # "sm_90", "gfx942"
+    multiprocessors: int
+    nvidia: bool = True
+
+    @property
+    def warp(self) -> int:
+        """Threads of a warp."""
+        return 32 if self.nvidia else 64
+
+    @property
+    def capability(self) -> int:
+        return int(self.architecture.removeprefix("sm_")) if self.nvidia else 0
+
+
+H200 = Gpu("NVIDIA H200", "sm_90", 132)
+
+
+@functools.cache
+def _gpu(index: int) -> Gpu:
+    found = torch.cuda.get_device_properties(index)
+    if torch.version.hip is not None:
+        name = found.gcnArchName.split(":")[0]
+        return Gpu(found.name, name, found.multi_processor_count, nvidia=False)
+    return Gpu(found.name, f"sm_{found.major}{found.minor}", found.multi_processor_count)
+
+
+def gpu_of(device: torch.device) -> Gpu:
+    """The device, or an H200 where there is no GPU."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return H200
+    return _gpu(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _absent(name: str, gpu: Gpu) -> str | None:
+    """Why an engine cannot run on a device; None where it can."""
+    if name == "cuda":
+        if not _C.build_info()["cuda"]:
+            return (
+                "this build of front_kernels has no CUDA engine; build it where a CUDA toolkit (12.8 or later) is "
+                "found (FRONT_CUDA=1 makes its absence an error)"
+            )
+        return None if gpu.nvidia else f"it is for NVIDIA's GPUs, and this is an {gpu.name}"
+    if not _has_triton():
+        return "Triton is not installed (pip install triton)"
+    if gpu.nvidia and gpu.capability < 80:
+        return f"it needs sm_80 or later, and {gpu.name} is {gpu.architecture}"
+    return None
+
+
 def available() -> tuple[str, ...]:
-    """Names of the engines that this build has for CUDA tensors."""
-    return ("cuda",) if _C.build_info()["cuda"] else ()
+    """Names of the engines that there are for CUDA tensors: of this build, and of what is installed."""
+    return tuple(name for name in _settings.ENGINES if _absent(name, H200) is None)
 
 
-def _no_engine(name: str) -> Callable[..., NoReturn]:
-    def kernel(*args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError(
-            f"front::{name}: x is on a CUDA device, but this build of front_kernels has no CUDA engine. Build it where "
-            f"a CUDA toolkit (12.8 or later) is found (FRONT_CUDA=1 makes its absence an error), or move x to the CPU "
-            f"(x.cpu()) and the result back."
-        )
+@dataclass(frozen=True)
+class Choice:
+    """The engine, and for each one either the microseconds that it is predicted to take or why it is out."""
 
-    return kernel
+    engine: str
+    predicted_us: dict[str, float]
+    absent: dict[str, str]
+    forced: bool
+
+
+@functools.lru_cache(maxsize=4096)
+def _chosen(problems: tuple[_costs.Problem, ...], gpu: Gpu, asked: str | None, precision: str) -> Choice:
+    absent = {name: why for name in _settings.ENGINES if (why := _absent(name, gpu)) is not None}
+    device = _costs.device_named(gpu.name)
+    predicted = {
+        "cuda": sum(_costs.cuda_us(problem, device) for problem in problems),
+        "triton": sum(_costs.triton_us(problem, precision, device) for problem in problems),
+    }
+    predicted = {name: us for name, us in predicted.items() if name not in absent}
+    if asked is not None and asked in absent:
+        raise NotImplementedError(f"engine {asked!r} was asked for, but {absent[asked]}")
+    if not predicted:
+        reasons = "; ".join(f"{name}: {why}" for name, why in absent.items())
+        raise NotImplementedError(f"no engine for CUDA tensors ({reasons}). Or move x to the CPU (x.cpu())")
+    engine = asked or min(predicted, key=lambda name: predicted[name])
+    return Choice(engine, predicted, absent, asked is not None)
+
+
+def choose(problems: Sequence[_costs.Problem], gpu: Gpu, engine: str | None = None) -> Choice:
+    """Which engine transforms this (of a resize, both directions) on a device; `engine` forces one.
+
+    Raises:
+        NotImplementedError: there is no engine for the device, or the one that was asked for cannot run there.
+        ValueError: `engine` or FRONT_ENGINE is not an engine's name.
+    """
+    _settings.check_engine("engine", engine)
+    return _chosen(tuple(problems), gpu, engine or _settings.engine(), _settings.precision())
+
+
+def target(gpu: Gpu, **kwargs: Any) -> Any:
+    """The device as the Triton launcher wants it."""
+    from .triton import launch
+
+    return launch.Target(
+        (gpu.name, gpu.architecture), gpu.multiprocessors, _settings.precision(), tf32=gpu.nvidia, **kwargs
+    )
+
+
+def _pair(shape: Sequence[int]) -> tuple[int, int]:
+    return shape[-2], shape[-1]
+
+
+def problems_of(
+    direction: int, count: int, x: Sequence[int], out: Sequence[int], k: Sequence[int], dtypes: Sequence[torch.dtype]
+) -> list[_costs.Problem]:
+    """What the model is asked about matrices of shape x that become matrices of shape out."""
+    first, last = dtypes
+    if direction == _FORWARD:
+        return [_costs.Problem(count, _pair(x), _pair(out), False, first, last)]
+    if direction == _INVERSE:
+        return [_costs.Problem(count, _pair(out), _pair(x), True, first, last)]
+    middle = torch.float64 if torch.float64 in dtypes else torch.float32
+    return [
+        _costs.Problem(count, _pair(x), _pair(k), False, first, middle),
+        _costs.Problem(count, _pair(out), _pair(k), True, middle, last),
+    ]
+
+
+def _count(shape: Sequence[int]) -> int:
+    total = 1
+    for n in shape:
+        total *= n
+    return total
+
+
+def _engine(op: str, problems: Sequence[_costs.Problem], gpu: Gpu) -> str:
+    try:
+        return choose(problems, gpu).engine
+    except NotImplementedError as error:
+        raise NotImplementedError(f"front::{op}: x is on a CUDA device: {error}") from None
+
+
+def _matrices(
+    op: str, xs: Sequence[Tensor], outs: Sequence[Tensor], direction: int, norm: _Norm, k: Sequence[int]
+) -> None:
+    x, out = xs[0], outs[0]
+    gpu = gpu_of(x.device)
+    count = len(xs) * _count(x.shape[:-2])
+    problems = problems_of(direction, max(1, count), x.shape, out.shape, k, (x.dtype, out.dtype))
+    engine = _engine(op, problems, gpu)
+    if not out.numel():
+        return
+    if engine == "cuda":
+        torch.ops.front._cuda_matrices(list(xs), list(outs), direction, k[0], k[1], norm)
+    else:
+        from .triton import launch
+
+        name = ("forward", "inverse", "resize")[direction]
+        with torch.cuda.device_of(x):
+            launch.matrices(xs, outs, name, k, norm, target(gpu))
+
+
+def _axis(op: str, x: Tensor, out: Tensor, direction: int, dim: int, norm: _Norm) -> None:
+    gpu = gpu_of(x.device)
+    n, k = (x, out) if direction == _FORWARD else (out, x)
+    lanes = _count(x.shape) // x.shape[dim]
+    problem = _costs.Problem(1, (n.shape[dim], lanes), (k.shape[dim], None), direction == _INVERSE, x.dtype, out.dtype)
+    if _engine(op, [problem], gpu) == "cuda":
+        torch.ops.front._cuda_axis(x, out, direction, dim, norm)
+    else:
+        from .triton import launch
+
+        with torch.cuda.device_of(x):
+            launch.axis(x, out, direction == _INVERSE, dim, norm, target(gpu))
 
 
 def _check_device(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
@@ -42,38 +211,25 @@ def _check_device(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
         raise ValueError(f"front::{op}: {name} must be on {x.device}, as x is, got {tensor.device}")
 
 
-def _matrices(xs: Sequence[Tensor], outs: Sequence[Tensor], direction: int, norm: _Norm, k: Sequence[int]) -> None:
-    if outs[0].numel():
-        torch.ops.front._cuda_matrices(list(xs), list(outs), direction, k[0], k[1], norm)
-
-
 def _kept(shape: Sequence[int], size: Sequence[int], k: Sequence[int] | None) -> list[int]:
     kept = [min(n, s) for n, s in zip(shape[-2:], size, strict=True)]
     return kept if k is None else [min(a, b) for a, b in zip(kept, k, strict=True)]
 
 
-# What each op is for the engine: f(x, out, arguments).
-def _dct_crop(x: Tensor, out: Tensor, norm: str = "ortho") -> None:
-    _matrices([x], [out], _FORWARD, norm, (0, 0))
+def _resize(op: str, x: Tensor, out: Tensor, k: Sequence[int] | None, norm: str) -> None:
+    _matrices(op, [x], [out], _RESIZE, norm, _kept(x.shape, out.shape[-2:], k))
 
 
-def _idct_pad(x: Tensor, out: Tensor, norm: str = "ortho") -> None:
-    _matrices([x], [out], _INVERSE, norm, (0, 0))
-
-
-def _dct_resize(x: Tensor, out: Tensor, k: Sequence[int] | None = None, norm: str = "ortho") -> None:
-    _matrices([x], [out], _RESIZE, norm, _kept(x.shape, out.shape[-2:], k))
-
-
+# What each op is for an engine: f(x, out, arguments).
 _KERNELS: dict[str, Callable[..., None]] = {
-    "dct2": lambda x, out, a: _dct_crop(x, out, a["norm"]),
-    "idct2": lambda x, out, a: _idct_pad(x, out, a["norm"]),
-    "dct_crop": lambda x, out, a: _dct_crop(x, out, a["norm"]),
-    "idct_pad": lambda x, out, a: _idct_pad(x, out, a["norm"]),
-    "dct_resize": lambda x, out, a: _dct_resize(x, out, a["k"], a["norm"]),
-    "lowpass": lambda x, out, a: _dct_resize(x, out, a["k"]),
-    "dct": lambda x, out, a: torch.ops.front._cuda_axis(x, out, _FORWARD, a["dim"] % x.dim(), a["norm"]),
-    "idct": lambda x, out, a: torch.ops.front._cuda_axis(x, out, _INVERSE, a["dim"] % x.dim(), a["norm"]),
+    "dct2": lambda x, out, a: _matrices("dct2", [x], [out], _FORWARD, a["norm"], (0, 0)),
+    "idct2": lambda x, out, a: _matrices("idct2", [x], [out], _INVERSE, a["norm"], (0, 0)),
+    "dct_crop": lambda x, out, a: _matrices("dct_crop", [x], [out], _FORWARD, a["norm"], (0, 0)),
+    "idct_pad": lambda x, out, a: _matrices("idct_pad", [x], [out], _INVERSE, a["norm"], (0, 0)),
+    "dct_resize": lambda x, out, a: _resize("dct_resize", x, out, a["k"], a["norm"]),
+    "lowpass": lambda x, out, a: _resize("lowpass", x, out, a["k"], "ortho"),
+    "dct": lambda x, out, a: _axis("dct", x, out, _FORWARD, a["dim"] % x.dim(), a["norm"]),
+    "idct": lambda x, out, a: _axis("idct", x, out, _INVERSE, a["dim"] % x.dim(), a["norm"]),
 }
 
 
@@ -114,11 +270,11 @@ def _in_place(name: str) -> Callable[..., None]:
         k = args[0] if args else kwargs.get("k", x.shape[-2:])
         corner = x[..., : k[0], : k[1]]
         if name == "lowpass_":
-            _matrices([x], [x], _RESIZE, norm, k)
+            _matrices(name, [x], [x], _RESIZE, norm, k)
         elif name in ("dct2_", "dct_crop_"):
-            _matrices([x], [corner], _FORWARD, norm, k)
+            _matrices(name, [x], [corner], _FORWARD, norm, k)
         else:
-            _matrices([corner], [x], _INVERSE, norm, k)
+            _matrices(name, [corner], [x], _INVERSE, norm, k)
 
     return kernel
 
@@ -133,7 +289,7 @@ def _many(op: Any) -> Callable[..., list[Tensor]]:
         for i, x in enumerate(xs):
             _check_device(name, f"xs[{i}]", x, xs[0])
         outs = [torch.empty(shape, dtype=dtype, device=x.device) for x in xs]
-        _matrices(xs, outs, direction, op.arguments(args, kwargs)["norm"], (0, 0))
+        _matrices(name, xs, outs, direction, op.arguments(args, kwargs)["norm"], (0, 0))
         return outs
 
     return kernel
@@ -142,15 +298,14 @@ def _many(op: Any) -> Callable[..., list[Tensor]]:
 def register() -> torch.library.Library:
     """Registers the CUDA key of every op; the returned Library keeps the kernels alive."""
     library = torch.library.Library("front", "IMPL")
-    built = "cuda" in available()
     for op in OPS:
         overloads = getattr(torch.ops.front, op.name).overloads()
-        library.impl(op.name, _functional(op) if built else _no_engine(op.name), "CUDA")
+        library.impl(op.name, _functional(op), "CUDA")
         if "out" in overloads:
-            library.impl(f"{op.name}.out", _into(op) if built else _no_engine(op.name), "CUDA")
+            library.impl(f"{op.name}.out", _into(op), "CUDA")
     for name in IN_PLACE:
-        library.impl(name, _in_place(name) if built else _no_engine(name), "CUDA")
+        library.impl(name, _in_place(name), "CUDA")
     for op in MANY:
         name = f"{op.name}_many"
-        library.impl(name, _many(op) if built else _no_engine(name), "CUDA")
+        library.impl(name, _many(op), "CUDA")
     return library

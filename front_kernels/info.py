@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import _C, _contract
+from . import _C, _contract, engines
 from .ops import Pair, _pair
 
 
@@ -23,6 +23,7 @@ def plan_for(
     *,
     inverse: bool = False,
     device: str | torch.device = "cpu",
+    engine: str | None = None,
 ) -> dict[str, Any]:
     """How a matrix of `shape`, of which the k0 x k1 corner is kept (or, inverse, given), would be transformed.
 
@@ -32,10 +33,13 @@ def plan_for(
         dtype: dtype of the matrix and the result.
         inverse: plan `idct_pad` to `shape` instead of `dct_crop`.
         device: "cpu", or a CUDA device; without a GPU, plans for "cuda" are an H200's.
+        engine: of a CUDA device: "cuda" or "triton" instead of what would be chosen.
 
     Returns:
-        For a CUDA device {"launches": for each kernel in order its "name", "blocks", "threads" and "shared_bytes",
-        "workspace_bytes", "compute_dtype", "text"}. For the CPU {"rows": plan of the pass along the rows (length n),
+        For a CUDA device {"engine": what was chosen, "forced": whether it was asked for, "predicted_us": microseconds
+        by the cost model (_costs.py) of each engine that there is, "absent": why another is out, "launches": for each
+        kernel in order its "name", "blocks", "threads" and ("cuda" only) "shared_bytes", "workspace_bytes",
+        "compute_dtype", "text"}. For the CPU {"rows": plan of the pass along the rows (length n),
         "columns": that along the columns (length m), "order": which is first, "workspace_bytes": size of the
         intermediate, "compute_dtype", "predicted_us": microseconds by the cost model, "text": all that in words}. A
         plan of a pass has the algorithm ("mixed radix", "bluestein" or "dense"), radices, lengths, a cost in vector
@@ -43,7 +47,8 @@ def plan_for(
         machine (csrc/plan.h); on others compare predictions with each other only.
 
     Raises:
-        ValueError: shape, k, dtype or device is not allowed.
+        ValueError: shape, k, dtype, device or engine is not allowed.
+        NotImplementedError: there is no engine for the CUDA device, or not the one that was asked for.
     """
     size, kept = list(shape), list(shape if k is None else _pair(k))
     for name, values in (("shape", size), ("k", kept)):
@@ -60,7 +65,9 @@ def plan_for(
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be a CPU or CUDA device, got {device}")
     if device.type == "cuda":
-        return _cuda_plan(size, kept, dtype, inverse, device)
+        return _gpu_plan(size, kept, dtype, inverse, device, engine)
+    if engine is not None:
+        raise ValueError(f"engine is for CUDA devices only, got {engine!r} for device {str(device)!r}")
     (m, n), (k0, k1) = size, kept
     machine = list(torch.ops.front._cpu_machine())
     plan = _C.plan_matrix(not inverse, m, n, k0, k1, dtype.itemsize, machine)
@@ -79,28 +86,68 @@ def plan_for(
 H200 = (132, 227 << 10, 228 << 10)  # multiprocessors; shared memory of a block, and of a multiprocessor
 
 
-def _cuda_plan(
-    size: list[int], kept: list[int], dtype: torch.dtype, inverse: bool, device: torch.device
+def _gpu_plan(
+    size: list[int], kept: list[int], dtype: torch.dtype, inverse: bool, device: torch.device, engine: str | None
 ) -> dict[str, Any]:
+    gpu = engines.gpu_of(device)
+    direction = int(inverse)
+    shapes = (kept, size) if inverse else (size, kept)
+    choice = engines.choose(engines.problems_of(direction, 1, *shapes, (), (dtype, dtype)), gpu, engine)
+    make = _cuda_launches if choice.engine == "cuda" else _triton_launches
+    launches, workspace = make(size, kept, dtype, direction, device, gpu)
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    reasons = [f"{name}: {us:.1f} us by the cost model" for name, us in choice.predicted_us.items()]
+    reasons += [f"{name}: out, {why}" for name, why in choice.absent.items()]
+    lines = [f"engine {choice.engine}{', as asked for' if choice.forced else ''} ({'; '.join(reasons)})"]
+    for x in launches:
+        shared = f", {x['shared_bytes']} bytes of shared memory each" if "shared_bytes" in x else ""
+        lines.append(f"{x['name']}: {x['blocks']} blocks of {x['threads']} threads{shared}")
+    return {
+        "engine": choice.engine,
+        "forced": choice.forced,
+        "predicted_us": choice.predicted_us,
+        "absent": choice.absent,
+        "launches": launches,
+        "workspace_bytes": workspace,
+        "compute_dtype": compute,
+        "text": "\n".join([*lines, f"workspace {workspace} bytes"]),
+    }
+
+
+def _cuda_launches(
+    size: list[int], kept: list[int], dtype: torch.dtype, direction: int, device: torch.device, gpu: engines.Gpu
+) -> tuple[list[dict[str, Any]], int]:
     hardware: Sequence[int] = H200
-    if torch.cuda.is_available() and _C.build_info()["cuda"]:
+    if torch.cuda.is_available():
         index = torch.cuda.current_device() if device.index is None else device.index
         hardware = torch.ops.front._cuda_hardware(index)
     element = _contract.FLOATS.index(dtype)
     compute = torch.float64 if dtype == torch.float64 else torch.float32
-    strides = [kept[1], 1, size[1], 1] if inverse else [size[1], 1, kept[1], 1]
+    strides = [kept[1], 1, size[1], 1] if direction else [size[1], 1, kept[1], 1]
     types = [element, _contract.FLOATS.index(compute), element]
-    direction = 1 if inverse else 0
     found, workspace = _C.cuda_matrix_launches(
         direction, [*size, *kept, 0, 0], strides, types, "ortho", [0], [0], [], 0, list(hardware)
     )
-    launches = [{key: launch[key] for key in ("name", "blocks", "threads", "shared_bytes")} for launch in found]
-    lines = [
-        f"{x['name']}: {x['blocks']} blocks of {x['threads']} threads, {x['shared_bytes']} bytes of shared memory each"
-        for x in launches
+    return [{key: launch[key] for key in ("name", "blocks", "threads", "shared_bytes")} for launch in found], workspace
+
+
+def _triton_launches(
+    size: list[int], kept: list[int], dtype: torch.dtype, direction: int, device: torch.device, gpu: engines.Gpu
+) -> tuple[list[dict[str, Any]], int]:
+    from .triton import launch
+
+    found: list[launch.Launch] = []
+    large, small = (torch.empty(shape, dtype=dtype, device="meta") for shape in (size, kept))
+    x, out = (small, large) if direction else (large, small)
+    name = "inverse" if direction else "forward"
+    launch.matrices([x], [out], name, (0, 0), "ortho", engines.target(gpu, run=found.append))
+    launches = [
+        {"name": each.kernel.__name__, "blocks": each.grid, "threads": each.options["num_warps"] * gpu.warp}
+        for each in found
     ]
-    text = "\n".join([*lines, f"workspace {workspace} bytes"])
-    return {"launches": launches, "workspace_bytes": workspace, "compute_dtype": compute, "text": text}
+    # All but the last write temporaries.
+    written = [each.arguments["partials" if "partials" in each.arguments else "out"] for each in found[:-1]]
+    return launches, sum(tensor.nbytes for tensor in written)
 
 
 def build_info() -> dict[str, Any]:

@@ -25,13 +25,15 @@ def assert_matches(
     tolerance: float | None = None,
     rms: float = 0.0,
     lanes: bool = False,
+    before_rounding: float = 8 * torch.finfo(torch.float32).eps,
 ) -> None:
     """Fails unless `actual` (of `dtype`) is `expected` (float64) up to its rounding.
 
     Three measures, since each forgives what another sees: the relative L2 error of every matrix (of every row, with
     `lanes`: rows that were transformed by themselves), that of every row, and every element. For float16 and bfloat16
-    each element may be off by its rounding. Errors are relative to the root mean square of the matrix (or lane), or to
-    `rms` where that is more: what it would be had the few sums that make it up not cancelled by chance.
+    each element may be off by the rounding of a result that itself is off by `before_rounding` of the scale. Errors are
+    relative to the root mean square of the matrix (or lane), or to `rms` where that is more: what it would be had the
+    few sums that make it up not cancelled by chance.
     """
     assert actual.dtype == dtype, f"dtype {actual.dtype}, expected {dtype}"
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
@@ -47,7 +49,7 @@ def assert_matches(
     rounding = ROUNDOFF.get(dtype, 0.0)
     if rounding:  # of a float32 result that is off by some of its own roundings, which can tip a tie
         smallest = torch.finfo(dtype).smallest_normal * rounding  # half a step of the subnormals
-        allowed = 1.01 * (rounding * e.abs() + smallest) + 8 * torch.finfo(torch.float32).eps * scale
+        allowed = 1.01 * (rounding * e.abs() + smallest) + before_rounding * scale
         a = torch.where((a - e).abs() <= allowed, e, a)
     error = (root_mean_square(a - e, (-2, -1)) / scale).max().item()
     assert error <= limit, f"relative L2 error {error:.3g} > {limit:.3g}"

@@ -163,7 +163,7 @@ def test_plan_for():
     assert found["workspace_bytes"] == 4 * 8192 * 1024
     assert found["compute_dtype"] == torch.float32
     assert found["launches"][0]["name"] in found["text"]
-    back = fk.plan_for((30522, 768), (256, 256), torch.float64, inverse=True, device="cuda:0")
+    back = fk.plan_for((30522, 768), (256, 256), torch.float64, inverse=True, device="cuda:0", engine="cuda")
     assert back["compute_dtype"] == torch.float64
     assert "pack" in back["text"]
     with pytest.raises(ValueError, match="device must be a CPU or CUDA device, got meta"):

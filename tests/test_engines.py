@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import front_kernels as fk
 from compare import assert_matches
 from emulate import H200, Buffer, run
 from front_kernels import _C, _autograd, _contract, _variants, engines, reference
@@ -77,7 +78,8 @@ def emulated_device():
     library = torch.library.Library("front", "IMPL")
     library.impl("_cuda_matrices", emulated_matrices, "CPU")
     library.impl("_cuda_axis", emulated_axis, "CPU")
-    yield
+    with fk.set_engine("cuda"):
+        yield
     library._destroy()
 
 

@@ -127,17 +127,22 @@ def test_three_sizes_are_refused(call, where):
         call()
 
 
-def test_a_cuda_tensor_without_an_engine_is_refused_not_moved():
+def test_a_cuda_tensor_without_an_engine_is_refused_not_moved(monkeypatch):
     """Through the CUDA kernel of each op, called by hand since no device is needed to refuse."""
+    monkeypatch.setattr(fk.engines, "_absent", lambda name, gpu: f"there is no {name}")
+    fk.engines._chosen.cache_clear()
+    arguments = {"dct_crop": ([1, 1],), "idct_pad": ([3, 3],), "dct_resize": ([1, 1],), "lowpass": ([1, 1],)}
     for op in fk._autograd.OPS:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"front::{op.name}", "CUDA")
         if "out" in getattr(torch.ops.front, op.name).overloads():
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"front::{op.name}.out", "CUDA")
         with pytest.raises(
-            NotImplementedError, match=rf"front::{op.name}: x is on a CUDA device, but .* no CUDA engine"
+            NotImplementedError,
+            match=rf"front::{op.name}: x is on a CUDA device: no engine for CUDA tensors \(cuda: there is no cuda; "
+            r"triton: there is no triton\)",
         ):
-            fk.engines._no_engine(op.name)(torch.empty(2, 2))
-    assert fk.engines.available() == (("cuda",) if fk.build_info()["cuda"] else ())
+            fk.engines._functional(op)(torch.empty(2, 2), *arguments.get(op.name, ()))
+    fk.engines._chosen.cache_clear()
 
 
 def test_plan_for_refuses():
@@ -153,6 +158,10 @@ def test_plan_for_refuses():
         fk.plan_for((4, 2**62 - 1), (1, 1))
     with pytest.raises(ValueError, match=r"dtype must be float16, bfloat16, float32 or float64, got torch\.int32"):
         fk.plan_for((4, 4), dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"engine must be 'cuda' or 'triton', got 'gemm'"):
+        fk.plan_for((4, 4), device="cuda", engine="gemm")
+    with pytest.raises(ValueError, match=r"engine is for CUDA devices only, got 'triton' for device 'cpu'"):
+        fk.plan_for((4, 4), engine="triton")
 
 
 def test_out_of_memory_says_so():

@@ -1,0 +1,135 @@
+"""What a GPU engine would take for a transform: the cost model by which engines.py chooses. Data and arithmetic only.
+
+Times are those of a model, not of a device: the larger of what the memory and what the arithmetic needs, for each
+kernel, and a launch. Rates of the FFT-shaped kernels are fitted to their times on an H200 (docs/DESIGN.md); rates of
+products are half of the tensor cores' peak, an estimate until they are measured. Only their ratios decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+__all__ = ["DEVICES", "Device", "Problem", "cuda_us", "device_named", "triton_us"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Rates of a GPU, per microsecond."""
+
+    bytes: float  # of memory, copied
+    half: float  # operations of 16-bit products with float32 sums
+    single: float  # of TF32 products
+    double: float
+    points: float  # the FFT-shaped kernels': float32 numbers read, plus twice those written
+    launch_us: float = 3.0
+
+
+DEVICES = {
+    "NVIDIA H200": Device(bytes=4.24e6, half=395e6, single=197e6, double=30e6, points=0.6e6),
+    "NVIDIA H100": Device(bytes=3.0e6, half=395e6, single=197e6, double=30e6, points=0.55e6),
+    "NVIDIA A100": Device(bytes=1.7e6, half=150e6, single=75e6, double=9e6, points=0.3e6),
+}
+UNKNOWN = DEVICES["NVIDIA H200"]
+FUSED_MOST = 128
+"""Most coefficients per axis that one Triton kernel takes through both axes."""
+
+
+def device_named(name: str) -> Device:
+    """The rates of a device; of an unknown one, those of an H200: engines compare alike on GPUs of any size."""
+    return next((device for prefix, device in DEVICES.items() if name.startswith(prefix)), UNKNOWN)
+
+
+class Pass(NamedTuple):
+    """One axis: its length, the coefficients kept or given, the lanes; `strided` where the lanes are contiguous."""
+
+    n: int
+    k: int
+    lanes: int
+    strided: bool
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`count` matrices of `shape`, of which the corner `k` is kept (or, inverse, given), between tensors of two dtypes.
+
+    A transform of one axis is that of matrices whose other side is not transformed: its k is None.
+    """
+
+    count: int
+    shape: tuple[int, int]
+    k: tuple[int, int | None]
+    inverse: bool
+    x: torch.dtype
+    out: torch.dtype
+
+    @property
+    def compute(self) -> torch.dtype:
+        return torch.float64 if torch.float64 in (self.x, self.out) else torch.float32
+
+    @property
+    def passes(self) -> list[Pass]:
+        """In the order that needs fewer products."""
+        (n0, n1), (k0, k1) = self.shape, self.k
+        if k1 is None:
+            return [Pass(n0, k0, n1, True)]
+        rows_first = [Pass(n1, k1, n0, False), Pass(n0, k0, k1, True)]
+        columns_first = [Pass(n0, k0, n1, True), Pass(n1, k1, k0, False)]
+        # The inverse is the transpose: what comes first there is last here.
+        found = min(rows_first, columns_first, key=lambda passes: sum(n * k * lanes for n, k, lanes, _ in passes))
+        return found[::-1] if self.inverse else found
+
+
+def largest_factor(n: int) -> int:
+    """The largest prime factor."""
+    most, p = 1, 2
+    while p * p <= n:
+        while n % p == 0:
+            most, n = p, n // p
+        p += 1
+    return max(most, n)
+
+
+def cuda_us(problem: Problem, device: Device) -> float:
+    """Of the FFT-shaped kernels: what they read, plus twice what they write, at one rate."""
+    total = 0.0
+    wide = 2 if problem.compute == torch.float64 else 1
+    for n, k, lanes, _ in problem.passes:
+        # A long axis goes through memory twice; one without radices is a convolution of twice its length or more.
+        factor = 4 if largest_factor(n) > 61 else 2 if n > 32768 else 1
+        points = problem.count * lanes * (k + 2 * n if problem.inverse else n + 2 * k)
+        total += factor * wide * points / device.points + device.launch_us
+    return total
+
+
+def _product_us(operations: float, dtype: torch.dtype, precision: str, device: Device) -> float:
+    if dtype == torch.float64:
+        return operations / device.double
+    if dtype == torch.float32:
+        return operations * (1 if precision == "fast" else 3) / device.single
+    return operations * (1 if precision == "fast" else 2) / device.half
+
+
+def triton_us(problem: Problem, precision: str, device: Device) -> float:
+    """Of the GEMM-shaped kernels: two passes, or one for both axes that moves the larger side of the matrix once."""
+    passes = problem.passes
+    fused = len(passes) == 2 and problem.compute == torch.float32 and max(p.k for p in passes) <= FUSED_MOST
+    total = largest = 0.0
+    for i, (n, k, lanes, strided) in enumerate(passes):
+        x = problem.x if i == 0 else problem.compute
+        out = problem.out if i == len(passes) - 1 else problem.compute
+        dot = problem.compute if problem.compute == torch.float64 else x
+        allowed = dot == torch.float32 or (precision == "fast" and dot.itemsize == 2)
+        folds = allowed and not problem.inverse and (strided or fused)
+        products = 2.0 * n * k * lanes * problem.count / (2 if folds else 1)
+        arithmetic = _product_us(products, dot, precision, device)
+        read, written = (k, n) if problem.inverse else (n, k)
+        memory = problem.count * lanes * (read * x.itemsize + written * out.itemsize) / device.bytes
+        if fused:
+            total += arithmetic
+            largest = max(largest, memory)
+        else:
+            total += max(arithmetic, memory) + device.launch_us
+    return max(total, largest) + device.launch_us * (1 if problem.inverse else 2) if fused else total

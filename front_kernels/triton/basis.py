@@ -1,0 +1,167 @@
+"""DCT bases as the kernels read them: built in float64 on the device, rounded to the products' dtype, and kept."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["CACHE_BYTES", "Basis", "Key", "cache", "get"]
+
+CACHE_BYTES = 256 << 20
+"""What bases may take on all devices together, besides those that CUDA graphs have captured."""
+
+_WORKING_ELEMENTS = 1 << 24  # float64 elements formed at a time while building: 128 MiB
+
+
+class Key(NamedTuple):
+    """Which basis: k rows of D_n (n, k, norm), or their transpose, for products of `dtype` in `terms` parts."""
+
+    n: int
+    k: int
+    inverse: bool
+    norm: str
+    dtype: torch.dtype
+    terms: int
+    fold: bool
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Basis:
+    """`data` [terms, parities, rows, columns], zero where padded; entries are those of the basis times 1 / `scale`."""
+
+    data: Tensor
+    scale: float
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """From one term, one parity, one row to the next."""
+        return self.data.stride(0), self.data.stride(1), self.data.stride(2)
+
+
+def norm_factors(n: int, norm: str) -> tuple[float, float]:
+    """Scales of coefficient 0 and of the others, relative to the bare cosine, in the forward direction."""
+    if norm.startswith("adjoint:"):
+        name = norm.removeprefix("adjoint:")
+        first, other = norm_factors(n, name)
+        return 1 / (n * first), 2 / (n * other)
+    return {
+        "ortho": (math.sqrt(1 / n), math.sqrt(2 / n)),
+        "backward": (2.0, 2.0),
+        "forward": (1 / n, 1 / n),
+    }[norm]
+
+
+def _factors(n: int, norm: str, inverse: bool) -> tuple[float, float]:
+    first, other = norm_factors(n, norm)
+    # The inverse divides by what the forward transform multiplied the orthonormal coefficients by.
+    return (1 / (n * first), 2 / (n * other)) if inverse else (first, other)
+
+
+def padded(size: int, most: int = 128) -> int:
+    """Rows and columns of a basis come in whole tiles of any size up to `most`: a power of two, or multiples of it."""
+    return -(-size // most) * most if size > most else max(16, 1 << (size - 1).bit_length())
+
+
+def _cosines(u: Tensor, i: Tensor, n: int) -> Tensor:
+    # The angle is pi q / 2n with an integer q, reduced exactly before it becomes a float.
+    q = ((2 * i + 1) * u) % (4 * n)
+    return torch.cos(q.to(torch.float64) * (math.pi / (2 * n)))
+
+
+def _build(key: Key) -> Basis:
+    n, k, device = key.n, key.k, key.device
+    first, other = _factors(n, key.norm, key.inverse)
+    # A power of two takes entries to the upper half of [0, 1], where float16's two terms hold 22 bits; it is exact.
+    exponent = math.frexp(max(first, other))[1]
+    shape = ((k + 1) // 2, (n + 1) // 2) if key.fold else (n, k) if key.inverse else (k, n)
+    rows, columns = shape
+    parities = 2 if key.fold else 1
+    data = torch.zeros(key.terms, parities, padded(rows), padded(columns), dtype=key.dtype, device=device)
+    factors = [torch.tensor(math.ldexp(f, -exponent), dtype=torch.float64, device=device) for f in (first, other)]
+    column = torch.arange(columns, device=device)
+    step = max(1, _WORKING_ELEMENTS // columns)
+    for parity in range(parities):
+        for row in range(0, rows, step):
+            r = torch.arange(row, min(row + step, rows), device=device)[:, None]
+            u, i = (column, r) if key.inverse else (2 * r + parity if key.fold else r, column)
+            factor: Tensor = torch.where(u == 0, factors[0], factors[1])
+            # With an odd k the last odd row is one too many; nobody stores what it gives.
+            value = _cosines(u, i, n) * factor
+            for term in range(key.terms):
+                rounded = value.to(key.dtype)
+                data[term, parity, row : row + len(r), :columns] = rounded
+                value -= rounded
+    return Basis(data, math.ldexp(1.0, exponent))
+
+
+def _wait(device: torch.device) -> None:
+    # Memory goes back to the stream that it came from, and another one may still be reading it.
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Cache:
+    """Least recently used bases are dropped, but for those that a CUDA graph has captured: it holds their addresses."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: OrderedDict[Key, Basis] = OrderedDict()
+        self._captured: dict[Key, Basis] = {}
+
+    @property
+    def nbytes(self) -> int:
+        with self._lock:
+            return sum(basis.data.nbytes for basis in self._found.values())
+
+    def clear(self) -> None:
+        """Drops all but those that CUDA graphs have captured."""
+        with self._lock:
+            for key in self._found:
+                _wait(key.device)
+            self._found.clear()
+
+    def get(self, key: Key) -> Basis:
+        """The basis, built if it is not there.
+
+        Raises:
+            RuntimeError: it is not there and the current stream is being captured into a CUDA graph.
+        """
+        if key.device.type == "meta":
+            return _build(key)
+        capturing = key.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        with self._lock:
+            found = self._captured.get(key) or self._found.get(key)
+            if found is not None:
+                if capturing:
+                    self._captured[key] = found
+                if key in self._found:
+                    self._found.move_to_end(key)
+                return found
+        if capturing:
+            raise RuntimeError(
+                f"front: the DCT basis for length {key.n}, {key.k} kept, is not in memory, and cannot be built while a "
+                "CUDA graph is captured. Call the op once before, with the same sizes (as torch.compile's "
+                "mode='reduce-overhead' does)"
+            )
+        built = _build(key)
+        with self._lock:
+            self._found[key] = built
+            total = sum(basis.data.nbytes for basis in self._found.values())
+            if total > CACHE_BYTES:
+                _wait(key.device)
+            while total > CACHE_BYTES and len(self._found) > 1:
+                _, dropped = self._found.popitem(last=False)
+                total -= dropped.data.nbytes
+        _wait(key.device)  # from now on other streams may use it
+        return built
+
+
+cache = Cache()
+get = cache.get

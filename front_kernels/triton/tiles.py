@@ -1,0 +1,55 @@
+"""Sizes of the kernels' tiles, as data: front_kernels/configs, a file for a device, an architecture, or all others."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["CONFIGS", "FUSED_MOST", "Tile", "file_for", "nearest"]
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+FUSED_MOST = 128
+"""Most coefficients per axis that the kernels take which transform both axes at once: what fits the registers."""
+
+
+class Tile(NamedTuple):
+    """What a program works on at a time. Kernels ignore what they take whole.
+
+    Rows of the result; terms of a sum; lanes; columns of the lanes' basis; and its warps and pipeline stages.
+    """
+
+    rows: int
+    terms: int
+    lanes: int
+    columns: int
+    warps: int
+    stages: int
+
+
+def file_for(names: Sequence[str]) -> Path:
+    """The first file there is for one of the names (a device's, "NVIDIA H200", then its architecture's, "sm_90")."""
+    files = [CONFIGS / (name.replace(" ", "_") + ".json") for name in names]
+    return next((file for file in files if file.exists()), CONFIGS / "default.json")
+
+
+@functools.cache
+def _read(path: Path) -> tuple[tuple[str, str, tuple[int, ...], Tile], ...]:
+    entries = json.loads(path.read_text())["tiles"]
+    return tuple((e["kernel"], e["kind"], tuple(e["size"]), Tile(*(e[name] for name in Tile._fields))) for e in entries)
+
+
+@functools.cache
+def nearest(names: tuple[str, ...], kernel: str, kind: str, size: tuple[int, ...]) -> Tile:
+    """The tile for the size (terms of the sums, lanes, rows of the basis) nearest to `size` by its logarithms."""
+
+    def distance(other: Sequence[int]) -> float:
+        return sum(abs(math.log2(a / b)) for a, b in zip(size, other, strict=True))
+
+    found = [(distance(s), tile) for name, what, s, tile in _read(file_for(names)) if (name, what) == (kernel, kind)]
+    if not found:
+        raise ValueError(f"{file_for(names)} has no tile for kernel {kernel!r} of kind {kind!r}")
+    return min(found, key=lambda pair: pair[0])[1]

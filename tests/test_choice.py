@@ -1,0 +1,193 @@
+"""Which engine transforms what on a GPU, and what users are told about it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import front_kernels as fk
+from front_kernels import _costs, _settings, engines
+from front_kernels.triton import tiles
+
+HALF, SINGLE, DOUBLE = torch.bfloat16, torch.float32, torch.float64
+
+
+@pytest.fixture(autouse=True)
+def both_engines(monkeypatch):
+    """As on a machine that has both."""
+    missing: dict[str, str] = {}
+    absent = engines._absent
+    built = fk.build_info() | {"cuda": True}
+    monkeypatch.setattr(engines, "_has_triton", lambda: True)
+    monkeypatch.setattr(engines._C, "build_info", lambda: built)
+    monkeypatch.setattr(engines, "_absent", lambda name, gpu: missing.get(name) or absent(name, gpu))
+    engines._chosen.cache_clear()
+    yield missing
+    engines._chosen.cache_clear()
+
+
+def problem(shape, k, dtype, inverse=False, count=1):
+    return _costs.Problem(count, shape, k, inverse, dtype, dtype)
+
+
+# DESIGN.md's estimates: products win below about 90 coefficients in float32 and 280 in bfloat16, and where a length has
+# a large prime factor. The inverse has no bfloat16 products: what it multiplies second is float32.
+TABLE = [
+    ((8192, 8192), (64, 64), SINGLE, "triton", "triton"),
+    ((8192, 8192), (256, 256), SINGLE, "cuda", "cuda"),
+    ((8192, 8192), (64, 64), HALF, "triton", "triton"),
+    ((8192, 8192), (128, 128), HALF, "triton", "cuda"),
+    ((8192, 8192), (512, 512), HALF, "cuda", "cuda"),
+    ((8192, 8192), (1024, 1024), HALF, "cuda", "cuda"),
+    ((4096, 4096), (4096, 4096), SINGLE, "cuda", "cuda"),
+    ((8192, 8192), (1024, 1024), DOUBLE, "cuda", "cuda"),
+    ((30522, 768), (256, 256), HALF, "triton", "triton"),
+    ((50257, 768), (25128, 384), HALF, "cuda", "cuda"),
+]
+
+
+@pytest.mark.parametrize(("shape", "k", "dtype", "forward", "back"), TABLE)
+@pytest.mark.parametrize("inverse", [False, True])
+def test_the_faster_one_by_the_model(shape, k, dtype, forward, back, inverse):
+    expected = back if inverse else forward
+    choice = engines.choose([problem(shape, k, dtype, inverse)], engines.H200)
+    assert choice.engine == expected
+    assert not choice.forced
+    assert choice.absent == {}
+    assert choice.predicted_us[expected] == min(choice.predicted_us.values())
+
+
+def test_fast_products_reach_further():
+    at = problem((8192, 8192), (256, 256), HALF)
+    assert engines.choose([at], engines.H200).engine == "cuda"
+    with fk.set_precision("fast"):
+        assert engines.choose([at], engines.H200).engine == "triton"
+    assert engines.choose([at], engines.H200).engine == "cuda"
+
+
+def test_a_model_close_to_what_was_measured():
+    """Medians on an H200, bench/results/gpu_plans.csv, float32: microseconds."""
+    device = _costs.device_named("NVIDIA H200")
+    for shape, k, inverse, measured in (
+        ((8192, 8192), (1024, 1024), False, 139),
+        ((8192, 8192), (1024, 1024), True, 140),
+        ((4096, 4096), (512, 512), False, 39.5),
+        ((11008, 4096), (2752, 1024), False, 147),
+        ((8192, 8192), (8192, 8192), False, 735),
+    ):
+        predicted = _costs.cuda_us(problem(shape, k, SINGLE, inverse), device)
+        assert 0.6 * measured <= predicted <= 2 * measured, (shape, k, predicted)
+
+
+def test_the_order_of_passes_needs_fewer_products():
+    forward = problem((1000, 100), (10, 90), SINGLE)
+    assert [(p.n, p.k, p.lanes) for p in forward.passes] == [(1000, 10, 100), (100, 90, 10)]
+    inverse = problem((1000, 100), (10, 90), SINGLE, inverse=True)
+    assert inverse.passes == forward.passes[::-1]
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(1, 1), (8192, 2), (30522, 5087), (61, 61), (151936, 1187), (2 * 3 * 7, 7)]
+)
+def test_largest_factor(n, expected):
+    assert _costs.largest_factor(n) == expected
+
+
+def test_engines_that_are_missing(both_engines):
+    at = problem((8192, 8192), (64, 64), SINGLE)
+    both_engines["triton"] = "gone"
+    choice = engines.choose([at], engines.H200)
+    assert (choice.engine, choice.absent) == ("cuda", {"triton": "gone"})
+    assert list(choice.predicted_us) == ["cuda"]
+    engines._chosen.cache_clear()
+    both_engines["cuda"] = "not built"
+    with pytest.raises(NotImplementedError, match=r"no engine for CUDA tensors \(cuda: not built; triton: gone\)"):
+        engines.choose([at], engines.H200)
+    assert engines.available() == ()
+    del both_engines["triton"]
+    assert engines.choose([problem((4096, 4096), (4096, 4096), DOUBLE)], engines.H200).engine == "triton"
+    assert engines.available() == ("triton",)
+
+
+def test_gpus_that_an_engine_is_not_for():
+    at = problem((8192, 8192), (1024, 1024), SINGLE)
+    amd = engines.choose([at], engines.Gpu("AMD Instinct MI300X", "gfx942", 304, nvidia=False))
+    assert (amd.engine, amd.absent) == (
+        "triton",
+        {"cuda": "it is for NVIDIA's GPUs, and this is an AMD Instinct MI300X"},
+    )
+    turing = engines.choose([problem((8192, 8192), (64, 64), SINGLE)], engines.Gpu("Tesla T4", "sm_75", 40))
+    assert turing.absent == {"triton": "it needs sm_80 or later, and Tesla T4 is sm_75"}
+
+
+def test_one_is_asked_for(monkeypatch, both_engines):
+    at = [problem((8192, 8192), (64, 64), SINGLE)]
+    with fk.set_engine("cuda"):
+        assert engines.choose(at, engines.H200).engine == "cuda"
+        assert engines.choose(at, engines.H200).forced
+        assert engines.choose(at, engines.H200, "triton").engine == "triton"
+    assert not engines.choose(at, engines.H200).forced
+    monkeypatch.setenv("FRONT_ENGINE", "cuda")
+    assert engines.choose(at, engines.H200).engine == "cuda"
+    with fk.set_engine("triton"):
+        assert engines.choose(at, engines.H200).engine == "triton"
+    monkeypatch.setenv("FRONT_ENGINE", "cpp")
+    with pytest.raises(ValueError, match="FRONT_ENGINE must be 'cuda' or 'triton', got 'cpp'"):
+        engines.choose(at, engines.H200)
+    monkeypatch.delenv("FRONT_ENGINE")
+    both_engines["cuda"] = "not built"
+    engines._chosen.cache_clear()
+    with pytest.raises(NotImplementedError, match="engine 'cuda' was asked for, but not built"):
+        engines.choose(at, engines.H200, "cuda")
+
+
+def test_settings_refuse():
+    with pytest.raises(ValueError, match="name must be 'cuda' or 'triton', got 'gpu'"):
+        fk.set_engine("gpu")
+    with pytest.raises(ValueError, match="name must be 'highest' or 'fast', got 'high'"):
+        fk.set_precision("high")
+    assert (_settings.engine(), _settings.precision()) == (None, "highest")
+    fk.set_precision("fast")
+    assert _settings.precision() == "fast"
+    fk.set_precision("highest")
+
+
+def test_plan_for_explains():
+    plan = fk.plan_for((8192, 8192), 128, HALF, device="cuda")
+    assert plan["engine"] == "triton"
+    assert set(plan["predicted_us"]) == {"cuda", "triton"}
+    crop, add = plan["launches"]
+    assert (crop["name"], add["name"]) == ("crop", "add")
+    assert plan["workspace_bytes"] == crop["blocks"] * 128 * 128 * 4
+    assert plan["text"].startswith("engine triton (cuda: ")
+    forced = fk.plan_for((8192, 8192), 128, HALF, device="cuda", engine="cuda")
+    assert forced["forced"]
+    assert "as asked for" in forced["text"]
+    two = fk.plan_for((8192, 4096), 512, SINGLE, device="cuda", engine="triton")
+    assert [launch["name"] for launch in two["launches"]] == ["axis", "axis"]
+    assert two["workspace_bytes"] == 4 * 512 * 4096
+
+
+@pytest.mark.parametrize("file", sorted(tiles.CONFIGS.glob("*.json")), ids=lambda file: file.stem)
+def test_every_file_of_tiles_is_whole(file):
+    entries = json.loads(file.read_text())["tiles"]
+    assert {(e["kernel"], e["kind"]) for e in entries} == {
+        ("axis", "half"), ("axis", "single"), ("axis", "double"), ("crop", "half"), ("crop", "single"), ("pad", "half"),
+        ("pad", "single"),
+    }  # fmt: skip
+    for e in entries:
+        tile = tiles.nearest((file.stem,), e["kernel"], e["kind"], tuple(e["size"]))
+        assert tile == tiles.Tile(*(e[name] for name in tiles.Tile._fields))
+        for size in (tile.rows, tile.terms, tile.lanes, tile.columns):
+            assert size == 0 or (size >= 16 and size & (size - 1) == 0)
+
+
+def test_tiles_of_the_nearest_size_and_of_unknown_devices():
+    assert tiles.file_for(("NVIDIA Nothing", "sm_90")).name == "sm_90.json"
+    assert tiles.file_for(("NVIDIA Nothing", "sm_12")).name == "default.json"
+    near = tiles.nearest(("sm_90",), "crop", "half", (9000, 7000, 30))
+    assert near == tiles.nearest(("sm_90",), "crop", "half", (8192, 8192, 32))
+    with pytest.raises(ValueError, match=r"default.json has no tile for kernel 'crop' of kind 'double'"):
+        tiles.nearest(("nothing",), "crop", "double", (1, 1, 1))

@@ -1,0 +1,158 @@
+"""Compiles Triton kernels for one architecture, without a GPU, and prints what they take as JSON.
+
+A program of its own, since Triton decides when it is imported whether kernels are compiled or interpreted. Run as
+`python tests/triton_compile.py sm_90`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from front_kernels import engines
+from front_kernels.triton import launch
+
+POINTERS = {
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.int64: "*i64",
+}
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+# dtype, precision, larger and smaller side of both axes, direction, matrices
+CASES: list[tuple[torch.dtype, str, int, int, str, int]] = [
+    (torch.bfloat16, "highest", 8192, 128, "forward", 1),
+    (torch.bfloat16, "highest", 8192, 32, "forward", 1),
+    (torch.bfloat16, "highest", 8192, 512, "forward", 1),
+    (torch.bfloat16, "highest", 8192, 128, "inverse", 1),
+    (torch.bfloat16, "highest", 8192, 512, "inverse", 1),
+    (torch.bfloat16, "fast", 8192, 128, "forward", 1),
+    (torch.bfloat16, "fast", 8192, 512, "forward", 1),
+    (torch.float16, "highest", 8192, 128, "forward", 1),
+    (torch.float32, "highest", 8192, 64, "forward", 1),
+    (torch.float32, "highest", 8192, 128, "forward", 1),
+    (torch.float32, "highest", 8192, 512, "forward", 1),
+    (torch.float32, "highest", 8192, 128, "inverse", 1),
+    (torch.float32, "highest", 8192, 512, "inverse", 1),
+    (torch.float32, "fast", 8192, 128, "forward", 1),
+    (torch.float32, "fast", 8192, 128, "inverse", 1),
+    (torch.float64, "highest", 8192, 512, "forward", 1),
+    (torch.float64, "highest", 8192, 512, "inverse", 1),
+    (torch.bfloat16, "highest", 768, 64, "forward", 12),
+    (torch.float32, "highest", 768, 384, "forward", 12),
+    (torch.float32, "highest", 768, 64, "inverse", 12),
+    (torch.bfloat16, "highest", 771, 61, "forward", 1),
+]
+
+
+def launches(
+    dtype: torch.dtype, precision: str, large: int, small: int, direction: str, count: int, gpu: engines.Gpu
+) -> list[launch.Launch]:
+    found: list[launch.Launch] = []
+    target = launch.Target((gpu.name, gpu.architecture), gpu.multiprocessors, precision, gpu.nvidia, found.append)
+    sizes = (large, small) if direction == "forward" else (small, large)
+    xs, outs = ([torch.empty(n, n, dtype=dtype, device="meta") for _ in range(count)] for n in sizes)
+    launch.matrices(xs, outs, direction, (0, 0), "ortho", target)
+    return found
+
+
+def source(found: launch.Launch) -> ASTSource:
+    """As the launcher specialises: multiples of 16 are known to be so, and ones are constants."""
+    signature, constants, attributes = {}, dict(found.constants), {}
+    for i, name in enumerate(found.kernel.arg_names):
+        value: Any = found.arguments.get(name)
+        if name in constants or (isinstance(value, int) and value == 1):
+            signature[name] = "constexpr"
+            constants.setdefault(name, value)
+        elif isinstance(value, torch.Tensor):
+            signature[name] = POINTERS[value.dtype]
+            attributes[(i,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        else:
+            signature[name] = "i32" if value < 2**31 else "i64"
+            if value % 16 == 0:
+                attributes[(i,)] = [["tt.divisibility", 16]]
+    return ASTSource(found.kernel, signature, constexprs=constants, attrs=attributes)
+
+
+def assembled(text: str) -> str:
+    """What ptxas -v reports. Triton ships two, and one may be too old for what Triton makes for newer architectures."""
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    architecture = re.search(r"\.target (\w+)", text)
+    if architecture is None:
+        raise RuntimeError("the code names no architecture")
+    failures = []
+    for tool in (tools / "ptxas", tools / "ptxas-blackwell"):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "kernel.ptx"
+            file.write_text(text)
+            command = [tool, "-v", f"--gpu-name={architecture[1]}", file, "-o", Path(folder) / "kernel.cubin"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stderr
+        failures.append(done.stderr)
+    raise RuntimeError("\n".join(failures))
+
+
+def resources(compiled: Any, architecture: str) -> dict[str, Any]:
+    if architecture.startswith("gfx"):
+        text = compiled.asm["amdgcn"]
+        registers, scratch = (
+            max(map(int, re.findall(rf"{name}: (\d+)", text))) for name in ("NumVgprs", "ScratchSize")
+        )
+        return {"registers": registers, "spills": scratch, "instructions": sorted(set(re.findall(r"v_mfma\w*", text)))}
+    text = compiled.asm["ptx"]
+    report = assembled(text)
+    registers = re.search(r"Used (\d+) registers", report)
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    if registers is None or spills is None:
+        raise RuntimeError(f"cannot read what ptxas reports: {report}")
+    found = re.findall(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync", text)
+    return {
+        "registers": int(registers[1]),
+        "spills": int(spills[1]) + int(spills[2]),
+        "instructions": sorted(set(found)),
+    }
+
+
+def main(architecture: str) -> None:
+    gpu = engines.Gpu("unknown", architecture, 132, nvidia=architecture.startswith("sm"))
+    launch.View.aligned = property(lambda self: True)  # type: ignore[assignment,method-assign]
+    launch._addresses = lambda tensors: torch.empty(len(tensors), dtype=torch.int64, device="meta")
+    found = []
+    for case in CASES:
+        for each in launches(*case, gpu):
+            options = {**each.options, "enable_fp_fusion": True}
+            compiled = triton.compile(source(each), target=TARGETS[architecture], options=options)
+            dtype, precision, large, small, direction, count = case
+            found.append(
+                {
+                    "case": f"{str(dtype)[6:]} {precision} {large}->{small} {direction} x{count}",
+                    "kernel": each.kernel.__name__,
+                    "rows": each.constants.get("BI", each.constants.get("BU", 0)),
+                    "shared": compiled.metadata.shared,
+                    **resources(compiled, architecture),
+                }
+            )
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
