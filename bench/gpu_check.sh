@@ -11,7 +11,7 @@ ROOT=$PWD
 OUT=${OUT:-$ROOT/bench/results}
 PY=${PYTHON:-python3}
 TOTAL=465   # seconds, for all steps
-BUILD=150 OPS=140 TORCH=70 SMALL=80   # at most; SMALL: gpu_small.py, by itself or under the sanitizer's tools
+BUILD=150 OPS=140 TRITON=60 TORCH=90 SMALL=80   # at most; SMALL: gpu_small.py, by itself or under the sanitizer's tools
 PYTEST_ARGS=${PYTEST_ARGS:--x -q}
 SUMMARY=() STATUS=0
 mkdir -p "$OUT" || exit 1
@@ -166,6 +166,7 @@ tests() {
   # itself.
   if importable xdist; then parallel=(-n 6); fi
   pytest_of ops "$OPS" tests/gpu/test_gpu_ops.py "${parallel[@]}"
+  pytest_of triton "$TRITON" tests/gpu/test_gpu_triton.py "${parallel[@]}"
   pytest_of torch "$TORCH" tests/gpu/test_gpu_torch.py
 }
 
@@ -190,7 +191,7 @@ sanitizer() {
   for tool in memcheck racecheck; do
     # NOTE: torch's allocator would hide what lies just outside of a tensor. Calls of the CUDA API that fail on purpose
     # (torch asks what a driver can do) are no errors.
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 limited "$SMALL" "$OUT/$tool.log" \
+    FRONT_ENGINE=cuda PYTORCH_NO_CUDA_MEMORY_CACHING=1 limited "$SMALL" "$OUT/$tool.log" \
       "$command" --tool "$tool" --report-api-errors no "$PY" bench/gpu_small.py &
     pids+=($!)
   done

@@ -88,6 +88,9 @@ def label(row: Row) -> str:
 
 HEADLINE, MIDDLE = Case("dct_crop", (8192, 8192), (1024, 1024)), Case("dct_crop", (4096, 4096), (512, 512))
 MLP, FULL = Case("dct_crop", (11008, 4096), (2752, 1024)), Case("dct_crop", (8192, 8192), (8192, 8192))
+# What products take up to few coefficients.
+HALF_128, HALF_256 = (Case("dct_crop", (8192, 8192), (k, k), "bfloat16") for k in (128, 256))
+SINGLE_64, TABLE = Case("dct_crop", (8192, 8192), (64, 64)), Case("dct_crop", (30522, 768), (256, 256), "bfloat16")
 # By importance: what is left when the time is over has no peers.
 CASES = [
     HEADLINE,
@@ -100,6 +103,10 @@ CASES = [
     Case("dct_crop_many", (1024, 1024), (512, 512), count=24, small=True),
     Case("dct_crop", (30522, 768), (15261, 384)),
     Case("dct_crop", (14336, 4096), (3584, 1024)),
+    HALF_128,
+    HALF_256,
+    SINGLE_64,
+    TABLE,
     Case("dct_crop", (8192, 8192), (256, 256)),
     Case("dct_crop", (8192, 8192), (1024, 1024), "bfloat16"),
     Case("lowpass", (8192, 8192), (1024, 1024)),
@@ -146,7 +153,27 @@ def figures(rows: Sequence[Row]) -> list[Verdict]:
         of(FULL, "percent_of_two_passes", "at >= 50 % of read and write twice", 50, at_least),
         *(ratio_figure(rows, f"at least 5 times as fast as {name}", 5, lambda n, name=name: n == name) for name in fft),
         ratio_figure(rows, f"at least 2 times as fast as {others}", 2, lambda name: name not in fft),
+        of(HALF_128, "us", "in at most 45 us", 45, at_most),
+        of(HALF_256, "us", "in at most 60 us", 60, at_most),
+        of(SINGLE_64, "us", "in at most 90 us", 90, at_most),
+        of(TABLE, "percent_of_limit", "at >= 50 % of its limit", 50, at_least),
+        chosen_figure(rows),
     ]
+
+
+def chosen_figure(rows: Sequence[Row]) -> Verdict:
+    """Whether the planner's choice is never slower than another engine or matmul, beyond 5 % of noise."""
+    text = "never slower than another engine or two matmuls"
+    names = ("matmul", f"{OURS} ")
+    ratios = {
+        (str(row["by"]), label(row)): ratio
+        for row in rows
+        if str(row["by"]).startswith(names) and (ratio := number(row, "times_front")) is not None
+    }
+    if not ratios:
+        return Verdict(text, "not measured", "no time")
+    slower = [f"{by} {ratio:g} ({case})" for (by, case), ratio in ratios.items() if ratio < 0.95]
+    return Verdict(text, "missed" if slower else "reached", "; ".join(slower) or f"{len(ratios)} comparisons")
 
 
 def ratio_figure(rows: Sequence[Row], text: str, least: float, peer: Callable[[str], bool]) -> Verdict:

@@ -5,14 +5,14 @@ import os
 # Before anything loads OpenMP, and for the tests' subprocesses too: threads that wait must not spin. Two test processes
 # of two threads each on two cores took more than 300 seconds for what takes 17 with this (test_transfer_memory).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Triton's kernels run in its interpreter here; tests/triton_compile.py compiles them, in processes of its own.
-os.environ["TRITON_INTERPRET"] = "1"
-# Tests choose engines themselves.
-os.environ.pop("FRONT_ENGINE", None)
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# Without a GPU Triton's kernels run in its interpreter; tests/triton_compile.py compiles them, in its own processes.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Derandomised: a failure here fails everywhere, and again.
 settings.register_profile(

@@ -17,6 +17,7 @@ HALF, SINGLE, DOUBLE = torch.bfloat16, torch.float32, torch.float64
 @pytest.fixture(autouse=True)
 def both_engines(monkeypatch):
     """As on a machine that has both."""
+    monkeypatch.delenv("FRONT_ENGINE", raising=False)
     missing: dict[str, str] = {}
     absent = engines._absent
     built = fk.build_info() | {"cuda": True}

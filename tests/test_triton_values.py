@@ -18,6 +18,8 @@ from compare import assert_matches
 from front_kernels import _autograd, engines, reference
 
 triton = pytest.importorskip("triton", reason="Triton is not installed: its kernels are not tested")
+if torch.cuda.is_available():
+    pytest.skip("there is a GPU: tests/gpu runs the kernels on it, these interpret them", allow_module_level=True)
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 from front_kernels.triton import basis, kernels, launch  # noqa: E402
 
@@ -193,6 +195,14 @@ def test_addresses_of_any_alignment():
     xs = [memory[0, 1:].view(24, 48), memory[1, 1:].view(24, 48)]
     for x, out in zip(xs, engines._many(OPS["dct_crop"])(xs, [8, 12]), strict=True):
         assert_matches(out, reference.dct_crop(x, (8, 12)), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("count", [1, 16, 37])
+def test_addresses_inside_a_cuda_graph(count):
+    values = [(1 << 40) + 16 * i for i in range(count)]
+    table = launch._addresses_by_kernels(values, torch.device("cpu"))
+    assert table[:count].tolist() == values
+    assert len(table) % 16 == 0
 
 
 @pytest.mark.parametrize("k", [[8, 12], [140, 12]])

@@ -222,3 +222,27 @@ def pad(
         value = _dot(a, middle, tl.zeros((BI, BL), SUM), PRECISION)
         _store(out, value * scale, i, l, rows, lanes, out_i, out_l)
         i += BI
+
+
+@triton.jit(do_not_specialize=[f"a{i}" for i in range(16)])
+def addresses(
+    table, a0, a1, a2, a3, a4, a5, a6, a7,
+    a8, a9, a10, a11, a12, a13, a14, a15,
+):  # fmt: skip
+    """Writes 16 addresses into a table. Unlike a copy from the host, a CUDA graph holds them by itself."""
+    tl.store(table + 0, a0)
+    tl.store(table + 1, a1)
+    tl.store(table + 2, a2)
+    tl.store(table + 3, a3)
+    tl.store(table + 4, a4)
+    tl.store(table + 5, a5)
+    tl.store(table + 6, a6)
+    tl.store(table + 7, a7)
+    tl.store(table + 8, a8)
+    tl.store(table + 9, a9)
+    tl.store(table + 10, a10)
+    tl.store(table + 11, a11)
+    tl.store(table + 12, a12)
+    tl.store(table + 13, a13)
+    tl.store(table + 14, a14)
+    tl.store(table + 15, a15)

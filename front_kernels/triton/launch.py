@@ -93,18 +93,22 @@ class View:
         return all(t.data_ptr() % 16 == 0 for t in self.tensors)
 
 
-_kept_for_graphs: list[Tensor] = []
-
-
 def _addresses(tensors: Sequence[Tensor]) -> Tensor:
-    values = torch.tensor([t.data_ptr() for t in tensors], dtype=torch.int64)
+    values = [t.data_ptr() for t in tensors]
     device = tensors[0].device
-    if device.type != "cuda":
-        return values
-    pinned = values.pin_memory()
-    if torch.cuda.is_current_stream_capturing():
-        _kept_for_graphs.append(pinned)  # a graph copies from here at every replay
-    return pinned.to(device, non_blocking=True)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return _addresses_by_kernels(values, device)
+    table = torch.tensor(values, dtype=torch.int64)
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
+
+
+def _addresses_by_kernels(values: Sequence[int], device: torch.device) -> Tensor:
+    """As arguments of kernels, 16 in each: a CUDA graph replays a copy from memory that is the host's by then."""
+    table = torch.empty(-(-len(values) // 16) * 16, dtype=torch.int64, device=device)
+    for i in range(0, len(values), 16):
+        part = [*values[i : i + 16], *values[-1:] * 15][:16]
+        kernels.addresses[(1,)](table[i : i + 16], *part, num_warps=1)
+    return table
 
 
 def _launch(

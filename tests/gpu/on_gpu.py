@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import pytest
 import torch
 
 import front_kernels as fk
@@ -20,6 +21,13 @@ def why_skipped() -> str | None:
     if not fk.build_info()["cuda"]:
         return "front_kernels was built without CUDA (FRONT_CUDA=1 demands it)"
     return None
+
+
+@pytest.fixture(autouse=True)
+def cuda_engine() -> Iterator[None]:
+    """Where it is imported: these tests are the CUDA engine's."""
+    with fk.set_engine("cuda"):
+        yield
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

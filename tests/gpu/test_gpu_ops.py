@@ -10,7 +10,7 @@ import math
 
 import pytest
 import torch
-from on_gpu import DTYPES, GPU, SENTINEL, basis_block, by_blocks, exact, randn, why_skipped
+from on_gpu import DTYPES, GPU, SENTINEL, basis_block, by_blocks, cuda_engine, exact, randn, why_skipped  # noqa: F401
 
 import front_kernels as fk
 from compare import assert_matches, relative_error

@@ -15,6 +15,15 @@ from compare import relative_error
 if reason := why_skipped():
     pytest.skip(reason, allow_module_level=True)
 
+
+@pytest.fixture(autouse=True, params=["cuda", "triton"])
+def engine(request):
+    if request.param not in fk.engines.available():
+        pytest.skip(f"the engine {request.param} is not there: {fk.engines.available()} are")
+    with fk.set_engine(request.param):
+        yield
+
+
 CALLS = {
     "dct_crop": lambda x: fk.dct_crop(x, (24, 512)),
     "idct_pad": lambda x: fk.idct_pad(x[:24, :512], (96, 1024)),
