@@ -51,14 +51,13 @@ class Pass(NamedTuple):
     strided: bool
 
 
-@dataclass(frozen=True)
-class Problem:
-    """`count` matrices of `shape`, of which the corner `k` is kept (or, inverse, given), between tensors of two dtypes.
+class Problem(NamedTuple):
+    """As many matrices of `shape`, of which the corner `k` is kept (or, inverse, given), between tensors of two dtypes.
 
     A transform of one axis is that of matrices whose other side is not transformed: its k is None.
     """
 
-    count: int
+    matrices: int
     shape: tuple[int, int]
     k: tuple[int, int | None]
     inverse: bool
@@ -99,7 +98,7 @@ def cuda_us(problem: Problem, device: Device) -> float:
     for n, k, lanes, _ in problem.passes:
         # A long axis goes through memory twice; one without radices is a convolution of twice its length or more.
         factor = 4 if largest_factor(n) > 61 else 2 if n > 32768 else 1
-        points = problem.count * lanes * (k + 2 * n if problem.inverse else n + 2 * k)
+        points = problem.matrices * lanes * (k + 2 * n if problem.inverse else n + 2 * k)
         total += factor * wide * points / device.points + device.launch_us
     return total
 
@@ -123,10 +122,10 @@ def triton_us(problem: Problem, precision: str, device: Device) -> float:
         dot = problem.compute if problem.compute == torch.float64 else x
         allowed = dot == torch.float32 or (precision == "fast" and dot.itemsize == 2)
         folds = allowed and not problem.inverse and (strided or fused)
-        products = 2.0 * n * k * lanes * problem.count / (2 if folds else 1)
+        products = 2.0 * n * k * lanes * problem.matrices / (2 if folds else 1)
         arithmetic = _product_us(products, dot, precision, device)
         read, written = (k, n) if problem.inverse else (n, k)
-        memory = problem.count * lanes * (read * x.itemsize + written * out.itemsize) / device.bytes
+        memory = problem.matrices * lanes * (read * x.itemsize + written * out.itemsize) / device.bytes
         if fused:
             total += arithmetic
             largest = max(largest, memory)

@@ -11,7 +11,7 @@ import functools
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +26,7 @@ _FORWARD, _INVERSE, _RESIZE = 0, 1, 2  # csrc/params.h's Direction
 _Norm = str
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """What choosing and launching need to know of a device."""
 
     name: str
@@ -129,23 +128,42 @@ def choose(problems: Sequence[_costs.Problem], gpu: Gpu, engine: str | None = No
     return _chosen(tuple(problems), gpu, engine or _settings.engine(), _settings.precision())
 
 
-def target(gpu: Gpu, **kwargs: Any) -> Any:
-    """The device as the Triton launcher wants it."""
+@functools.cache
+def _triton() -> Any:
+    """The launcher of the Triton engine, imported when it is first needed."""
     from .triton import launch
 
-    return launch.Target(
-        (gpu.name, gpu.architecture), gpu.multiprocessors, _settings.precision(), tf32=gpu.nvidia, **kwargs
-    )
+    return launch
 
 
-def _pair(shape: Sequence[int]) -> tuple[int, int]:
+def target(gpu: Gpu) -> Any:
+    """The device as plans of the Triton engine want it, under the precision that is set."""
+    return _target(gpu, _settings.precision())
+
+
+@functools.cache
+def _target(gpu: Gpu, precision: str) -> Any:
+    from .triton import plan
+
+    return plan.Target((gpu.name, gpu.architecture), gpu.multiprocessors, precision, gpu.nvidia)
+
+
+def _pair(shape: Sequence[Any]) -> Any:
     return shape[-2], shape[-1]
 
 
 def problems_of(
-    direction: int, count: int, x: Sequence[int], out: Sequence[int], k: Sequence[int], dtypes: Sequence[torch.dtype]
+    direction: int,
+    count: int,
+    x: Sequence[int | None],
+    out: Sequence[int | None],
+    k: Sequence[int],
+    dtypes: Sequence[torch.dtype],
 ) -> list[_costs.Problem]:
-    """What the model is asked about matrices of shape x that become matrices of shape out."""
+    """What the model is asked about matrices of shape x that become matrices of shape out.
+
+    Of one axis: its size, and the lanes; the side with fewer coefficients has None for them.
+    """
     first, last = dtypes
     if direction == _FORWARD:
         return [_costs.Problem(count, _pair(x), _pair(out), False, first, last)]
@@ -165,11 +183,23 @@ def _count(shape: Sequence[int]) -> int:
     return total
 
 
-def _engine(op: str, problems: Sequence[_costs.Problem], gpu: Gpu) -> str:
+def _engine(op: str, gpu: Gpu, *matrices: Any) -> str:
     try:
-        return choose(problems, gpu).engine
+        return _engine_for(gpu, _settings.engine(), _settings.precision(), *matrices)
     except NotImplementedError as error:
         raise NotImplementedError(f"front::{op}: x is on a CUDA device: {error}") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _engine_for(gpu: Gpu, asked: str | None, precision: str, *matrices: Any) -> str:
+    """Of what problems_of takes, found once: a call costs microseconds."""
+    return _chosen(tuple(problems_of(*matrices)), gpu, asked, precision).engine
+
+
+def _forget_choices() -> None:
+    """For tests, which change what there is."""
+    _chosen.cache_clear()
+    _engine_for.cache_clear()
 
 
 def _matrices(
@@ -178,32 +208,28 @@ def _matrices(
     x, out = xs[0], outs[0]
     gpu = gpu_of(x.device)
     count = len(xs) * _count(x.shape[:-2])
-    problems = problems_of(direction, max(1, count), x.shape, out.shape, k, (x.dtype, out.dtype))
-    engine = _engine(op, problems, gpu)
+    engine = _engine(op, gpu, direction, max(1, count), x.shape, out.shape, tuple(k), (x.dtype, out.dtype))
     if not out.numel():
         return
     if engine == "cuda":
         torch.ops.front._cuda_matrices(list(xs), list(outs), direction, k[0], k[1], norm)
     else:
-        from .triton import launch
-
         name = ("forward", "inverse", "resize")[direction]
         with torch.cuda.device_of(x):
-            launch.matrices(xs, outs, name, k, norm, target(gpu))
+            _triton().matrices(xs, outs, name, k, norm, target(gpu))
 
 
 def _axis(op: str, x: Tensor, out: Tensor, direction: int, dim: int, norm: _Norm) -> None:
     gpu = gpu_of(x.device)
     n, k = (x, out) if direction == _FORWARD else (out, x)
     lanes = _count(x.shape) // x.shape[dim]
-    problem = _costs.Problem(1, (n.shape[dim], lanes), (k.shape[dim], None), direction == _INVERSE, x.dtype, out.dtype)
-    if _engine(op, [problem], gpu) == "cuda":
+    shape, kept = (n.shape[dim], lanes), (k.shape[dim], None)
+    ends = (shape, kept) if direction == _FORWARD else (kept, shape)
+    if _engine(op, gpu, direction, 1, *ends, (), (x.dtype, out.dtype)) == "cuda":
         torch.ops.front._cuda_axis(x, out, direction, dim, norm)
     else:
-        from .triton import launch
-
         with torch.cuda.device_of(x):
-            launch.axis(x, out, direction == _INVERSE, dim, norm, target(gpu))
+            _triton().axis(x, out, direction == _INVERSE, dim, norm, target(gpu))
 
 
 def _check_device(op: str, name: str, tensor: Tensor, x: Tensor) -> None:

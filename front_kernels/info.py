@@ -134,20 +134,16 @@ def _cuda_launches(
 def _triton_launches(
     size: list[int], kept: list[int], dtype: torch.dtype, direction: int, device: torch.device, gpu: engines.Gpu
 ) -> tuple[list[dict[str, Any]], int]:
-    from .triton import launch
+    from .triton import plan
 
-    found: list[launch.Launch] = []
-    large, small = (torch.empty(shape, dtype=dtype, device="meta") for shape in (size, kept))
-    x, out = (small, large) if direction else (large, small)
-    name = "inverse" if direction else "forward"
-    launch.matrices([x], [out], name, (0, 0), "ortho", engines.target(gpu, run=found.append))
+    large, small = (plan.Layout(tuple(shape), (shape[1], 1), dtype) for shape in (size, kept))
+    x, out, name = (small, large, "inverse") if direction else (large, small, "forward")
+    found = plan.matrices(x, out, 1, name, (0, 0), "ortho", engines.target(gpu), True, False)
     launches = [
-        {"name": each.kernel.__name__, "blocks": each.grid, "threads": each.options["num_warps"] * gpu.warp}
-        for each in found
+        {"name": step.kernel.__name__, "blocks": step.grid, "threads": step.arguments["num_warps"] * gpu.warp}
+        for step in found.steps
     ]
-    # All but the last write temporaries.
-    written = [each.arguments["partials" if "partials" in each.arguments else "out"] for each in found[:-1]]
-    return launches, sum(tensor.nbytes for tensor in written)
+    return launches, found.workspace_bytes
 
 
 def build_info() -> dict[str, Any]:

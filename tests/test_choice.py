@@ -24,9 +24,9 @@ def both_engines(monkeypatch):
     monkeypatch.setattr(engines, "_has_triton", lambda: True)
     monkeypatch.setattr(engines._C, "build_info", lambda: built)
     monkeypatch.setattr(engines, "_absent", lambda name, gpu: missing.get(name) or absent(name, gpu))
-    engines._chosen.cache_clear()
+    engines._forget_choices()
     yield missing
-    engines._chosen.cache_clear()
+    engines._forget_choices()
 
 
 def problem(shape, k, dtype, inverse=False, count=1):
@@ -102,7 +102,7 @@ def test_engines_that_are_missing(both_engines):
     choice = engines.choose([at], engines.H200)
     assert (choice.engine, choice.absent) == ("cuda", {"triton": "gone"})
     assert list(choice.predicted_us) == ["cuda"]
-    engines._chosen.cache_clear()
+    engines._forget_choices()
     both_engines["cuda"] = "not built"
     with pytest.raises(NotImplementedError, match=r"no engine for CUDA tensors \(cuda: not built; triton: gone\)"):
         engines.choose([at], engines.H200)
@@ -139,7 +139,7 @@ def test_one_is_asked_for(monkeypatch, both_engines):
         engines.choose(at, engines.H200)
     monkeypatch.delenv("FRONT_ENGINE")
     both_engines["cuda"] = "not built"
-    engines._chosen.cache_clear()
+    engines._forget_choices()
     with pytest.raises(NotImplementedError, match="engine 'cuda' was asked for, but not built"):
         engines.choose(at, engines.H200, "cuda")
 

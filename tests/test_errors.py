@@ -130,7 +130,7 @@ def test_three_sizes_are_refused(call, where):
 def test_a_cuda_tensor_without_an_engine_is_refused_not_moved(monkeypatch):
     """Through the CUDA kernel of each op, called by hand since no device is needed to refuse."""
     monkeypatch.setattr(fk.engines, "_absent", lambda name, gpu: f"there is no {name}")
-    fk.engines._chosen.cache_clear()
+    fk.engines._forget_choices()
     arguments = {"dct_crop": ([1, 1],), "idct_pad": ([3, 3],), "dct_resize": ([1, 1],), "lowpass": ([1, 1],)}
     for op in fk._autograd.OPS:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"front::{op.name}", "CUDA")
@@ -142,7 +142,7 @@ def test_a_cuda_tensor_without_an_engine_is_refused_not_moved(monkeypatch):
             r"triton: there is no triton\)",
         ):
             fk.engines._functional(op)(torch.empty(2, 2), *arguments.get(op.name, ()))
-    fk.engines._chosen.cache_clear()
+    fk.engines._forget_choices()
 
 
 def test_plan_for_refuses():

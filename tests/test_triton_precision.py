@@ -21,7 +21,7 @@ if torch.cuda.is_available():
     pytest.skip("there is a GPU: tests/gpu runs the kernels on it, these interpret them", allow_module_level=True)
 from triton.runtime import interpreter
 
-from front_kernels.triton import kernels, launch
+from front_kernels.triton import kernels, launch, plan
 
 TERMS = 8
 
@@ -82,7 +82,7 @@ def tensor_core(monkeypatch):
     return asked
 
 
-def error(x: Tensor, k: tuple[int, int], direction: str, target: launch.Target) -> float:
+def error(x: Tensor, k: tuple[int, int], direction: str, target: plan.Target) -> float:
     out = torch.empty(k, dtype=torch.float32)
     exact = (reference.dct_crop if direction == "forward" else reference.idct_pad)(x, k)
     launch.matrices([x], [out], direction, (0, 0), "ortho", target)
@@ -103,10 +103,10 @@ def test_precisions(dtype, shape, k, direction, architecture, tf32, tensor_core)
     # A mean, so that sums grow: random signs hide what cutting off does.
     x += 1
     limit = 1e-6 if dtype == torch.float32 else 1e-5
-    highest = error(x, k, direction, launch.Target((architecture,), 4, "highest", tf32))
+    highest = error(x, k, direction, plan.Target((architecture,), 4, "highest", tf32))
     assert {"ieee"} | {"tf32x3" if tf32 else "bf16x6"} >= set(tensor_core)
     tensor_core.clear()
-    fast = error(x, k, direction, launch.Target((architecture,), 4, "fast", tf32))
+    fast = error(x, k, direction, plan.Target((architecture,), 4, "fast", tf32))
     assert {"ieee"} | {"tf32" if tf32 else "bf16x3"} >= set(tensor_core)
     print(f"{dtype} {shape} -> {k} {direction} {architecture}: highest {highest:.2e}, fast {fast:.2e}")
     assert highest <= limit

@@ -21,9 +21,10 @@ triton = pytest.importorskip("triton", reason="Triton is not installed: its kern
 if torch.cuda.is_available():
     pytest.skip("there is a GPU: tests/gpu runs the kernels on it, these interpret them", allow_module_level=True)
 interpreter = pytest.importorskip("triton.runtime.interpreter")
-from front_kernels.triton import basis, kernels, launch  # noqa: E402
+from front_kernels.triton import basis, kernels, launch, plan  # noqa: E402
 
 OPS = {op.name: op for op in _autograd.OPS}
+CPU = torch.device("cpu")
 TERMS = 3e-5  # the largest error of one element, of the scale, that a basis of two bfloat16 terms may leave
 GPU = engines.Gpu("a GPU for tests", "sm_80", 4)
 
@@ -61,8 +62,13 @@ def randn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def launched(monkeypatch) -> list[str]:
     """Names of the kernels that ran."""
     names: list[str] = []
-    run = launch.Launch.run
-    monkeypatch.setattr(launch.Launch, "run", lambda self: (names.append(self.kernel.__name__), run(self))[1])
+    run = launch.launch
+
+    def launched(kernel, grid, arguments):
+        names.append(kernel.__name__)
+        run(kernel, grid, arguments)
+
+    monkeypatch.setattr(launch, "launch", launched)
     return names
 
 
@@ -200,7 +206,7 @@ def test_addresses_of_any_alignment():
 @pytest.mark.parametrize("count", [1, 16, 37])
 def test_addresses_inside_a_cuda_graph(count):
     values = [(1 << 40) + 16 * i for i in range(count)]
-    table = launch._addresses_by_kernels(values, torch.device("cpu"))
+    table = launch._addresses_by_kernels(values, CPU)
     assert table[:count].tolist() == values
     assert len(table) % 16 == 0
 
@@ -289,59 +295,68 @@ def test_bases(norm, n):
     k = (n + 1) // 2
     exact = reference.basis(n, k) * reference.norm_scale(n, norm, k)[:, None]
     back = reference.basis(n, k) / reference.norm_scale(n, norm, k)[:, None]
-    cpu = torch.device("cpu")
     for dtype, terms, eps in ((torch.float64, 1, 4e-16), (torch.float32, 1, 2**-24), (torch.float16, 2, 2**-21),
                               (torch.bfloat16, 2, 2**-16), (torch.bfloat16, 1, 2**-8)):  # fmt: skip
         for inverse, expected in ((False, exact), (True, back.T)):
-            found = basis.get(basis.Key(n, k, inverse, norm, dtype, terms, False, cpu))
-            data = found.data.double().sum(0)[0] * found.scale
+            key = basis.Key(n, k, inverse, norm, dtype, terms, False)
+            found = basis.build(key, CPU)
+            assert found.shape == key.shape
+            assert (*found.stride()[:3],) == key.strides
+            data = found.double().sum(0)[0] * key.scale
             rows, columns = expected.shape
             assert (data[:rows, :columns] - expected).abs().max() <= eps * expected.abs().max() * 2
             assert data[rows:].abs().sum() == 0
             assert data[:, columns:].abs().sum() == 0
-            assert found.data.abs().max() <= 1
-    folded = basis.get(basis.Key(n, k, False, norm, torch.float64, 1, True, cpu))
+            assert found.abs().max() <= 1
+    key = basis.Key(n, k, False, norm, torch.float64, 1, True)
     for parity in (0, 1):
         rows = exact[parity::2, : (n + 1) // 2]
-        found = folded.data[0, parity, : rows.shape[0], : rows.shape[1]] * folded.scale
+        found = basis.build(key, CPU)[0, parity, : rows.shape[0], : rows.shape[1]] * key.scale
         assert torch.allclose(found, rows, rtol=0, atol=1e-15 * float(exact.abs().max()))
 
 
 def test_bases_are_kept_up_to_a_limit(monkeypatch):
-    cpu = torch.device("cpu")
     cache = basis.Cache()
-    keys = [basis.Key(64, k, False, "ortho", torch.float32, 1, False, cpu) for k in (16, 32, 64)]
-    first = cache.get(keys[0])
-    assert cache.get(keys[0]) is first
+    keys = [basis.Key(64, k, False, "ortho", torch.float32, 1, False) for k in (16, 32, 64)]
+    first = cache.get(keys[0], CPU)
+    assert cache.get(keys[0], CPU) is first
     monkeypatch.setattr(basis, "CACHE_BYTES", 4 * 64 * (32 + 64))
     for key in keys[1:]:
-        cache.get(key)
+        cache.get(key, CPU)
     assert cache.nbytes == 4 * 64 * (32 + 64)
-    assert cache.get(keys[0]) is not first
+    assert cache.get(keys[0], CPU) is not first
     cache.clear()
     assert cache.nbytes == 0
 
 
 def test_bases_and_cuda_graphs(monkeypatch):
     """During capture a basis must be there; then it stays, whatever is dropped."""
+    capturing = True
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
     monkeypatch.setattr(basis, "_wait", lambda device: None)
     cuda = torch.device("cuda")
-    built = basis.Basis(torch.zeros(1, 1, 16, 16), 1.0)
-    monkeypatch.setattr(basis, "_build", lambda key: built)
+    built = torch.zeros(1, 1, 16, 16)
+    monkeypatch.setattr(basis, "build", lambda key, device: built)
     cache = basis.Cache()
-    key = basis.Key(16, 16, False, "ortho", torch.float32, 1, False, cuda)
-    capturing = True
+    key = basis.Key(16, 16, False, "ortho", torch.float32, 1, False)
     with pytest.raises(
         RuntimeError, match="length 16, 16 kept, is not in memory, and cannot be built while a CUDA graph"
     ):
-        cache.get(key)
+        cache.get(key, cuda)
     capturing = False
-    cache.get(key)
+    cache.get(key, cuda)
     capturing = True
-    assert cache.get(key) is built
+    assert cache.get(key, cuda) is built
     cache.clear()
-    assert cache.get(key) is built
+    assert cache.get(key, cuda) is built
+
+
+def test_a_plan_is_made_once():
+    plan.matrices.cache_clear()
+    x = randn(24, 48)
+    for _ in range(3):
+        call("dct_crop", x.clone(), [8, 12])
+    assert plan.matrices.cache_info().misses == 1
 
 
 def test_kernels_are_interpreted():

@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from front_kernels import engines
-from front_kernels.triton import launch
+from front_kernels.triton import plan
 
 POINTERS = {
     torch.float16: "*fp16",
@@ -61,35 +61,38 @@ CASES: list[tuple[torch.dtype, str, int, int, str, int]] = [
 ]
 
 
-def launches(
+def steps(
     dtype: torch.dtype, precision: str, large: int, small: int, direction: str, count: int, gpu: engines.Gpu
-) -> list[launch.Launch]:
-    found: list[launch.Launch] = []
-    target = launch.Target((gpu.name, gpu.architecture), gpu.multiprocessors, precision, gpu.nvidia, found.append)
+) -> plan.Plan:
+    target = plan.Target((gpu.name, gpu.architecture), gpu.multiprocessors, precision, gpu.nvidia)
     sizes = (large, small) if direction == "forward" else (small, large)
-    xs, outs = ([torch.empty(n, n, dtype=dtype, device="meta") for _ in range(count)] for n in sizes)
-    launch.matrices(xs, outs, direction, (0, 0), "ortho", target)
-    return found
+    x, out = (plan.Layout((n, n), (n, 1), dtype) for n in sizes)
+    return plan.matrices(x, out, count, direction, (0, 0), "ortho", target, True, False)
 
 
-def source(found: launch.Launch) -> ASTSource:
-    """As the launcher specialises: multiples of 16 are known to be so, and ones are constants."""
-    signature, constants, attributes = {}, dict(found.constants), {}
-    for i, name in enumerate(found.kernel.arg_names):
-        value: Any = found.arguments.get(name)
-        if name in constants or (isinstance(value, int) and value == 1):
-            signature[name] = "constexpr"
-            constants.setdefault(name, value)
-        elif isinstance(value, torch.Tensor):
-            signature[name] = POINTERS[value.dtype]
+def source(step: plan.Step, types: dict[str | int, torch.dtype]) -> tuple[ASTSource, dict[str, Any]]:
+    """As the launcher specialises: multiples of 16 are known to be so, and ones are constants. And the options."""
+    names = step.kernel.arg_names
+    constants = {name for name, annotation in step.kernel.fn.__annotations__.items() if "constexpr" in str(annotation)}
+    tensors = {name: POINTERS[types[slot]] for name, slot, _ in step.tensors}
+    tensors |= {name: POINTERS[key.dtype] for name, key in step.bases}
+    signature, fixed, attributes = {}, {}, {}
+    for i, name in enumerate(names):
+        value: Any = step.arguments.get(name)
+        if name in tensors:
+            signature[name] = tensors[name]
             attributes[(i,)] = [["tt.divisibility", 16]]
+        elif name in constants or (isinstance(value, int) and value == 1):
+            signature[name] = "constexpr"
+            fixed[name] = value
         elif isinstance(value, float):
             signature[name] = "fp32"
         else:
             signature[name] = "i32" if value < 2**31 else "i64"
             if value % 16 == 0:
                 attributes[(i,)] = [["tt.divisibility", 16]]
-    return ASTSource(found.kernel, signature, constexprs=constants, attrs=attributes)
+    options = {name: value for name, value in step.arguments.items() if name not in names}
+    return ASTSource(step.kernel, signature, constexprs=fixed, attrs=attributes), options
 
 
 def assembled(text: str) -> str:
@@ -134,19 +137,21 @@ def resources(compiled: Any, architecture: str) -> dict[str, Any]:
 
 def main(architecture: str) -> None:
     gpu = engines.Gpu("unknown", architecture, 132, nvidia=architecture.startswith("sm"))
-    launch.View.aligned = property(lambda self: True)  # type: ignore[assignment,method-assign]
-    launch._addresses = lambda tensors: torch.empty(len(tensors), dtype=torch.int64, device="meta")
     found = []
     for case in CASES:
-        for each in launches(*case, gpu):
-            options = {**each.options, "enable_fp_fusion": True}
-            compiled = triton.compile(source(each), target=TARGETS[architecture], options=options)
-            dtype, precision, large, small, direction, count = case
+        dtype, precision, large, small, direction, count = case
+        planned = steps(*case, gpu)
+        ends = torch.int64 if count > 1 else dtype  # addresses
+        types: dict[str | int, torch.dtype] = {"x": ends, "out": ends}
+        types |= {i: temporary.dtype for i, temporary in enumerate(planned.temporaries)}
+        for step in planned.steps:
+            code, options = source(step, types)
+            compiled = triton.compile(code, target=TARGETS[architecture], options=options)
             found.append(
                 {
                     "case": f"{str(dtype)[6:]} {precision} {large}->{small} {direction} x{count}",
-                    "kernel": each.kernel.__name__,
-                    "rows": each.constants.get("BI", each.constants.get("BU", 0)),
+                    "kernel": step.kernel.__name__,
+                    "rows": step.arguments.get("BI", step.arguments.get("BU", 0)),
                     "shared": compiled.metadata.shared,
                     **resources(compiled, architecture),
                 }

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["CACHE_BYTES", "Basis", "Key", "cache", "get"]
+__all__ = ["CACHE_BYTES", "Key", "build", "cache", "get", "padded"]
 
 CACHE_BYTES = 256 << 20
 """What bases may take on all devices together, besides those that CUDA graphs have captured."""
@@ -20,7 +19,10 @@ _WORKING_ELEMENTS = 1 << 24  # float64 elements formed at a time while building:
 
 
 class Key(NamedTuple):
-    """Which basis: k rows of D_n (n, k, norm), or their transpose, for products of `dtype` in `terms` parts."""
+    """Which basis: k rows of D_n (n, k, norm), or their transpose, for products of `dtype` in `terms` parts.
+
+    Its tensor is [terms, parities, rows, columns], zero where padded; its entries times `scale` are those of the basis.
+    """
 
     n: int
     k: int
@@ -29,20 +31,29 @@ class Key(NamedTuple):
     dtype: torch.dtype
     terms: int
     fold: bool
-    device: torch.device
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Rows (of each parity) and columns without padding."""
+        if self.fold:
+            return (self.k + 1) // 2, (self.n + 1) // 2
+        return (self.n, self.k) if self.inverse else (self.k, self.n)
 
-@dataclass(frozen=True)
-class Basis:
-    """`data` [terms, parities, rows, columns], zero where padded; entries are those of the basis times 1 / `scale`."""
-
-    data: Tensor
-    scale: float
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        rows, columns = self.sizes
+        return self.terms, 2 if self.fold else 1, padded(rows), padded(columns)
 
     @property
     def strides(self) -> tuple[int, int, int]:
         """From one term, one parity, one row to the next."""
-        return self.data.stride(0), self.data.stride(1), self.data.stride(2)
+        _, parities, rows, columns = self.shape
+        return parities * rows * columns, rows * columns, columns
+
+    @property
+    def scale(self) -> float:
+        # A power of two takes entries to the upper half of [0, 1], where float16's two terms hold 22 bits; it is exact.
+        return math.ldexp(1.0, math.frexp(max(_factors(self.n, self.norm, self.inverse)))[1])
 
 
 def norm_factors(n: int, norm: str) -> tuple[float, float]:
@@ -75,30 +86,26 @@ def _cosines(u: Tensor, i: Tensor, n: int) -> Tensor:
     return torch.cos(q.to(torch.float64) * (math.pi / (2 * n)))
 
 
-def _build(key: Key) -> Basis:
-    n, k, device = key.n, key.k, key.device
-    first, other = _factors(n, key.norm, key.inverse)
-    # A power of two takes entries to the upper half of [0, 1], where float16's two terms hold 22 bits; it is exact.
-    exponent = math.frexp(max(first, other))[1]
-    shape = ((k + 1) // 2, (n + 1) // 2) if key.fold else (n, k) if key.inverse else (k, n)
-    rows, columns = shape
-    parities = 2 if key.fold else 1
-    data = torch.zeros(key.terms, parities, padded(rows), padded(columns), dtype=key.dtype, device=device)
-    factors = [torch.tensor(math.ldexp(f, -exponent), dtype=torch.float64, device=device) for f in (first, other)]
+def build(key: Key, device: torch.device) -> Tensor:
+    """The basis, on a device."""
+    n = key.n
+    first, other = (factor / key.scale for factor in _factors(n, key.norm, key.inverse))
+    factors = [torch.tensor(factor, dtype=torch.float64, device=device) for factor in (first, other)]
+    rows, columns = key.sizes
+    data = torch.zeros(key.shape, dtype=key.dtype, device=device)
     column = torch.arange(columns, device=device)
     step = max(1, _WORKING_ELEMENTS // columns)
-    for parity in range(parities):
+    for parity in range(key.shape[1]):
         for row in range(0, rows, step):
             r = torch.arange(row, min(row + step, rows), device=device)[:, None]
             u, i = (column, r) if key.inverse else (2 * r + parity if key.fold else r, column)
-            factor: Tensor = torch.where(u == 0, factors[0], factors[1])
             # With an odd k the last odd row is one too many; nobody stores what it gives.
-            value = _cosines(u, i, n) * factor
+            value = _cosines(u, i, n) * torch.where(u == 0, factors[0], factors[1])
             for term in range(key.terms):
                 rounded = value.to(key.dtype)
                 data[term, parity, row : row + len(r), :columns] = rounded
                 value -= rounded
-    return Basis(data, math.ldexp(1.0, exponent))
+    return data
 
 
 def _wait(device: torch.device) -> None:
@@ -112,37 +119,36 @@ class Cache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._found: OrderedDict[Key, Basis] = OrderedDict()
-        self._captured: dict[Key, Basis] = {}
+        self._found: OrderedDict[tuple[Key, torch.device], Tensor] = OrderedDict()
+        self._captured: dict[tuple[Key, torch.device], Tensor] = {}
 
     @property
     def nbytes(self) -> int:
         with self._lock:
-            return sum(basis.data.nbytes for basis in self._found.values())
+            return sum(data.nbytes for data in self._found.values())
 
     def clear(self) -> None:
         """Drops all but those that CUDA graphs have captured."""
         with self._lock:
-            for key in self._found:
-                _wait(key.device)
+            for _, device in self._found:
+                _wait(device)
             self._found.clear()
 
-    def get(self, key: Key) -> Basis:
+    def get(self, key: Key, device: torch.device) -> Tensor:
         """The basis, built if it is not there.
 
         Raises:
             RuntimeError: it is not there and the current stream is being captured into a CUDA graph.
         """
-        if key.device.type == "meta":
-            return _build(key)
-        capturing = key.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        at = key, device
         with self._lock:
-            found = self._captured.get(key) or self._found.get(key)
+            found = self._captured.get(at)
+            if found is None and (found := self._found.get(at)) is not None:
+                self._found.move_to_end(at)
             if found is not None:
                 if capturing:
-                    self._captured[key] = found
-                if key in self._found:
-                    self._found.move_to_end(key)
+                    self._captured[at] = found
                 return found
         if capturing:
             raise RuntimeError(
@@ -150,16 +156,16 @@ class Cache:
                 "CUDA graph is captured. Call the op once before, with the same sizes (as torch.compile's "
                 "mode='reduce-overhead' does)"
             )
-        built = _build(key)
+        built = build(key, device)
         with self._lock:
-            self._found[key] = built
-            total = sum(basis.data.nbytes for basis in self._found.values())
+            self._found[at] = built
+            total = sum(data.nbytes for data in self._found.values())
             if total > CACHE_BYTES:
-                _wait(key.device)
+                _wait(device)
             while total > CACHE_BYTES and len(self._found) > 1:
                 _, dropped = self._found.popitem(last=False)
-                total -= dropped.data.nbytes
-        _wait(key.device)  # from now on other streams may use it
+                total -= dropped.nbytes
+        _wait(device)  # from now on other streams may use it
         return built
 
 

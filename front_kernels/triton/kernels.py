@@ -2,7 +2,8 @@
 
 Names of sizes and strides: `j` is the axis that is summed over, `l` the lanes (the other axis of the matrix), `u` the
 rows of the basis, which are the results. A tensor has strides `_j` / `_u` and `_l`, and two batch axes (`inner` is the
-size of the last one). With GROUPED, `x` and `out` are arrays of addresses, of matrices of one layout.
+size of the last one). With X_GROUPED and OUT_GROUPED, x and out are arrays of addresses, one for every `matrices` of
+the batch, of matrices of one layout.
 
 Sums. A tensor core may truncate as it adds, which over thousands of terms costs digits. So each step's product, BJ
 terms, starts from zero and is added to the running sum by float32 additions, which round.
@@ -32,9 +33,9 @@ def _matrix(x, z, matrices, inner, stride0, stride1, GROUPED: tl.constexpr, TYPE
         pointer = tl.load(x + z // matrices).to(tl.pointer_type(TYPE))
         if ALIGNED:
             pointer = tl.multiple_of(pointer, 16)
+        z = z % matrices
     else:
         pointer = x
-    z = z % matrices
     return pointer + (z // inner) * stride0 + (z % inner) * stride1
 
 
@@ -97,7 +98,8 @@ def _store(out, value, u, l, rows, lanes, out_u, out_l):  # noqa: E741
 def axis(
     x, out, basis, n, terms, rows, lanes, x_j, x_l, x_0, x_1, out_u, out_l, out_0, out_1, inner, matrices,
     basis_u, parity, term, scale,
-    X_TYPE: tl.constexpr, OUT_TYPE: tl.constexpr, GROUPED: tl.constexpr, ALIGNED: tl.constexpr, FOLD: tl.constexpr,
+    X_TYPE: tl.constexpr, OUT_TYPE: tl.constexpr, X_GROUPED: tl.constexpr, OUT_GROUPED: tl.constexpr,
+    ALIGNED: tl.constexpr, FOLD: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, TERMS: tl.constexpr, PRECISION: tl.constexpr,
     BU: tl.constexpr, BJ: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
@@ -112,8 +114,8 @@ def axis(
     u0 = program % tiles_u * BU
     l0 = program // tiles_u % tiles_l * BL
     z = (program // tiles_u // tiles_l).to(tl.int64)
-    x = _matrix(x, z, matrices, inner, x_0, x_1, GROUPED, X_TYPE, ALIGNED)
-    out = _matrix(out, z, matrices, inner, out_0, out_1, GROUPED, OUT_TYPE, ALIGNED)
+    x = _matrix(x, z, matrices, inner, x_0, x_1, X_GROUPED, X_TYPE, ALIGNED)
+    out = _matrix(out, z, matrices, inner, out_0, out_1, OUT_GROUPED, OUT_TYPE, ALIGNED)
     end = (terms + 1) // 2 if FOLD else terms
     even, odd = _sums(x, x_j, x_l, n, 0, end, l0, lanes, basis + u0.to(tl.int64) * basis_u, basis_u, parity, term,
                       FOLD, DOT, SUM, TERMS, PRECISION, BU, BJ, BL)  # fmt: skip
@@ -129,7 +131,7 @@ def axis(
 def crop(
     x, partials, basis, lane_basis, n, rows, lanes, x_j, x_l, x_0, x_1, inner, matrices, segment,
     basis_u, parity, term, lane_basis_v,
-    X_TYPE: tl.constexpr, GROUPED: tl.constexpr, ALIGNED: tl.constexpr, FOLD: tl.constexpr,
+    X_TYPE: tl.constexpr, X_GROUPED: tl.constexpr, ALIGNED: tl.constexpr, FOLD: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, TERMS: tl.constexpr, PRECISION: tl.constexpr, LANE_PRECISION: tl.constexpr,
     K: tl.constexpr, KV: tl.constexpr, BU: tl.constexpr, BJ: tl.constexpr, BL: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
@@ -147,7 +149,7 @@ def crop(
     l0 = (part % tiles_l).to(tl.int32) * BL
     first = (part // tiles_l).to(tl.int32) * segment
     end = tl.minimum(first + segment, half)
-    x = _matrix(x, z, matrices, inner, x_0, x_1, GROUPED, X_TYPE, ALIGNED)
+    x = _matrix(x, z, matrices, inner, x_0, x_1, X_GROUPED, X_TYPE, ALIGNED)
     even, odd = _sums(x, x_j, x_l, n, first, end, l0, lanes, basis, basis_u, parity, term,
                       FOLD, DOT, SUM, TERMS, PRECISION, BU, BJ, BL)  # fmt: skip
     l, u = l0 + tl.arange(0, BL), tl.arange(0, BU)[:, None]  # noqa: E741
@@ -168,7 +170,7 @@ def crop(
 @triton.jit
 def add(
     partials, out, parts, ku, kv, out_u, out_v, out_0, out_1, inner, matrices, scale,
-    OUT_TYPE: tl.constexpr, GROUPED: tl.constexpr, ALIGNED: tl.constexpr, SUM: tl.constexpr,
+    OUT_TYPE: tl.constexpr, OUT_GROUPED: tl.constexpr, ALIGNED: tl.constexpr, SUM: tl.constexpr,
     K: tl.constexpr, KV: tl.constexpr, B: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """out[z, u, v] = scale sum over p of partials[z, p, u, v], always in the same order."""
@@ -183,7 +185,7 @@ def add(
         total += tl.load(from_, mask=(part + p < parts)[:, None], other=0)
         from_ += BP * K * KV
     value = tl.sum(total, 0) * scale
-    out = _matrix(out, z, matrices, inner, out_0, out_1, GROUPED, OUT_TYPE, ALIGNED)
+    out = _matrix(out, z, matrices, inner, out_0, out_1, OUT_GROUPED, OUT_TYPE, ALIGNED)
     u, v = at // KV, at % KV
     out += u.to(tl.int64) * out_u + v.to(tl.int64) * out_v
     tl.store(out, value.to(out.dtype.element_ty), mask=(u < ku) & (v < kv))
@@ -193,7 +195,8 @@ def add(
 def pad(
     x, out, basis, lane_basis, ku, kv, rows, lanes, x_u, x_v, x_0, x_1, out_i, out_l, out_0, out_1, inner, matrices,
     segment, basis_i, lane_basis_l, scale,
-    X_TYPE: tl.constexpr, OUT_TYPE: tl.constexpr, GROUPED: tl.constexpr, ALIGNED: tl.constexpr, SUM: tl.constexpr,
+    X_TYPE: tl.constexpr, OUT_TYPE: tl.constexpr, X_GROUPED: tl.constexpr, OUT_GROUPED: tl.constexpr,
+    ALIGNED: tl.constexpr, SUM: tl.constexpr,
     PRECISION: tl.constexpr, BU: tl.constexpr, KV: tl.constexpr, BV: tl.constexpr, BI: tl.constexpr,
     BL: tl.constexpr,
 ):  # fmt: skip
@@ -206,8 +209,8 @@ def pad(
     l0 = program % tiles_l * BL
     first = program // tiles_l % segments * segment
     z = (program // tiles_l // segments).to(tl.int64)
-    x = _matrix(x, z, matrices, inner, x_0, x_1, GROUPED, X_TYPE, ALIGNED)
-    out = _matrix(out, z, matrices, inner, out_0, out_1, GROUPED, OUT_TYPE, ALIGNED)
+    x = _matrix(x, z, matrices, inner, x_0, x_1, X_GROUPED, X_TYPE, ALIGNED)
+    out = _matrix(out, z, matrices, inner, out_0, out_1, OUT_GROUPED, OUT_TYPE, ALIGNED)
     u, l = tl.arange(0, BU), l0 + tl.arange(0, BL)  # noqa: E741
     middle = tl.zeros((BU, BL), SUM)
     for v0 in range(0, KV, BV):

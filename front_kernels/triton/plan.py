@@ -1,0 +1,353 @@
+"""What an op on matrices of some layout comes to: kernels, grids, arguments, bases and temporaries, without a tensor.
+
+Plans are pure data, made once for a layout and kept; `launch` fills in tensors. Nothing here touches a device.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from . import kernels, tiles
+from .basis import Key, padded
+
+__all__ = ["Layout", "Plan", "Step", "Target", "Temporary", "axis", "matrices"]
+
+_TYPES = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
+_KINDS = {torch.float16: "half", torch.bfloat16: "half", torch.float32: "single", torch.float64: "double"}
+
+
+class Target(NamedTuple):
+    """What plans depend on besides tensors: the device and how products are made."""
+
+    names: tuple[str, ...]  # the device's and its architecture's, for tiles
+    multiprocessors: int
+    precision: str = "highest"
+    tf32: bool = True  # tensor cores that take TF32; others take float32 as bfloat16 numbers
+
+    def products(self, dtype: torch.dtype) -> str:
+        """Triton's input_precision for operands of a dtype."""
+        if dtype != torch.float32:
+            return "ieee"  # 16-bit operands as they are; float64
+        if not self.tf32:
+            return "bf16x3" if self.precision == "fast" else "bf16x6"
+        return "tf32" if self.precision == "fast" else "tf32x3"
+
+    def terms(self, dtype: torch.dtype) -> int:
+        """Terms of a basis that multiplies inputs of a dtype."""
+        return 2 if self.precision == "highest" and dtype.itemsize == 2 else 1
+
+    def folds(self, dtype: torch.dtype, contiguous: bool) -> bool:
+        """Whether sums are folded: not where that needs more bits than the inputs have, or reads backwards."""
+        if contiguous or dtype == torch.float64:
+            return False
+        return dtype == torch.float32 or self.precision == "fast"
+
+
+class Layout(NamedTuple):
+    """Of a tensor."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(x: torch.Tensor) -> Layout:
+        return Layout(tuple(x.shape), x.stride(), x.dtype)
+
+
+class Temporary(NamedTuple):
+    """Elements of a dtype that a plan writes and reads."""
+
+    size: int
+    dtype: torch.dtype
+
+
+class Step(NamedTuple):
+    """One launch. `tensors` are (argument, "x", "out" or a temporary's number, offset in elements)."""
+
+    kernel: Any
+    grid: int
+    arguments: dict[str, Any]  # all but tensors: sizes, strides, constants, Triton's options
+    tensors: tuple[tuple[str, str | int, int], ...]
+    bases: tuple[tuple[str, Key], ...]
+
+
+class Plan(NamedTuple):
+    steps: tuple[Step, ...]
+    temporaries: tuple[Temporary, ...]
+
+    @property
+    def workspace_bytes(self) -> int:
+        return sum(each.size * each.dtype.itemsize for each in self.temporaries)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One end of a pass: matrices of one layout, by batches of two axes, in a tensor or a list of them."""
+
+    slot: str | int
+    dtype: torch.dtype
+    sizes: tuple[int, int]
+    strides: tuple[int, int]
+    batch: tuple[int, int]
+    offset: int = 0
+    grouped: bool = False
+
+    def swapped(self) -> Side:
+        """The transposed matrices."""
+        return replace(self, sizes=self.sizes[::-1], strides=self.strides[::-1])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How many matrices: `inner` of the last axis, `matrices` in each tensor, `count` in all."""
+
+    inner: int
+    matrices: int
+    count: int
+    aligned: bool  # addresses of lists are multiples of 16 bytes
+
+
+class _Builder:
+    """A plan in the making."""
+
+    def __init__(self, target: Target, batch: Batch, norm: str) -> None:
+        self.target, self.batch, self.norm = target, batch, norm
+        self.steps: list[Step] = []
+        self.temporaries: list[Temporary] = []
+
+    def temporary(self, size: int, dtype: torch.dtype) -> int:
+        self.temporaries.append(Temporary(size, dtype))
+        return len(self.temporaries) - 1
+
+    def matrices(self, rows: int, columns: int, dtype: torch.dtype) -> Side:
+        """As many temporary matrices as there are in the batch."""
+        one = rows * columns
+        slot = self.temporary(self.batch.count * one, dtype)
+        return Side(slot, dtype, (rows, columns), (columns, 1), (self.batch.inner * one, one))
+
+    def plan(self) -> Plan:
+        return Plan(tuple(self.steps), tuple(self.temporaries))
+
+    def add(
+        self, kernel: Any, grid: int, arguments: dict[str, Any], tensors: dict[str, Side | int], bases: dict[str, Key],
+        tile: tiles.Tile,
+    ) -> None:  # fmt: skip
+        # NOTE: fusion of multiplications and additions is Triton's default up to 3.9 only.
+        options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
+        common = {"inner": self.batch.inner, "matrices": self.batch.matrices}
+        slots = []
+        for name, side in tensors.items():
+            if isinstance(side, Side):
+                slots.append((name, side.slot, side.offset))
+                common |= {
+                    f"{name}_0": side.batch[0],
+                    f"{name}_1": side.batch[1],
+                    f"{name.upper()}_TYPE": _TYPES[side.dtype],
+                    f"{name.upper()}_GROUPED": side.grouped,
+                    "ALIGNED": self.batch.aligned,
+                }
+            else:
+                slots.append((name, side, 0))
+        self.steps.append(Step(kernel, grid, common | arguments | options, tuple(slots), tuple(bases.items())))
+
+    def axis(self, x: Side, out: Side, inverse: bool) -> None:
+        """The first axis of the matrices x transformed into that of out; the second are the lanes."""
+        (terms, lanes), rows = x.sizes, out.sizes[0]
+        n, k = (rows, terms) if inverse else (terms, rows)
+        compute = _compute_dtype(x.dtype, out.dtype)
+        dot = compute if compute == torch.float64 else x.dtype
+        fold = not inverse and n > 1 and self.target.folds(dot, contiguous=x.strides[0] == 1 and x.strides[1] != 1)
+        key = Key(n, k, inverse, self.norm, dot, self.target.terms(dot), fold)
+        tile = tiles.nearest(self.target.names, "axis", _KINDS[dot], (terms, lanes, rows))
+        bu, bj = min(tile.rows, key.shape[2]), min(tile.terms, key.shape[3])
+        bl = min(tile.lanes, padded(lanes))
+        height = (rows + 1) // 2 if fold else rows
+        arguments = {
+            "n": n, "terms": terms, "rows": rows, "lanes": lanes, "x_j": x.strides[0], "x_l": x.strides[1],
+            "out_u": out.strides[0], "out_l": out.strides[1], "scale": key.scale, **_strides(key),
+            "FOLD": fold, "DOT": _TYPES[dot], "SUM": _TYPES[compute], "TERMS": key.terms,
+            "PRECISION": self.target.products(dot), "BU": bu, "BJ": bj, "BL": bl,
+        }  # fmt: skip
+        grid = triton.cdiv(height, bu) * triton.cdiv(lanes, bl) * self.batch.count
+        self.add(kernels.axis, grid, arguments, {"x": x, "out": out}, {"basis": key}, tile)
+
+    def crop(self, x: Side, out: Side) -> None:
+        """Both axes in one launch, and one for the sum of what its programs found."""
+        # The lanes are the contiguous axis: mirrored elements are then read in the same direction.
+        if x.strides[0] == 1 and x.strides[1] != 1:
+            x, out = x.swapped(), out.swapped()
+        (n, lanes), (ku, kv), dot = x.sizes, out.sizes, x.dtype
+        fold = n > 1 and self.target.folds(dot, contiguous=False)
+        key = Key(n, ku, False, self.norm, dot, self.target.terms(dot), fold)
+        across = Key(lanes, kv, False, self.norm, torch.float32, 1, False)
+        tile = tiles.nearest(self.target.names, "crop", _KINDS[dot], (n, lanes, max(ku, kv)))
+        bu, kv_padded = key.shape[2], across.shape[2]
+        bj, bl = min(tile.terms, key.shape[3]), min(tile.lanes, across.shape[3])
+        k, half = (2 * bu, (n + 1) // 2) if fold else (bu, n)
+        # As many programs as there are multiprocessors, or a few more: the partials' size goes with their number.
+        tiles_l = triton.cdiv(lanes, bl)
+        wanted = max(1, self.target.multiprocessors // (tiles_l * self.batch.count))
+        segment = triton.cdiv(triton.cdiv(half, wanted), bj) * bj
+        parts = tiles_l * triton.cdiv(half, segment)
+        total = parts * self.batch.count
+        partials = self.temporary(total * k * kv_padded, torch.float32)
+        common = {"SUM": tl.float32, "K": k, "KV": kv_padded}
+        arguments = {
+            "n": n, "rows": n, "lanes": lanes, "x_j": x.strides[0], "x_l": x.strides[1], "segment": segment,
+            "lane_basis_v": across.strides[2], **_strides(key), "FOLD": fold, "DOT": _TYPES[dot], "TERMS": key.terms,
+            "PRECISION": self.target.products(dot), "LANE_PRECISION": self.target.products(torch.float32),
+            "BU": bu, "BJ": bj, "BL": bl, "BV": min(kv_padded, tile.columns),
+        }  # fmt: skip
+        bases = {"basis": key, "lane_basis": across}
+        self.add(kernels.crop, total, common | arguments, {"x": x, "partials": partials}, bases, tile)
+        arguments = {
+            "parts": parts, "ku": ku, "kv": kv, "out_u": out.strides[0], "out_v": out.strides[1],
+            "scale": key.scale * across.scale, "B": 64, "BP": 32,
+        }  # fmt: skip
+        grid = k * kv_padded // 64 * self.batch.count
+        sums = tiles.Tile(0, 0, 0, 0, warps=4, stages=2)
+        self.add(kernels.add, grid, common | arguments, {"partials": partials, "out": out}, {}, sums)
+
+    def pad(self, x: Side, out: Side) -> None:
+        """Both axes of the inverse in one launch."""
+        if out.strides[0] == 1 and out.strides[1] != 1:
+            x, out = x.swapped(), out.swapped()
+        (ku, kv), (rows, lanes) = x.sizes, out.sizes
+        key = Key(rows, ku, True, self.norm, torch.float32, 1, False)
+        across = Key(lanes, kv, True, self.norm, torch.float32, 1, False)
+        tile = tiles.nearest(self.target.names, "pad", _KINDS[out.dtype], (rows, lanes, max(ku, kv)))
+        bi, bl = min(tile.rows, key.shape[2]), min(tile.lanes, across.shape[2])
+        tiles_l = triton.cdiv(lanes, bl)
+        wanted = max(1, 2 * self.target.multiprocessors // (tiles_l * self.batch.count))
+        segment = triton.cdiv(triton.cdiv(rows, wanted), bi) * bi
+        arguments = {
+            "ku": ku, "kv": kv, "rows": rows, "lanes": lanes, "x_u": x.strides[0], "x_v": x.strides[1],
+            "out_i": out.strides[0], "out_l": out.strides[1], "segment": segment, "basis_i": key.strides[2],
+            "lane_basis_l": across.strides[2], "scale": key.scale * across.scale, "SUM": tl.float32,
+            "PRECISION": self.target.products(torch.float32), "BU": key.shape[3], "KV": across.shape[3],
+            "BV": min(tile.columns, across.shape[3]), "BI": bi, "BL": bl,
+        }  # fmt: skip
+        grid = tiles_l * triton.cdiv(rows, segment) * self.batch.count
+        bases = {"basis": key, "lane_basis": across}
+        self.add(kernels.pad, grid, arguments, {"x": x, "out": out}, bases, tile)
+
+    def two_passes(self, x: Side, out: Side, inverse: bool) -> None:
+        """One axis after the other, in the order that needs fewer products."""
+        (m, n), (k0, k1) = x.sizes, out.sizes
+        rows_first = m * n * k1 + m * k0 * k1 <= m * n * k0 + n * k0 * k1
+        middle = self.matrices(*((m, k1) if rows_first else (k0, n)), _compute_dtype(x.dtype, out.dtype))
+        if rows_first:
+            self.axis(x.swapped(), middle.swapped(), inverse)
+            self.axis(middle, out, inverse)
+        else:
+            self.axis(x, middle, inverse)
+            self.axis(middle.swapped(), out.swapped(), inverse)
+
+    def forward(self, x: Side, out: Side) -> None:
+        if _fits_one_pass(out.sizes, x.dtype, out.dtype):
+            self.crop(x, out)
+        else:
+            self.two_passes(x, out, False)
+
+    def inverse(self, x: Side, out: Side, shared: bool) -> None:
+        if _fits_one_pass(x.sizes, x.dtype, out.dtype) and not shared:
+            self.pad(x, out)
+        else:
+            self.two_passes(x, out, True)
+
+
+def _strides(key: Key) -> dict[str, int]:
+    term, parity, row = key.strides
+    return {"basis_u": row, "parity": parity, "term": term}
+
+
+def _compute_dtype(x: torch.dtype, out: torch.dtype) -> torch.dtype:
+    return torch.float64 if torch.float64 in (x, out) else torch.float32
+
+
+def _fits_one_pass(k: Sequence[int], x: torch.dtype, out: torch.dtype) -> bool:
+    return max(k) <= tiles.FUSED_MOST and _compute_dtype(x, out) == torch.float32
+
+
+Axes = list[tuple[int, int, int]]  # size, stride of x, stride of out
+
+
+def _merged(axes: Iterable[tuple[int, int, int]]) -> Axes:
+    """The same elements by fewer axes, outermost first."""
+    found: Axes = []
+    for size, a, b in axes:
+        if size == 1:
+            continue
+        if found and found[-1][1] == a * size and found[-1][2] == b * size:
+            found[-1] = (found[-1][0] * size, a, b)
+        else:
+            found.append((size, a, b))
+    return found
+
+
+def _two(axes: Axes) -> tuple[Axes, list[tuple[int, int]]]:
+    """Two axes, and the offsets (of x, of out) at which they start: further axes are taken one by one."""
+    offsets = [(0, 0)]
+    for size, a, b in axes[:-2]:
+        offsets = [(p + i * a, q + i * b) for p, q in offsets for i in range(size)]
+    return [(1, 0, 0)] * (2 - len(axes)) + axes[-2:], offsets
+
+
+@functools.lru_cache(maxsize=4096)
+def matrices(
+    x: Layout, out: Layout, count: int, direction: str, k: tuple[int, int], norm: str, target: Target,
+    aligned: bool, shared: bool,
+) -> Plan:  # fmt: skip
+    """The last two axes of `count` tensors transformed: "forward", "inverse", or "resize" by way of k coefficients.
+
+    `aligned`: addresses of several are multiples of 16 bytes. `shared`: results may lie in the inputs' memory.
+    """
+    axes, offsets = _two(_merged(zip(x.shape[:-2], x.strides[:-2], out.strides[:-2], strict=True)))
+    (s0, a0, b0), (s1, a1, b1) = axes
+    builder = _Builder(target, Batch(s1, s0 * s1, s0 * s1 * count, aligned), norm)
+    temporaries: list[Temporary] = []
+    for a, b in offsets:
+        first = Side("x", x.dtype, x.shape[-2:], x.strides[-2:], (a0, a1), a, count > 1)  # type: ignore[arg-type]
+        last = Side("out", out.dtype, out.shape[-2:], out.strides[-2:], (b0, b1), b, count > 1)  # type: ignore[arg-type]
+        builder.temporaries = []  # each part of the batch uses the same ones, after the part before
+        if direction == "forward":
+            builder.forward(first, last)
+        elif direction == "inverse":
+            builder.inverse(first, last, shared)
+        else:
+            middle = builder.matrices(*k, _compute_dtype(x.dtype, out.dtype))
+            builder.forward(first, middle)
+            builder.inverse(middle, last, False)
+        temporaries = builder.temporaries
+    builder.temporaries = temporaries
+    return builder.plan()
+
+
+@functools.lru_cache(maxsize=4096)
+def axis(x: Layout, out: Layout, inverse: bool, dim: int, norm: str, target: Target) -> Plan:
+    """One axis of x transformed into out, which has the same shape but for that axis."""
+    rest = _merged((x.shape[d], x.strides[d], out.strides[d]) for d in range(len(x.shape)) if d != dim)
+    # The axis that is contiguous is the lanes, or else the innermost.
+    at = next((i for i, each in enumerate(rest) if each[1] == 1), len(rest) - 1)
+    lanes = rest.pop(at) if rest else (1, 1, 1)
+    axes, offsets = _two(rest)
+    (s0, a0, b0), (s1, a1, b1) = axes
+    builder = _Builder(target, Batch(s1, s0 * s1, s0 * s1, True), norm)
+    for a, b in offsets:
+        first = Side("x", x.dtype, (x.shape[dim], lanes[0]), (x.strides[dim], lanes[1]), (a0, a1), a)
+        last = Side("out", out.dtype, (out.shape[dim], lanes[0]), (out.strides[dim], lanes[2]), (b0, b1), b)
+        builder.axis(first, last, inverse)
+    return builder.plan()
