@@ -23,7 +23,7 @@ class Device:
     half: float  # operations of 16-bit products with float32 sums
     single: float  # of TF32 products
     double: float
-    points: float  # the FFT-shaped kernels': float32 numbers read, plus twice those written
+    points: float  # the FFT-shaped kernels': float32 numbers of the longer side, plus twice those of the shorter
     launch_us: float = 3.0
 
 
@@ -92,13 +92,13 @@ def largest_factor(n: int) -> int:
 
 
 def cuda_us(problem: Problem, device: Device) -> float:
-    """Of the FFT-shaped kernels: what they read, plus twice what they write, at one rate."""
+    """Of the FFT-shaped kernels: the longer side of each pass, plus twice the shorter, at one rate."""
     total = 0.0
     wide = 2 if problem.compute == torch.float64 else 1
     for n, k, lanes, _ in problem.passes:
         # A long axis goes through memory twice; one without radices is a convolution of twice its length or more.
         factor = 4 if largest_factor(n) > 61 else 2 if n > 32768 else 1
-        points = problem.matrices * lanes * (k + 2 * n if problem.inverse else n + 2 * k)
+        points = problem.matrices * lanes * (n + 2 * k)  # the inverse takes as long
         total += factor * wide * points / device.points + device.launch_us
     return total
 
