@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import basis, kernels, plan
 
-__all__ = ["axis", "matrices"]
+__all__ = ["axis", "carry_out", "matrices"]
 
 
 def launch(kernel: Any, grid: int, arguments: dict[str, Any]) -> None:
@@ -19,7 +19,8 @@ def launch(kernel: Any, grid: int, arguments: dict[str, Any]) -> None:
     kernel[(grid,)](**arguments)
 
 
-def _carry_out(found: plan.Plan, xs: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+def carry_out(found: plan.Plan, xs: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+    """The plan of xs -> outs, on the current stream."""
     device = xs[0].device
     slots: dict[str | int, Tensor] = {
         "x": xs[0] if len(xs) == 1 else _addresses(xs),
@@ -66,7 +67,7 @@ def _one(x: Tensor, out: Tensor, direction: str, k: tuple[int, int], norm: str, 
         # A result may lie in the memory of another matrix that is read later.
         x, shared = x.clone(), False
     layouts = plan.Layout.of(x), plan.Layout.of(out)
-    _carry_out(plan.matrices(*layouts, 1, direction, k, norm, target, True, shared), [x], [out])
+    carry_out(plan.matrices(*layouts, 1, direction, k, norm, target, True, shared), [x], [out])
 
 
 def matrices(
@@ -95,11 +96,11 @@ def matrices(
             continue
         aligned = all(t.data_ptr() % 16 == 0 for t in (*some, *results))
         args = x_layout, out_layout, len(some), direction, through, norm, target, aligned, False
-        _carry_out(plan.matrices(*args), some, results)
+        carry_out(plan.matrices(*args), some, results)
     return None
 
 
 def axis(x: Tensor, out: Tensor, inverse: bool, dim: int, norm: str, target: plan.Target) -> None:
     """One axis of x transformed into out, which has the same shape but for that axis."""
     found = plan.axis(plan.Layout.of(x), plan.Layout.of(out), inverse, dim, norm, target)
-    _carry_out(found, [x], [out])
+    carry_out(found, [x], [out])

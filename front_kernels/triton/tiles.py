@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["CONFIGS", "FUSED_MOST", "Tile", "file_for", "nearest"]
+__all__ = ["CONFIGS", "FUSED_MOST", "Tile", "file_for", "forced", "nearest"]
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FUSED_MOST = 128
@@ -42,10 +42,17 @@ def _read(path: Path) -> tuple[tuple[str, str, tuple[int, ...], Tile], ...]:
     return tuple((e["kernel"], e["kind"], tuple(e["size"]), Tile(*(e[name] for name in Tile._fields))) for e in entries)
 
 
-@functools.cache
+forced: dict[tuple[str, str], Tile] = {}
+"""By (kernel, kind): what tune.py tries instead of what the files say."""
+
+
 def nearest(names: tuple[str, ...], kernel: str, kind: str, size: tuple[int, ...]) -> Tile:
     """The tile for the size (terms of the sums, lanes, rows of the basis) nearest to `size` by its logarithms."""
+    return forced.get((kernel, kind)) or _nearest(names, kernel, kind, size)
 
+
+@functools.cache
+def _nearest(names: tuple[str, ...], kernel: str, kind: str, size: tuple[int, ...]) -> Tile:
     def distance(other: Sequence[int]) -> float:
         return sum(abs(math.log2(a / b)) for a, b in zip(size, other, strict=True))
 

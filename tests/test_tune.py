@@ -1,0 +1,92 @@
+"""python -m front_kernels.tune, with a clock of the tests' own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+pytest.importorskip("triton", reason="Triton is not installed")
+from front_kernels import engines, tune
+from front_kernels.triton import launch, plan, tiles
+
+CPU = torch.device("cpu")
+TARGET = plan.Target(("nothing",), 4)
+ENTRIES = [
+    {"kernel": "axis", "kind": "single", "size": [64, 48, 16]},
+    {"kernel": "crop", "kind": "half", "size": [64, 48, 16]},
+    {"kernel": "pad", "kind": "single", "size": [64, 48, 16]},
+]
+START = {"rows": 32, "terms": 32, "lanes": 32, "columns": 16, "warps": 4, "stages": 2}
+
+if torch.cuda.is_available():
+    pytest.skip("there is a GPU: the kernels are not interpreted", allow_module_level=True)
+
+
+def few(tile: tiles.Tile):
+    yield from (tile, tile._replace(terms=16), tile._replace(lanes=64))
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["kernel"])
+def test_the_fastest_tile_that_is_right(entry, monkeypatch):
+    monkeypatch.setattr(tune, "candidates", few)
+    times = iter([3.0, 1.0, 2.0])
+    tile, us = tune.measure(entry | START, CPU, TARGET, lambda call: (call(), next(times))[1])
+    assert (tile, us) == (tiles.Tile(**START)._replace(terms=16), 1.0)
+    assert tiles.forced == {}
+
+
+def test_wrong_results_and_tiles_that_do_not_fit_are_left_out(monkeypatch):
+    monkeypatch.setattr(tune, "candidates", few)
+    run, calls = launch.launch, []
+
+    def spoiled(kernel, grid, arguments):
+        run(kernel, grid, arguments)
+        calls.append(kernel)
+        if len(calls) == 1:
+            arguments["out"].add_(1)
+        if len(calls) == 2:
+            raise RuntimeError("out of shared memory")
+
+    monkeypatch.setattr(launch, "launch", spoiled)
+    tile, _ = tune.measure(ENTRIES[0] | START, CPU, TARGET, lambda call: 1.0)
+    assert tile == tiles.Tile(**START)._replace(lanes=64)
+    monkeypatch.setattr(launch, "launch", lambda kernel, grid, arguments: arguments["out"].zero_())
+    with pytest.raises(RuntimeError, match=r"no tile of kernel 'axis', kind 'single', size \[64, 48, 16\] gives"):
+        tune.measure(ENTRIES[0] | START, CPU, TARGET, lambda call: 1.0)
+    assert tiles.forced == {}
+
+
+def test_candidates():
+    start = tiles.Tile(64, 32, 128, 0, 8, 3)
+    found = list(tune.candidates(start))
+    assert found[0] == start
+    assert len(set(found)) == len(found) < 100
+    assert {tile.rows for tile in found} == {32, 64, 128}
+    assert {tile.lanes for tile in found} == {64, 128, 256}
+    assert {tile.columns for tile in found} == {0}
+    assert {tile.warps for tile in found} == {4, 8}
+    assert start._replace(terms=16, stages=1) in found
+    assert max(sum(a != b for a, b in zip(tile, start, strict=True)) for tile in found) == 2
+
+
+def test_the_file_is_one_that_the_ops_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "measure", lambda entry, *rest: (tiles.Tile(16, 16, 16, 16, 4, 1), 2.5))
+    entries = tune.tuned(CPU, engines.Gpu("A GPU", "sm_80", 4), lambda call: 1.0)
+    monkeypatch.setattr(tiles, "CONFIGS", tmp_path)
+    tune.write(tmp_path / "A_GPU.json", "by a test", entries)
+    assert [file.name for file in tmp_path.iterdir()] == ["A_GPU.json"]
+    assert json.loads((tmp_path / "A_GPU.json").read_text())["about"] == "by a test"
+    assert tiles.nearest(("A GPU", "sm_80"), "crop", "half", (1, 1, 1)) == tiles.Tile(16, 16, 16, 16, 4, 1)
+    monkeypatch.setattr(tune.os, "replace", lambda *names: (_ for _ in ()).throw(OSError("disk")))
+    with pytest.raises(OSError, match="disk"):
+        tune.write(tmp_path / "B.json", "", [])
+    assert [file.name for file in tmp_path.iterdir()] == ["A_GPU.json"]
+
+
+def test_without_a_gpu():
+    run = CliRunner().invoke(tune.main, [])
+    assert run.exit_code == 1
+    assert "no GPU: torch.cuda.is_available() is false" in run.output
