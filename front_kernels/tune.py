@@ -1,8 +1,8 @@
 """`python -m front_kernels.tune`: measures tiles of the Triton kernels on this GPU and writes them to a file.
 
-For every kernel, kind of number and size in the file of its architecture (or of unknown devices), tries tiles near those
-it gives, checks each result against float64, and keeps the fastest. The ops read configs/DEVICE.json of the package from
-then on; nothing is ever measured inside a call of theirs.
+For every kernel, kind of number and size in the file of its architecture (or of unknown devices), tries tiles near
+those it gives, checks each result against float64, and keeps the fastest. The ops read configs/DEVICE.json of the
+package from then on; nothing is ever measured inside a call of theirs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def candidates(tile: tiles.Tile) -> Iterator[tiles.Tile]:
     other: dict[str, list[int]] = {}
     for name in ("rows", "terms", "lanes", "columns"):
         n = getattr(tile, name)
-        other[name] = [size for size in (n // 2, 2 * n) if 16 <= size <= 256]
+        other[name] = [size for size in (n // 2, 2 * n) if 16 <= size <= tiles.LARGEST]
     other["warps"] = [warps for warps in (4, 8) if warps != tile.warps]
     other["stages"] = [stages for stages in (1, 2, 3, 4) if stages != tile.stages]
     for count in (0, 1, 2):
