@@ -120,12 +120,13 @@ def triton_us(problem: Problem, precision: str, device: Device) -> float:
         x = problem.x if i == 0 else problem.compute
         out = problem.out if i == len(passes) - 1 else problem.compute
         dot = problem.compute if problem.compute == torch.float64 else x
-        allowed = dot == torch.float32 or (precision == "fast" and dot.itemsize == 2)
+        allowed = dot == torch.float32 or (precision == "fast" and dot == torch.bfloat16)
         folds = allowed and not problem.inverse and (strided or fused)
         products = 2.0 * n * k * lanes * problem.matrices / (2 if folds else 1)
         arithmetic = _product_us(products, dot, precision, device)
         read, written = (k, n) if problem.inverse else (n, k)
-        memory = problem.matrices * lanes * (read * x.itemsize + written * out.itemsize) / device.bytes
+        basis = n * max(k, 16) * 4 / device.bytes  # built once, and read
+        memory = basis + problem.matrices * lanes * (read * x.itemsize + written * out.itemsize) / device.bytes
         if fused:
             total += arithmetic
             largest = max(largest, memory)

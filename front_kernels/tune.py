@@ -83,6 +83,7 @@ def measure(entry: dict[str, Any], device: torch.device, target: plan.Target, ti
             else:
                 found = plan.matrices.__wrapped__(*layouts, 1, direction, (0, 0), "ortho", target, True, False)
             try:
+                out.fill_(float("nan"))
                 launch.carry_out(found, [x], [out])
                 error = float((out.double() - exact).norm() / exact.norm())
                 if not error <= _LIMIT[entry["kind"]]:

@@ -168,6 +168,14 @@ def test_one_axis(dim, dtype):
     matches(call("dct", y, 2, dim), reference.dct(y, 2, dim))
 
 
+def test_fast_float16_does_not_overflow():
+    x = torch.full((64, 64), 40000.0, dtype=torch.float16)
+    with fk.set_precision("fast"):
+        found = call("dct_crop", x, [4, 4], norm="forward")
+    assert torch.isfinite(found).all()
+    assert abs(float(found[0, 0]) - 40000) <= 100
+
+
 def test_empty():
     assert call("dct_crop", randn(0, 24, 48), [8, 12]).shape == (0, 8, 12)
     assert call("dct", randn(0, 48), 12).shape == (0, 12)
@@ -320,7 +328,7 @@ def test_bases_are_kept_up_to_a_limit(monkeypatch):
     keys = [basis.Key(64, k, False, "ortho", torch.float32, 1, False) for k in (16, 32, 64)]
     first = cache.get(keys[0], CPU)
     assert cache.get(keys[0], CPU) is first
-    monkeypatch.setattr(basis, "CACHE_BYTES", 4 * 64 * (32 + 64))
+    monkeypatch.setattr(basis, "CACHE_BYTES", 4 * 64 * (32 + 64) + 1)
     for key in keys[1:]:
         cache.get(key, CPU)
     assert cache.nbytes == 4 * 64 * (32 + 64)

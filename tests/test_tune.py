@@ -65,7 +65,7 @@ def test_candidates():
     assert found[0] == start
     assert len(set(found)) == len(found) < 100
     assert {tile.rows for tile in found} == {32, 64, 128}
-    assert {tile.lanes for tile in found} == {64, 128, 256}
+    assert {tile.lanes for tile in found} == {64, 128}  # bases are padded to whole tiles of 128
     assert {tile.columns for tile in found} == {0}
     assert {tile.warps for tile in found} == {4, 8}
     assert start._replace(terms=16, stages=1) in found

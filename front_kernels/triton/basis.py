@@ -157,15 +157,15 @@ class Cache:
                 "mode='reduce-overhead' does)"
             )
         built = build(key, device)
+        _wait(device)  # before others see it: they may use other streams
         with self._lock:
             self._found[at] = built
             total = sum(data.nbytes for data in self._found.values())
-            if total > CACHE_BYTES:
-                _wait(device)
-            while total > CACHE_BYTES and len(self._found) > 1:
-                _, dropped = self._found.popitem(last=False)
+            # The two of one matrix stay, whatever they take: else every call would build both anew.
+            while total > CACHE_BYTES and len(self._found) > 2:
+                (_, where), dropped = self._found.popitem(last=False)
+                _wait(where)
                 total -= dropped.nbytes
-        _wait(device)  # from now on other streams may use it
         return built
 
 

@@ -157,7 +157,7 @@ def crop(
     # fit the registers beside the sums.
     for v0 in range(0, KV, BV):
         v = v0 + tl.arange(0, BV)[None, :]
-        lane_tile = tl.load(lane_basis + l[:, None] + v * lane_basis_v)
+        lane_tile = tl.load(lane_basis + l[:, None] + v.to(tl.int64) * lane_basis_v)
         at = partials + program * (K * KV) + v
         zero = tl.zeros((BU, BV), SUM)
         if FOLD:

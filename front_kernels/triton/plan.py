@@ -52,7 +52,8 @@ class Target(NamedTuple):
         """Whether sums are folded: not where that needs more bits than the inputs have, or reads backwards."""
         if contiguous or dtype == torch.float64:
             return False
-        return dtype == torch.float32 or self.precision == "fast"
+        # A sum of two float16 numbers may be too large for float16.
+        return dtype == torch.float32 or (dtype == torch.bfloat16 and self.precision == "fast")
 
 
 class Layout(NamedTuple):

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["CONFIGS", "FUSED_MOST", "Tile", "file_for", "forced", "nearest"]
+__all__ = ["CONFIGS", "FUSED_MOST", "LARGEST", "Tile", "file_for", "forced", "nearest"]
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FUSED_MOST = 128
 """Most coefficients per axis that the kernels take which transform both axes at once: what fits the registers."""
+
+LARGEST = 128
+"""Of each side of a tile: bases are padded to whole tiles of up to this size, and no further."""
 
 
 class Tile(NamedTuple):
@@ -39,7 +42,14 @@ def file_for(names: Sequence[str]) -> Path:
 @functools.cache
 def _read(path: Path) -> tuple[tuple[str, str, tuple[int, ...], Tile], ...]:
     entries = json.loads(path.read_text())["tiles"]
-    return tuple((e["kernel"], e["kind"], tuple(e["size"]), Tile(*(e[name] for name in Tile._fields))) for e in entries)
+    found = []
+    for e in entries:
+        tile = Tile(*(e[name] for name in Tile._fields))
+        for name, side in zip(Tile._fields, tile[:4], strict=False):
+            if side and not (16 <= side <= LARGEST and side & (side - 1) == 0):
+                raise ValueError(f"{path}: {name} must be a power of two from 16 to {LARGEST}, or 0, got {side} in {e}")
+        found.append((e["kernel"], e["kind"], tuple(e["size"]), tile))
+    return tuple(found)
 
 
 forced: dict[tuple[str, str], Tile] = {}
