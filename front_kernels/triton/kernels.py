@@ -6,8 +6,9 @@ size of the last one). With X_GROUPED and OUT_GROUPED, x and out are arrays of a
 the batch, of matrices of one layout.
 
 Sums. A tensor core may truncate as it adds, which over thousands of terms costs digits. So each step's product, BJ
-terms, starts from zero and is added to the running sum by float32 additions, which round. (With one term, Triton merges the
-addition into the product; its three TF32 or six bfloat16 products add the running sum last, and "fast" does not mind.)
+terms, starts from zero and is added to the running sum by float32 additions, which round. (With one term, Triton merges
+the addition into the product; its three TF32 or six bfloat16 products add the running sum last, and "fast" does not
+mind.)
 
 Terms. With 16-bit inputs the basis is rounded to 16 bits as well; TERMS = 2 adds what the rounding lost as a second
 basis, so that products are exact to 16 (bfloat16) or 22 (float16) bits. Both use the input as it is.
