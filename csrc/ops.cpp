@@ -32,6 +32,19 @@ STABLE_TORCH_LIBRARY(front, m) {
   m.def("idct_pad_(Tensor(a!) x, SymInt[2] k, *, str norm=\"ortho\") -> ()");
   m.def("lowpass_(Tensor(a!) x, SymInt[2] k) -> ()");
 
+  m.def("spectral_loss(Tensor x, SymInt[2] k, *, bool standardize=False) -> Tensor");
+  m.def(
+      "spectral_loss_many(Tensor[] xs, SymInt[] ks, *, bool standardize=False, float[]? decay=None) "
+      "-> Tensor");
+  m.def(
+      "spectral_grad_many_(Tensor(a!)[] grads, Tensor[] xs, SymInt[] ks, float scale, *, bool standardize=False, "
+      "float[]? decay=None) -> Tensor");
+
+  // private: the backward of spectral_loss_many, the gradients times `scale`
+  m.def(
+      "_spectral_grad_many(Tensor scale, Tensor[] xs, SymInt[] ks, *, bool standardize=False, float[]? decay=None) "
+      "-> Tensor[]");
+
   // private: the CUDA engine. direction: params.h's Direction; k0, k1: what a resize keeps.
   m.def("_cuda_matrices(Tensor[] xs, Tensor(a!)[] outs, int direction, SymInt k0, SymInt k1, str norm) -> ()");
   m.def("_cuda_axis(Tensor x, Tensor(a!) out, int direction, int dim, str norm) -> ()");

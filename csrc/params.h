@@ -34,6 +34,25 @@ struct Along {
   int64_t stride, run, jump;
 };
 
+// What the spectral loss asks of a forward pass besides its result: of the values that it reads, per block of lanes.
+struct Moments {
+  double sum, square;  // of x - shift
+};
+struct Measure {
+  double shift;
+  Moments* blocks;  // zeros at first; room for as many as there are lanes
+};
+
+// What the spectral loss makes of an inverse pass instead of its result v: with r = x - v,
+// out += factor r + slope (x - mean), where there is an `out`.
+struct Residual {
+  const void* x;
+  DType type;           // out has this type or the compute type
+  int64_t row, column;  // x's strides: the lanes are the rows of one matrix
+  double factor, slope, mean;
+  double* squares;  // per block of lanes, the sum of r^2: zeros at first; room for as many as there are lanes
+};
+
 struct AxisPass {
   Direction direction;
   int64_t n;                // transform length
@@ -47,6 +66,8 @@ struct AxisPass {
   bool around_caches;         // the result is too large to be read from a cache later
   int32_t lane_dims;
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest
+  const Measure* measure;       // of a forward pass, or null
+  const Residual* residual;     // of an inverse pass, or null
 };
 
 // Both axes of many matrices, all of one shape and one layout.
@@ -64,6 +85,9 @@ struct MatrixPass {
   int64_t count;
   int32_t batch_dims;
   LaneDim batch[kMaxLaneDims];
+  // Of one matrix, whose rows are the lanes: its rows are transformed first (measure) or last (residual).
+  const Measure* measure;
+  const Residual* residual;
 };
 
 // The thread pool, passed in so that kernels do not know whose it is: run calls body(begin, end, context) on disjoint

@@ -27,7 +27,7 @@ except ImportError as error:
 
 torch.ops.load_library(_LIBRARY_FILE)
 
-from . import _autograd, _kernels, _variants, engines, reference  # noqa: E402
+from . import _autograd, _kernels, _spectral, _variants, engines, reference  # noqa: E402
 from ._settings import set_engine, set_precision  # noqa: E402
 from .info import build_info, empty_cache, plan_for  # noqa: E402
 from .ops import (  # noqa: E402
@@ -47,8 +47,15 @@ from .ops import (  # noqa: E402
     lowpass,
     lowpass_,
 )
+from .spectral import spectral_grad_many_, spectral_loss, spectral_loss_many  # noqa: E402
 
-_registrations = (_autograd.register(), _variants.register(), _kernels.register(), engines.register())
+_registrations = (
+    _autograd.register(),
+    _variants.register(),
+    _spectral.register(),
+    _kernels.register(),
+    engines.register(),
+)
 
 __version__: str = _C.build_info()["version"]
 
@@ -76,4 +83,7 @@ __all__ = [
     "reference",
     "set_engine",
     "set_precision",
+    "spectral_grad_many_",
+    "spectral_loss",
+    "spectral_loss_many",
 ]

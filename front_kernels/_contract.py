@@ -28,7 +28,7 @@ def _fail(op: str, message: str) -> NoReturn:
     raise ValueError(f"front::{op}: {message}")
 
 
-def _show(values: Sequence[int]) -> str:
+def show(values: Sequence[int]) -> str:
     return "[" + ", ".join(str(v) for v in values) + "]"
 
 
@@ -54,7 +54,7 @@ def _norm(op: str, norm: str) -> None:
 def check_rank(op: str, shape: Sequence[int], least: int) -> None:
     if len(shape) < least:
         plural = "dimension" if least == 1 else "dimensions"
-        _fail(op, f"x must have at least {least} {plural}, got shape {_show(shape)}")
+        _fail(op, f"x must have at least {least} {plural}, got shape {show(shape)}")
 
 
 def _within(op: str, least: int, value: int, most: int, message: Callable[[], str]) -> None:
@@ -73,7 +73,7 @@ def _axis(op: str, x: Tensor, dim: int) -> None:
         1,
         n,
         MAX_AXIS,
-        lambda: f"x must have between 1 and {MAX_AXIS} elements along dim {dim}, got shape {_show(shape)}",
+        lambda: f"x must have between 1 and {MAX_AXIS} elements along dim {dim}, got shape {show(shape)}",
     )
 
 
@@ -85,10 +85,10 @@ def check_dim(op: str, rank: int, dim: int) -> int:
 
 def _pair(op: str, name: str, values: Sequence[int]) -> None:
     if len(values) != 2:
-        _fail(op, f"{name} must have 2 elements (rows, columns), got {_show(values)}")
+        _fail(op, f"{name} must have 2 elements (rows, columns), got {show(values)}")
 
 
-def _kept(op: str, name: str, value: int, n: int) -> None:
+def check_kept(op: str, name: str, value: int, n: int) -> None:
     _within(op, 1, value, n, lambda: f"{name} must be between 1 and {n} (the size of x), got {value}")
 
 
@@ -108,10 +108,10 @@ def _length(op: str, name: str, value: int) -> None:
 
 def check_out(op: str, out: Tensor, shape: Sequence[int]) -> None:
     if len(out.shape) != len(shape):
-        _fail(op, f"out must have shape {_show(shape)}, got {_show(out.shape)}")
+        _fail(op, f"out must have shape {show(shape)}, got {show(out.shape)}")
     for found, expected in zip(out.shape, shape, strict=True):
         torch._check_value(
-            found == expected, lambda: f"front::{op}: out must have shape {_show(shape)}, got {_show(out.shape)}"
+            found == expected, lambda: f"front::{op}: out must have shape {show(shape)}, got {show(out.shape)}"
         )
     check_distinct(op, "out", out)
 
@@ -122,7 +122,7 @@ def check_distinct(op: str, name: str, x: Tensor) -> None:
             _fail(op, f"{name} must not overlap itself, but is expanded along dim {dim}")
 
 
-def _matrix(op: str, x: Tensor) -> None:
+def check_matrix(op: str, x: Tensor) -> None:
     check_rank(op, x.shape, 2)
     _axis(op, x, -2)
     _axis(op, x, -1)
@@ -136,7 +136,7 @@ def dct(
     dim = check_dim("dct", x.dim(), dim)
     _axis("dct", x, dim)
     kept = x.shape[dim] if k is None else k
-    _kept("dct", "k", kept, x.shape[dim])
+    check_kept("dct", "k", kept, x.shape[dim])
     _norm("dct", norm)
     return [*x.shape[:dim], kept, *x.shape[dim + 1 :]], dtype
 
@@ -156,14 +156,14 @@ def idct(
 
 def dct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, op: str = "dct2") -> Result:
     dtype = _types(op, x, out_dtype)
-    _matrix(op, x)
+    check_matrix(op, x)
     _norm(op, norm)
     return x.shape, dtype
 
 
 def idct2(x: Tensor, *, norm: str = "ortho", out_dtype: torch.dtype | None = None, op: str = "idct2") -> Result:
     dtype = _types(op, x, out_dtype)
-    _matrix(op, x)
+    check_matrix(op, x)
     _norm(op, norm)
     return x.shape, dtype
 
@@ -177,10 +177,10 @@ def dct_crop(
     op: str = "dct_crop",
 ) -> Result:
     dtype = _types(op, x, out_dtype)
-    _matrix(op, x)
+    check_matrix(op, x)
     _pair(op, "k", k)
-    _kept(op, "k[0]", k[0], x.shape[-2])
-    _kept(op, "k[1]", k[1], x.shape[-1])
+    check_kept(op, "k[0]", k[0], x.shape[-2])
+    check_kept(op, "k[1]", k[1], x.shape[-1])
     _norm(op, norm)
     return [*x.shape[:-2], *k], dtype
 
@@ -194,7 +194,7 @@ def idct_pad(
     op: str = "idct_pad",
 ) -> Result:
     dtype = _types(op, x, out_dtype)
-    _matrix(op, x)
+    check_matrix(op, x)
     _pair(op, "size", size)
     _size(op, "size[0]", size[0], x.shape[-2])
     _size(op, "size[1]", size[1], x.shape[-1])
@@ -211,7 +211,7 @@ def dct_resize(
     out_dtype: torch.dtype | None = None,
 ) -> Result:
     dtype = _types("dct_resize", x, out_dtype)
-    _matrix("dct_resize", x)
+    check_matrix("dct_resize", x)
     _pair("dct_resize", "size", size)
     _length("dct_resize", "size[0]", size[0])
     _length("dct_resize", "size[1]", size[1])
@@ -227,19 +227,19 @@ def dct_resize(
 
 def lowpass(x: Tensor, k: Sequence[int], *, op: str = "lowpass") -> Result:
     dtype = _types(op, x, None)
-    _matrix(op, x)
+    check_matrix(op, x)
     _pair(op, "k", k)
-    _kept(op, "k[0]", k[0], x.shape[-2])
-    _kept(op, "k[1]", k[1], x.shape[-1])
+    check_kept(op, "k[0]", k[0], x.shape[-2])
+    check_kept(op, "k[1]", k[1], x.shape[-1])
     return x.shape, dtype
 
 
 def idct_pad_corner(x: Tensor, k: Sequence[int], *, norm: str = "ortho", op: str = "idct_pad_") -> Result:
     dtype = _types(op, x, None)
-    _matrix(op, x)
+    check_matrix(op, x)
     _pair(op, "k", k)
-    _kept(op, "k[0]", k[0], x.shape[-2])
-    _kept(op, "k[1]", k[1], x.shape[-1])
+    check_kept(op, "k[0]", k[0], x.shape[-2])
+    check_kept(op, "k[1]", k[1], x.shape[-1])
     _norm(op, norm)
     return x.shape, dtype
 
@@ -248,12 +248,12 @@ def check_alike(op: str, xs: Sequence[Tensor]) -> None:
     """Lists: tensors of one shape, one dtype and one device."""
     for i, x in enumerate(xs[1:], 1):
         if len(x.shape) != len(xs[0].shape):
-            _fail(op, f"xs must have one shape, got {_show(xs[0].shape)} at 0 and {_show(x.shape)} at {i}")
+            _fail(op, f"xs must have one shape, got {show(xs[0].shape)} at 0 and {show(x.shape)} at {i}")
         for found, expected in zip(x.shape, xs[0].shape, strict=True):
             torch._check_value(
                 found == expected,
                 lambda x=x, i=i: (
-                    f"front::{op}: xs must have one shape, got {_show(xs[0].shape)} at 0 and {_show(x.shape)} at {i}"
+                    f"front::{op}: xs must have one shape, got {show(xs[0].shape)} at 0 and {show(x.shape)} at {i}"
                 ),
             )
         if x.dtype != xs[0].dtype:

@@ -23,6 +23,7 @@ __all__ = [
     "idct_pad",
     "lowpass",
     "norm_scale",
+    "spectral_loss",
 ]
 
 
@@ -100,3 +101,23 @@ def dct_resize(x: Tensor, size: tuple[int, int], *, k: tuple[int, int] | None = 
 def lowpass(x: Tensor, k: tuple[int, int]) -> Tensor:
     """``dct_resize(x, x.shape, k=k)``."""
     return dct_resize(x, (x.shape[-2], x.shape[-1]), k=k)
+
+
+def spectral_loss(
+    x: Tensor, k: tuple[int, int], *, standardize: bool = False, decay: tuple[float, float] | None = None
+) -> Tensor:
+    """``sum (1 - w) dct2(x)^2``, ``w = exp(-decay0 u / m - decay1 v / n)`` in the corner and 0 outside, over the batch.
+
+    Standardised: of ``(x - mean) / (std + 1e-8)`` of every matrix.
+    """
+    x = x.to(torch.float64)
+    m, n = x.shape[-2:]
+    if standardize:
+        d = x - x.mean((-2, -1), keepdim=True)
+        std = (d.square().sum((-2, -1), keepdim=True) / max(1, m * n - 1)).sqrt()
+        x = d / (std + 1e-8)
+    rates = (0.0, 0.0) if decay is None else decay
+    u, v = (torch.arange(size, dtype=torch.float64) / size for size in (m, n))
+    w = torch.exp(-rates[0] * u[:, None] - rates[1] * v)
+    w[k[0] :], w[:, k[1] :] = 0, 0
+    return ((1 - w) * dct2(x).square()).sum()

@@ -11,6 +11,7 @@
 #include "decimate.h"
 #include "dense.h"
 #include "fft.h"
+#include "residual.h"
 
 namespace front::cpu {
 namespace FRONT_ISA {
@@ -216,6 +217,9 @@ struct Group {
   Lanes<T> lanes[kMostSideBySide];
   Works<T> work;
   bool in_row, out_row;  // the lanes of all blocks are consecutive elements
+  int64_t begin;         // the first block
+  Moments* moments;      // where what a pass measures of them goes
+  double* squares;
 };
 
 // The longest group from block `begin` on.
@@ -270,17 +274,52 @@ void store_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int
   });
 }
 
+// Instead of storing v: see Residual.
+template <class T>
+void blend_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int64_t n, const int32_t* index,
+                 Works<T> works) {
+  const Residual& residual = *pass.residual;
+  with_type<T>(residual.type, [&](auto in) {
+    using In = decltype(in);
+    const auto blend = [&](auto out) {
+      using Out = decltype(out);
+      const auto* x = static_cast<const In*>(residual.x) + begin * residual.column;
+      auto* y = pass.out ? static_cast<Out*>(pass.out) + offset(pass.out_along, begin) : nullptr;
+      for (int g = 0; g < works.count; ++g) {
+        const int64_t first = (group.begin + g) * kLanes<T>;
+        *group.squares += blend_block<In, Out, T>(x + first * residual.row, y, n, pass.out_along, group.lanes[g], index,
+                                                  works[g], residual);
+      }
+    };
+    if (pass.out_type == residual.type)
+      blend(In{});
+    else if constexpr (!std::is_same_v<In, T>)
+      blend(T{});
+  });
+}
+
 template <class T>
 void load_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& group) {
-  if (!axis.filter) return load_group(pass, group, 0, axis.n, axis.forward_in, group.work);
-  decimate(axis.n, axis.filter, axis.forward_in, group.work, [&](auto... piece) { load_group(pass, group, piece...); });
+  const auto load = [&](int64_t begin, int64_t n, const int32_t* index, Works<T> works) {
+    load_group(pass, group, begin, n, index, works);
+    if (!pass.measure) return;
+    for (int g = 0; g < works.count; ++g)
+      add_moments<T>(works[g], n, index, group.lanes[g].count, pass.measure->shift, *group.moments);
+  };
+  if (!axis.filter) return load(0, axis.n, axis.forward_in, group.work);
+  decimate(axis.n, axis.filter, axis.forward_in, group.work, load);
 }
 
 template <class T>
 void store_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& group) {
-  if (!axis.filter) return store_group(pass, group, 0, axis.n, axis.inverse_out, group.work);
-  interpolate(axis.n, axis.filter, axis.inverse_out, group.work,
-              [&](auto... piece) { store_group(pass, group, piece...); });
+  const auto store = [&](int64_t begin, int64_t n, const int32_t* index, Works<T> works) {
+    if (pass.residual)
+      blend_group(pass, group, begin, n, index, works);
+    else
+      store_group(pass, group, begin, n, index, works);
+  };
+  if (!axis.filter) return store(0, axis.n, axis.inverse_out, group.work);
+  interpolate(axis.n, axis.filter, axis.inverse_out, group.work, store);
 }
 
 // `back` is the second transform of resize. The scratch holds `side_by_side` work arrays, and resize's coefficients.
@@ -294,6 +333,9 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   Vector<T>* coefficients = group.work[static_cast<int>(blocks.side_by_side)];
   for (int64_t b = blocks.begin; b < blocks.end; b += group.work.count) {
     find_group(pass, b, blocks.end, blocks.side_by_side, group);
+    group.begin = b;
+    group.moments = pass.measure ? pass.measure->blocks + b : nullptr;
+    group.squares = pass.residual ? pass.residual->squares + b : nullptr;
     if (first_forward)
       load_values(pass, axis, group);
     else

@@ -42,6 +42,8 @@ class Transform {
                        std::abs(p_.out_row) < std::abs(p_.out_column)},
                       machine)
               .order;
+    if (p_.measure) order_ = Order::rows_first;
+    if (p_.residual) order_ = Order::columns_first;
     const bool rows_first = order_ == Order::rows_first;
     panels_.type = p_.compute_type;
     switch (p_.direction) {
@@ -113,6 +115,8 @@ class Transform {
     row.n = p_.n;
     row.kept = back.kept = p_.k1;
     row.scale = p_.rows;
+    row.measure = p_.measure;
+    row.residual = p_.residual;
     back.direction = Direction::inverse;
     back.n = p_.size1;
     back.scale = p_.rows_back;

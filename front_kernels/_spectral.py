@@ -1,0 +1,320 @@
+"""The spectral loss: its contract, its derivatives, and its definition in differentiable ops.
+
+The kernels compute value and gradient together. Derivatives of the gradient, forward mode and torch.func go through
+`composed`, the same function written in ops that torch can differentiate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from . import _contract
+from ._autograd import has_tangent
+
+Decay = Sequence[float] | None
+STD_EPS = 1e-8
+"""What is added to a standard deviation."""
+
+
+def _fail(op: str, message: str) -> NoReturn:
+    raise ValueError(f"front::{op}: {message}")
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def weights(m: int, n: int, k: Sequence[int], decay: Decay, device: torch.device) -> tuple[Tensor, Tensor]:
+    """``w = exp(-decay0 u / m - decay1 v / n)`` of the corner, and ``1 - w`` without cancellation: float64 [k0, k1]."""
+    rates = (0.0, 0.0) if decay is None else decay
+    u = torch.arange(k[0], dtype=torch.float64, device=device)[:, None] * (-rates[0] / m)
+    v = torch.arange(k[1], dtype=torch.float64, device=device) * (-rates[1] / n)
+    return torch.exp(u + v), -torch.expm1(u + v)
+
+
+def composed(x: Tensor, k: Sequence[int], standardize: bool, decay: Decay) -> Tensor:
+    """The loss of every matrix of x [..., m, n]: [...], in the compute dtype.
+
+    ``||d - low||^2 + sum w (1 - w) C^2`` with ``d = x - mean``, ``C = dct_crop(d, k)``, ``low = idct_pad(w C)``.
+    """
+    m, n = x.shape[-2:]
+    x = x.to(compute_dtype(x.dtype))
+    count = m * n
+    mean = x.mean((-2, -1), keepdim=True)
+    d = x - mean
+    std = _std(d, count)
+    constant = std.detach() <= 8 * torch.finfo(x.dtype).eps * x.detach()[..., :1, :1].abs()
+    w, lost = (f.to(x.dtype) for f in weights(m, n, k, decay, x.device))
+    c = torch.ops.front.dct_crop.default(d, list(k))
+    r = d - torch.ops.front.idct_pad.default(w * c, [m, n])
+    energy = r.square().sum((-2, -1)) + (w * lost * c.square()).sum((-2, -1))
+    if standardize:
+        # A constant matrix has no derivative of its std; it gets another one before it is thrown away.
+        safe = _std(torch.where(constant, torch.ones_like(d) * _ramp(d), d), count)
+        energy = energy / (safe[..., 0, 0] + STD_EPS).square()
+    return torch.where(constant[..., 0, 0], torch.zeros_like(energy), energy)
+
+
+def _std(d: Tensor, count: int) -> Tensor:
+    return (d.square().sum((-2, -1), keepdim=True) / max(1, count - 1)).sqrt()
+
+
+def _ramp(d: Tensor) -> Tensor:
+    return torch.arange(1, d.shape[-1] + 1, dtype=d.dtype, device=d.device)
+
+
+def composed_many(xs: Sequence[Tensor], ks: Sequence[int], standardize: bool, decay: Decay) -> Tensor:
+    """What spectral_loss_many computes, differentiable to any order."""
+    dtype = loss_dtype(xs)
+    losses = [composed(x, ks[2 * i : 2 * i + 2], standardize, decay).sum(dtype=dtype) for i, x in enumerate(xs)]
+    return torch.stack(losses).sum()
+
+
+def loss_dtype(xs: Sequence[Tensor]) -> torch.dtype:
+    return torch.float64 if any(x.dtype == torch.float64 for x in xs) else torch.float32
+
+
+def check_decay(op: str, decay: Decay) -> None:
+    if decay is None:
+        return
+    if len(decay) != 2:
+        _fail(op, f"decay must have 2 elements (rows, columns), got {len(decay)}")
+    for d, rate in enumerate(decay):
+        if not 0 <= rate < math.inf:
+            _fail(op, f"decay[{d}] must be finite and at least 0, got {rate:g}")
+
+
+def check(
+    op: str, xs: Sequence[Tensor], ks: Sequence[int], decay: Decay, grads: Sequence[Tensor] | None = None
+) -> None:
+    """The argument contract of the list forms, as in csrc/cpu/spectral_loss.cpp."""
+    if not xs:
+        _fail(op, "xs must not be empty")
+    if grads is not None and len(grads) != len(xs):
+        _fail(op, f"grads must have one tensor for each of xs ({len(xs)}), got {len(grads)}")
+    if len(ks) != 2 * len(xs):
+        _fail(op, f"ks must have 2 elements (rows, columns) for each of xs ({2 * len(xs)}), got {len(ks)}")
+    check_decay(op, decay)
+    for i, x in enumerate(xs):
+        if x.device != xs[0].device:
+            _fail(op, f"xs must be on one device, got {xs[0].device} at 0 and {x.device} at {i}")
+        _contract.check_dtype(op, "x's dtype", x.dtype)
+        _contract.check_matrix(op, x)
+        _contract.check_kept(op, f"ks[{2 * i}]", ks[2 * i], x.shape[-2])
+        _contract.check_kept(op, f"ks[{2 * i + 1}]", ks[2 * i + 1], x.shape[-1])
+        if grads is not None:
+            _check_grad(op, f"grads[{i}]", grads[i], x)
+
+
+def _check_grad(op: str, name: str, grad: Tensor, x: Tensor) -> None:
+    if tuple(grad.shape) != tuple(x.shape):
+        shape, found = (_contract.show(t.shape) for t in (x, grad))
+        _fail(op, f"{name} must have shape {shape}, as xs has, got {found}")
+    _contract.check_dtype(op, f"{name}'s dtype", grad.dtype)
+    compute = compute_dtype(x.dtype)
+    if grad.dtype not in (x.dtype, compute):
+        own, other, got = (str(dtype).removeprefix("torch.") for dtype in (x.dtype, compute, grad.dtype))
+        _fail(op, f"{name}'s dtype must be {own} or {other}, got {got}")
+    if grad.device != x.device:
+        _fail(op, f"{name} must be on {x.device}, as xs is, got {grad.device}")
+    _contract.check_distinct(op, name, grad)
+
+
+class _SpectralLoss(torch.autograd.Function):
+    """Of all tensors at once; nothing is kept but the tensors themselves."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: Callable[[], Tensor], ks: Sequence[int], options: dict[str, Any], *xs: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(*xs)
+        ctx.ks, ctx.options = ks, options
+        return value()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[3:]
+        xs = [x for x, needed in zip(ctx.saved_tensors, wanted, strict=True) if needed]
+        ks = [k for i, needed in enumerate(wanted) if needed for k in ctx.ks[2 * i : 2 * i + 2]]
+        found = iter(_gradients(grads[0], xs, ks, ctx.options))
+        return None, None, None, *(next(found) if needed else None for needed in wanted)
+
+
+def _gradients(scale: Tensor, xs: Sequence[Tensor], ks: Sequence[int], options: dict[str, Any]) -> list[Tensor]:
+    op = torch.ops.front._spectral_grad_many.default
+    # NOTE: is_grads_batched uses torch's older vmap, which knows no rules of ops that return lists.
+    if torch._C._functorch.is_legacy_batchedtensor(scale):
+        unit = torch.ones((), dtype=scale.dtype, device=scale.device)
+        return [scale * grad for grad in op(unit, xs, ks, **options)]
+    grads: list[Tensor] = op(scale, xs, ks, **options)
+    return grads
+
+
+def _needs_composed(xs: Sequence[Tensor]) -> bool:
+    """Under torch.func and in forward mode the loss is its definition."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or any(has_tangent(x) for x in xs)
+
+
+def _loss_kernel(op: Any, many: bool) -> Callable[..., Tensor]:
+    def kernel(
+        keyset: torch._C.DispatchKeySet,
+        x: Any,
+        k: Sequence[int],
+        *,
+        standardize: bool = False,
+        decay: Decay = None,
+    ) -> Tensor:
+        xs = list(x) if many else [x]
+        options: dict[str, Any] = {"standardize": standardize, "decay": decay}
+        own = options if many else {"standardize": standardize}
+        graded = torch.is_grad_enabled() and any(t.requires_grad for t in xs)
+
+        def below() -> Tensor:
+            with torch._C._AutoDispatchBelowAutograd():
+                out: Tensor = op.redispatch(keyset & torch._C._after_autograd_keyset, x, list(k), **own)
+            return out
+
+        if _needs_composed(xs):
+            check(op._schema.name.removeprefix("front::"), xs, k, decay) if many else _contract.lowpass(
+                x, k, op="spectral_loss"
+            )
+            return composed_many(xs, k, standardize, decay)
+        if not graded:
+            return below()
+        out: Tensor = _SpectralLoss.apply(below, list(k), options, *xs)  # type: ignore[no-untyped-call]
+        return out
+
+    return kernel
+
+
+def _grad_kernel(
+    keyset: torch._C.DispatchKeySet, scale: Tensor, xs: Sequence[Tensor], ks: Sequence[int], **options: Any
+) -> list[Tensor]:
+    if torch.is_grad_enabled() and (scale.requires_grad or any(x.requires_grad for x in xs)):
+        # Aliases: where one x is part of another one, its derivative must not run into the other's.
+        xs = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in xs]
+        loss = composed_many(xs, ks, options.get("standardize", False), options.get("decay"))
+        return list(torch.autograd.grad(loss, xs, scale, create_graph=True))
+    with torch._C._AutoDispatchBelowAutograd():
+        grads: list[Tensor] = torch.ops.front._spectral_grad_many.default.redispatch(
+            keyset & torch._C._after_autograd_keyset, scale, list(xs), list(ks), **options
+        )
+    return grads
+
+
+def _accumulate_kernels() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Of spectral_grad_many_. Autograd: no graph; ADInplaceOrView: tells autograd that the gradients have changed."""
+    op = torch.ops.front.spectral_grad_many_.default
+
+    def autograd(keyset: torch._C.DispatchKeySet, grads: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        if torch.is_grad_enabled() and any(grad.requires_grad for grad in grads):
+            raise RuntimeError("front::spectral_grad_many_: grads must not require grad: they are added to in place")
+        with torch._C._AutoDispatchBelowAutograd():
+            out: Tensor = op.redispatch(keyset & torch._C._after_autograd_keyset, list(grads), *args, **kwargs)
+        return out
+
+    def bump_version(keyset: torch._C.DispatchKeySet, grads: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        for grad in grads:
+            torch.autograd.graph.increment_version(grad)
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            out: Tensor = op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, list(grads), *args, **kwargs)
+        return out
+
+    return autograd, bump_version
+
+
+def _fake_loss(x: Tensor, k: Sequence[int], *, standardize: bool = False) -> Tensor:
+    _contract.lowpass(x, k, op="spectral_loss")
+    return x.new_empty((), dtype=compute_dtype(x.dtype))
+
+
+def _fake_loss_many(
+    xs: Sequence[Tensor], ks: Sequence[int], *, standardize: bool = False, decay: Decay = None
+) -> Tensor:
+    check("spectral_loss_many", xs, ks, decay)
+    return xs[0].new_empty((), dtype=loss_dtype(xs))
+
+
+def _fake_accumulate(
+    grads: Sequence[Tensor],
+    xs: Sequence[Tensor],
+    ks: Sequence[int],
+    scale: float,
+    *,
+    standardize: bool = False,
+    decay: Decay = None,
+) -> Tensor:
+    check("spectral_grad_many_", xs, ks, decay, grads)
+    return xs[0].new_empty((), dtype=loss_dtype(xs))
+
+
+def _fake_grad(
+    scale: Tensor, xs: Sequence[Tensor], ks: Sequence[int], *, standardize: bool = False, decay: Decay = None
+) -> list[Tensor]:
+    check("_spectral_grad_many", xs, ks, decay)
+    return [x.new_empty(x.shape) for x in xs]
+
+
+def _vmap_loss(
+    info: Any, in_dims: tuple[Any, ...], x: Tensor, k: Sequence[int], *, standardize: bool = False
+) -> tuple[Tensor, int]:
+    losses = composed(x.movedim(in_dims[0], 0), k, standardize, None)
+    return losses.flatten(1).sum(1) if losses.dim() > 1 else losses, 0
+
+
+def _vmap_loss_many(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    xs: Sequence[Tensor],
+    ks: Sequence[int],
+    *,
+    standardize: bool = False,
+    decay: Decay = None,
+) -> tuple[Tensor, int]:
+    total = torch.zeros((), dtype=loss_dtype(xs), device=xs[0].device)
+    for i, (x, dim) in enumerate(zip(xs, in_dims[0], strict=True)):
+        mapped = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        total = total + composed(mapped, ks[2 * i : 2 * i + 2], standardize, decay).reshape(info.batch_size, -1).sum(1)
+    return total, 0
+
+
+def _vmap_grad(
+    info: Any, in_dims: tuple[Any, ...], scale: Tensor, xs: Sequence[Tensor], ks: Sequence[int], **options: Any
+) -> tuple[list[Tensor], list[int]]:
+    scales = scale.expand(info.batch_size) if in_dims[0] is None else scale
+
+    def grads(i: int) -> list[Tensor]:
+        own = [x if dim is None else x.select(dim, i) for x, dim in zip(xs, in_dims[1], strict=True)]
+        found: list[Tensor] = torch.ops.front._spectral_grad_many.default(scales[i], own, ks, **options)
+        return found
+
+    stacked = [torch.stack(parts) for parts in zip(*map(grads, range(info.batch_size)), strict=True)]
+    return stacked, [0] * len(stacked)
+
+
+def register() -> torch.library.Library:
+    """Registers all of it; the returned Library keeps the kernels alive."""
+    library = torch.library.Library("front", "IMPL")
+    ops = torch.ops.front
+    accumulate, bump_version = _accumulate_kernels()
+    library.impl("spectral_loss", _loss_kernel(ops.spectral_loss.default, False), "Autograd", with_keyset=True)
+    library.impl("spectral_loss_many", _loss_kernel(ops.spectral_loss_many.default, True), "Autograd", with_keyset=True)
+    library.impl("_spectral_grad_many", _grad_kernel, "Autograd", with_keyset=True)
+    library.impl("spectral_grad_many_", accumulate, "Autograd", with_keyset=True)
+    library.impl("spectral_grad_many_", bump_version, "ADInplaceOrView", with_keyset=True)
+    for name, fake in (
+        ("spectral_loss", _fake_loss),
+        ("spectral_loss_many", _fake_loss_many),
+        ("spectral_grad_many_", _fake_accumulate),
+        ("_spectral_grad_many", _fake_grad),
+    ):
+        torch.library.register_fake(f"front::{name}", fake)
+    torch.library.register_vmap("front::spectral_loss", _vmap_loss)
+    torch.library.register_vmap("front::spectral_loss_many", _vmap_loss_many)
+    torch.library.register_vmap("front::_spectral_grad_many", _vmap_grad)
+    return library

@@ -1,0 +1,101 @@
+"""The spectral loss of FRONT's refinement: energy outside the low-frequency corner, and its gradient.
+
+For a matrix x [m, n] with orthonormal coefficients ``C = dct2(x)``::
+
+    E = sum_uv (1 - w_uv) C_uv^2,   w_uv = exp(-decay0 u / m - decay1 v / n) for u < k0, v < k1, otherwise 0
+
+Without decay that is all energy outside the corner, ``||x||^2 - ||dct_crop(x, k)||^2``. Standardised, it is that of
+``(x - mean) / s`` with ``s = std + 1e-8`` (Bessel's correction). A constant matrix (``std <= 8 eps |x[0, 0]|``) has
+loss 0 and gradient 0. Sums are in float64; transforms are in float32, or float64 for float64.
+
+No full spectrum is formed. The gradient, ``2 (x - idct_pad(w dct_crop(x, k)))`` and the terms of the standardisation,
+takes two reads of x and one read-modify-write of the gradient.
+
+Source: the refinement of FRONT (FRONT+), Shen et al., ICML 2026, arXiv:2603.07523. The paper's exact formula for the
+weighting by a decay rate was not available when this was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .ops import Pair, _pair
+
+__all__ = ["spectral_grad_many_", "spectral_loss", "spectral_loss_many"]
+
+
+def spectral_loss(x: Tensor, k: Pair, *, standardize: bool = False) -> Tensor:
+    r"""Energy of x outside its low-frequency corner: ``||x||^2 - ||dct_crop(x, k)||^2``, summed over the batch.
+
+    Args:
+        x: [..., m, n], float16, bfloat16, float32 or float64.
+        k: (k0, k1) or one int for both, 1 <= k0 <= m, 1 <= k1 <= n.
+        standardize: of every matrix by itself, ``(x - mean) / (std + 1e-8)``.
+
+    Returns:
+        A scalar, float32 (float64 for float64). Differentiable to any order. Where it is less than 1 % of the energy it
+        is computed as ``||x - lowpass(x, k)||^2``, which does not cancel.
+
+    Raises:
+        ValueError: k, the shape or the dtype is not allowed.
+    """
+    out: Tensor = torch.ops.front.spectral_loss.default(x, _pair(k), standardize=standardize)
+    return out
+
+
+def _flat(ks: Sequence[Pair]) -> list[int]:
+    return [value for k in ks for value in _pair(k)]
+
+
+def spectral_loss_many(
+    xs: Sequence[Tensor], ks: Sequence[Pair], *, standardize: bool = False, decay: Sequence[float] | None = None
+) -> Tensor:
+    r"""Sum of the spectral losses of many tensors, of any shapes and dtypes, in one call.
+
+    Args:
+        xs: tensors [..., m, n] on one device; at least one.
+        ks: for each tensor its (k0, k1), or one int for both.
+        standardize: every matrix by itself.
+        decay: rates (decay0, decay1), both at least 0, by which the weight of what is kept falls; None: none.
+
+    Returns:
+        A scalar, float32, or float64 where one of xs is. Differentiable to any order.
+
+    Raises:
+        ValueError: an argument is not allowed.
+    """
+    out: Tensor = torch.ops.front.spectral_loss_many.default(list(xs), _flat(ks), standardize=standardize, decay=decay)
+    return out
+
+
+def spectral_grad_many_(
+    grads: Sequence[Tensor],
+    xs: Sequence[Tensor],
+    ks: Sequence[Pair],
+    scale: float,
+    *,
+    standardize: bool = False,
+    decay: Sequence[float] | None = None,
+) -> Tensor:
+    r"""Adds ``scale`` times the gradient of `spectral_loss_many` to gradients that exist; returns the (unscaled) loss.
+
+    No graph is recorded and xs are not copied. Extra memory: for each matrix at work, one intermediate of m x k1 and
+    its k0 x k1 coefficients.
+
+    Args:
+        grads: for each of xs a tensor of its shape, of its dtype or the compute dtype; they may be views, but share no
+            memory with xs. Gradients that share memory among themselves are added to one after the other.
+        xs, ks, standardize, decay: as in `spectral_loss_many`.
+        scale: what the gradient is multiplied by.
+
+    Raises:
+        ValueError: an argument is not allowed.
+        RuntimeError: one of grads requires grad and grad mode is on.
+    """
+    out: Tensor = torch.ops.front.spectral_grad_many_.default(
+        list(grads), list(xs), _flat(ks), scale, standardize=standardize, decay=decay
+    )
+    return out
