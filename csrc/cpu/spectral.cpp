@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../plan.h"
+#include "axis.h"
 #include "matrix.h"
 #include "memory.h"
 #include "parallel.h"
@@ -67,15 +68,16 @@ struct Energy {
 
 // C becomes w C.
 template <class T>
-Energy weigh(T* c, const SpectralMatrix& p, const Executor& executor) {
+Energy weigh(T* c, const SpectralLoss& p, const Executor& executor) {
+  const SpectralMatrix& x = p.matrix;
   const bool box = p.decay0 == 0 && p.decay1 == 0;
-  const Factors rows(p.decay0, p.m, box ? 0 : p.k0), columns(p.decay1, p.n, box ? 0 : p.k1);
-  std::vector<Energy> row_energy(static_cast<size_t>(p.k0));
-  parallel_for(executor, p.k0, std::max<int64_t>(1, kGrainPoints / p.k1), [&](int64_t begin, int64_t end) {
+  const Factors rows(p.decay0, x.m, box ? 0 : x.k0), columns(p.decay1, x.n, box ? 0 : x.k1);
+  std::vector<Energy> row_energy(static_cast<size_t>(x.k0));
+  parallel_for(executor, x.k0, std::max<int64_t>(1, kGrainPoints / x.k1), [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) {
-      T* row = c + u * p.k1;
+      T* row = c + u * x.k1;
       Energy e;
-      for (int64_t v = 0; v < p.k1; ++v) {
+      for (int64_t v = 0; v < x.k1; ++v) {
         const double square = static_cast<double>(row[v]) * static_cast<double>(row[v]);
         double w = 1, lost = 0;
         if (!box) {
@@ -94,85 +96,124 @@ Energy weigh(T* c, const SpectralMatrix& p, const Executor& executor) {
   return total;
 }
 
-MatrixPass matrix_pass(Direction direction, const SpectralMatrix& p, DType compute) {
+double positive(double v) { return v < 0 ? 0 : v; }  // NaN stays
+
+double count_of(const SpectralMatrix& x) { return static_cast<double>(x.m) * static_cast<double>(x.n); }
+
+double std_of(const Spread& spread, const SpectralMatrix& x) {
+  return count_of(x) > 1 ? std::sqrt(spread.energy / (count_of(x) - 1)) : 0;
+}
+
+// Of the rows alone: between x (or its gradient) and [m, k1] coefficients.
+AxisPass row_pass(Direction direction, const SpectralMatrix& x) {
+  AxisPass pass{};
+  pass.direction = direction;
+  pass.n = x.n, pass.kept = x.k1;
+  pass.in_type = pass.out_type = x.compute();
+  pass.in_along = pass.out_along = {1, 0, 0};
+  pass.lane_dims = 1;
+  pass.lanes[0] = {x.m, x.k1, x.k1};
+  return pass;
+}
+
+MatrixPass matrix_pass(Direction direction, const SpectralMatrix& x) {
   MatrixPass pass{};
   pass.direction = direction;
-  pass.m = p.m, pass.n = p.n, pass.k0 = p.k0, pass.k1 = p.k1;
-  pass.compute_type = compute;
+  pass.m = x.m, pass.n = x.n, pass.k0 = x.k0, pass.k1 = x.k1;
+  pass.in_type = pass.compute_type = pass.out_type = x.compute();
+  pass.in_row = pass.out_row = x.k1, pass.in_column = pass.out_column = 1;
   pass.count = 1;
   return pass;
 }
 
-void run_one(SpectralMatrix& p, const Executor& executor) {
-  const DType compute = p.type == DType::f64 ? DType::f64 : DType::f32;
-  const Workspace corner(static_cast<size_t>(p.k0 * p.k1 * size_of(compute)));
-  const void* const coefficients[] = {corner.data()};
-  const auto lanes = static_cast<size_t>(p.m);
+void run_loss(SpectralLoss& p, const Executor& executor) {
+  const SpectralMatrix& x = p.matrix;
+  const Workspace corner(static_cast<size_t>(x.k0 * x.k1 * size_of(x.compute())));
   p.loss = 0;
-
-  std::vector<Moments> moments(lanes);
-  const Measure measure{first_value(p.x, p.type), moments.data()};
-  void* const to_corner[] = {corner.data()};
-  MatrixPass forward = matrix_pass(Direction::forward, p, compute);
-  forward.in = &p.x, forward.in_type = p.type, forward.in_row = p.row, forward.in_column = p.column;
-  forward.out = to_corner, forward.out_type = compute, forward.out_row = p.k1, forward.out_column = 1;
-  forward.measure = &measure;
-  run_matrices(forward, executor);
-
-  Moments sums{};
-  for (const Moments& part : moments) sums.sum += part.sum, sums.square += part.square;
-  const double count = static_cast<double>(p.m) * static_cast<double>(p.n);
-  const auto positive = [](double v) { return v < 0 ? 0 : v; };               // NaN stays
-  const double energy = positive(sums.square - sums.sum / count * sums.sum);  // of x - mean
-  const double std = count > 1 ? std::sqrt(energy / (count - 1)) : 0;
-  const double eps = compute == DType::f64 ? std::numeric_limits<double>::epsilon()
-                                           : static_cast<double>(std::numeric_limits<float>::epsilon());
-  // NOTE: a matrix this near to constant is, up to a factor of about 1, nowhere larger than at its first element.
-  if (std <= 8 * eps * std::abs(measure.shift)) return;
-
-  const Energy low = compute == DType::f64 ? weigh(static_cast<double*>(corner.data()), p, executor)
-                                           : weigh(static_cast<float*>(corner.data()), p, executor);
-  const double high = positive(energy - low.kept);
-  const double s = p.standardize ? std + kStdEps : 1;
+  const Spread spread = read_coefficients(x, corner.data(), executor);
+  if (spread.constant) return;
+  const double std = std_of(spread, x), s = p.standardize ? std + kStdEps : 1;
+  const Energy low = x.compute() == DType::f64 ? weigh(static_cast<double*>(corner.data()), p, executor)
+                                               : weigh(static_cast<float*>(corner.data()), p, executor);
+  const double high = positive(spread.energy - low.kept);
   p.loss = high / (s * s);
-  if (!p.grad && high > kParsevalShare * energy) return;
+  if (!p.grad.data && high > kParsevalShare * spread.energy) return;
 
   // The gradient's second term may have `high` as it is here: its error is then no larger than the residual's own.
-  std::vector<double> squares(lanes);
-  const Residual residual{p.x,
-                          p.type,
-                          p.row,
-                          p.column,
-                          p.scale * 2 / (s * s),
-                          p.standardize ? -p.scale * 2 * high / (s * s * s * (count - 1) * std) : 0,
-                          measure.shift + sums.sum / count,
-                          squares.data()};
-  MatrixPass inverse = matrix_pass(Direction::inverse, p, compute);
-  inverse.in = coefficients, inverse.in_type = compute, inverse.in_row = p.k1, inverse.in_column = 1;
-  inverse.out = &p.grad, inverse.out_type = p.grad_type;
-  inverse.out_row = p.grad_row, inverse.out_column = p.grad_column;
-  inverse.residual = &residual;
-  run_matrices(inverse, executor);
-  p.loss = (std::accumulate(squares.begin(), squares.end(), 0.0) + low.extra) / (s * s);
+  p.grad.factor = p.scale * 2 / (s * s);
+  p.grad.slope = p.standardize ? -p.scale * 2 * high / (s * s * s * (count_of(x) - 1) * std) : 0;
+  p.grad.mean = spread.mean;
+  p.loss = (add_residual(x, corner.data(), p.grad, executor) + low.extra) / (s * s);
 }
 
 }  // namespace
 
-void run_spectral(SpectralMatrix* matrices, int64_t count, bool apart, const Executor& executor) {
+Spread read_coefficients(const SpectralMatrix& x, void* coefficients, const Executor& executor) {
+  std::vector<Moments> moments(static_cast<size_t>(x.m));
+  const Measure measure{first_value(x.x, x.type), moments.data()};
+  if (x.only_rows) {
+    AxisPass pass = row_pass(Direction::forward, x);
+    pass.in = x.x, pass.in_type = x.type, pass.in_along = {x.column, 0, 0}, pass.lanes[0].in_stride = x.row;
+    pass.out = coefficients;
+    pass.measure = &measure;
+    run_axis(pass, executor);
+  } else {
+    MatrixPass pass = matrix_pass(Direction::forward, x);
+    pass.in = &x.x, pass.in_type = x.type, pass.in_row = x.row, pass.in_column = x.column;
+    pass.out = &coefficients;
+    pass.measure = &measure;
+    run_matrices(pass, executor);
+  }
+  Moments sums{};
+  for (const Moments& part : moments) sums.sum += part.sum, sums.square += part.square;
+  Spread spread;
+  spread.mean = measure.shift + sums.sum / count_of(x);
+  spread.energy = positive(sums.square - sums.sum / count_of(x) * sums.sum);
+  const double eps = x.compute() == DType::f64 ? std::numeric_limits<double>::epsilon()
+                                               : static_cast<double>(std::numeric_limits<float>::epsilon());
+  // NOTE: a matrix this near to constant is, up to a factor of about 1, nowhere larger than at its first element.
+  spread.constant = std_of(spread, x) <= 8 * eps * std::abs(measure.shift);
+  return spread;
+}
+
+double add_residual(const SpectralMatrix& x, const void* coefficients, const SpectralGrad& grad,
+                    const Executor& executor) {
+  std::vector<double> squares(static_cast<size_t>(x.m));
+  const Residual residual{x.x, x.type, x.row, x.column, grad.factor, grad.slope, grad.mean, squares.data()};
+  if (x.only_rows) {
+    AxisPass pass = row_pass(Direction::inverse, x);
+    pass.in = coefficients;
+    pass.out = grad.data, pass.out_type = grad.data ? grad.type : x.type, pass.out_along = {grad.column, 0, 0};
+    pass.lanes[0].out_stride = grad.row;
+    pass.residual = &residual;
+    run_axis(pass, executor);
+  } else {
+    MatrixPass pass = matrix_pass(Direction::inverse, x);
+    pass.in = &coefficients;
+    pass.out = &grad.data, pass.out_type = grad.data ? grad.type : x.type, pass.out_row = grad.row,
+    pass.out_column = grad.column;
+    pass.residual = &residual;
+    run_matrices(pass, executor);
+  }
+  return std::accumulate(squares.begin(), squares.end(), 0.0);
+}
+
+void run_spectral(SpectralLoss* losses, int64_t count, bool apart, const Executor& executor) {
   // Small matrices are dealt out to the threads whole, the costliest first, each to the thread that has least to do;
   // threads share each of the others.
-  std::vector<SpectralMatrix*> own, shared;
+  std::vector<SpectralLoss*> own, shared;
   for (int64_t i = 0; i < count; ++i) {
-    const bool small = matrices[i].m * matrices[i].k1 * size_of(matrices[i].type) <= kOwnBytes;
-    (apart && small ? own : shared).push_back(matrices + i);
+    const SpectralMatrix& x = losses[i].matrix;
+    const bool small = x.m * x.k1 * size_of(x.compute()) <= kOwnBytes;
+    (apart && small ? own : shared).push_back(losses + i);
   }
-  const auto cost = [](const SpectralMatrix* p) { return static_cast<double>(p->m) * static_cast<double>(p->n); };
+  const auto cost = [](const SpectralLoss* p) { return count_of(p->matrix); };
   std::stable_sort(own.begin(), own.end(),
-                   [&](const SpectralMatrix* a, const SpectralMatrix* b) { return cost(a) > cost(b); });
+                   [&](const SpectralLoss* a, const SpectralLoss* b) { return cost(a) > cost(b); });
   const auto threads = static_cast<size_t>(std::max<int64_t>(1, executor.threads));
-  std::vector<std::vector<SpectralMatrix*>> dealt(threads);
+  std::vector<std::vector<SpectralLoss*>> dealt(threads);
   std::vector<double> load(threads);
-  for (SpectralMatrix* p : own) {
+  for (SpectralLoss* p : own) {
     const auto least = std::min_element(load.begin(), load.end()) - load.begin();
     dealt[least].push_back(p);
     load[least] += cost(p);
@@ -184,10 +225,10 @@ void run_spectral(SpectralMatrix* matrices, int64_t count, bool apart, const Exe
   } else {
     parallel_for(executor, static_cast<int64_t>(threads), 1, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t)
-        for (SpectralMatrix* p : dealt[t]) run_one(*p, kSerial);
+        for (SpectralLoss* p : dealt[t]) run_loss(*p, kSerial);
     });
   }
-  for (SpectralMatrix* p : shared) run_one(*p, executor);
+  for (SpectralLoss* p : shared) run_loss(*p, executor);
 }
 
 }  // namespace front::cpu

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <tuple>
 
 #include "passes.h"
 #include "spectral.h"
@@ -36,33 +37,40 @@ void for_each_matrix(const Tensor& x, const Tensor* grad, F f) {
   }
 }
 
-// x [..., m, n]: one for each matrix. grad: null, or of x's shape.
-void append(std::vector<SpectralMatrix>& matrices, const Tensor& x, const Tensor* grad, int64_t k0, int64_t k1,
-            Types types, bool standardize, const Decay& decay, double scale) {
-  const auto sizes = sizes_of(x);
+SpectralMatrix describe(const Tensor& x, int64_t k0, int64_t k1, Types types) {
+  const auto sizes = x.sizes(), strides = x.strides();
   const size_t row = sizes.size() - 2, column = sizes.size() - 1;
-  SpectralMatrix p{};
-  p.type = p.grad_type = types.in;
-  p.m = sizes[row], p.n = sizes[column], p.k0 = k0, p.k1 = k1;
-  p.row = x.strides()[row], p.column = x.strides()[column];
-  if (decay) p.decay0 = (*decay)[0], p.decay1 = (*decay)[1];
-  p.standardize = standardize;
-  p.scale = scale;
-  if (grad) {
-    p.grad_type = dtype_of("spectral_grad_many_", "grads' dtype", grad->scalar_type());
-    p.grad_row = grad->strides()[row], p.grad_column = grad->strides()[column];
-  }
+  return {x.const_data_ptr(), types.in, sizes[row], sizes[column], k0, k1, strides[row], strides[column], false};
+}
+
+SpectralGrad describe_grad(const char* op, const Tensor& grad) {
+  const auto strides = grad.strides();
+  const size_t row = strides.size() - 2, column = strides.size() - 1;
+  return {grad.mutable_data_ptr(),
+          dtype_of(op, "grads' dtype", grad.scalar_type()),
+          strides[row],
+          strides[column],
+          0,
+          0,
+          0};
+}
+
+// x [..., m, n]: one for each matrix. grad: null, or of x's shape.
+void append(std::vector<SpectralLoss>& losses, const Tensor& x, const Tensor* grad, SpectralLoss p) {
+  if (grad) p.grad = describe_grad("spectral_grad_many_", *grad);
+  const auto* const x_data = static_cast<const char*>(p.matrix.x);
+  auto* const grad_data = static_cast<char*>(p.grad.data);
   for_each_matrix(x, grad, [&](int64_t at, int64_t grad_at) {
-    p.x = static_cast<const char*>(x.const_data_ptr()) + at * size_of(p.type);
-    p.grad = grad ? static_cast<char*>(grad->mutable_data_ptr()) + grad_at * size_of(p.grad_type) : nullptr;
-    matrices.push_back(p);
+    p.matrix.x = x_data + at * size_of(p.matrix.type);
+    if (grad) p.grad.data = grad_data + grad_at * size_of(p.grad.type);
+    losses.push_back(p);
   });
 }
 
-Tensor total(std::vector<SpectralMatrix>& matrices, bool apart, const Tensor& like, DType type) {
-  run_spectral(matrices.data(), static_cast<int64_t>(matrices.size()), apart, torch_executor());
+Tensor total(std::vector<SpectralLoss>& losses, bool apart, const Tensor& like, DType type) {
+  run_spectral(losses.data(), static_cast<int64_t>(losses.size()), apart, torch_executor());
   double loss = 0;
-  for (const SpectralMatrix& p : matrices) loss += p.loss;
+  for (const SpectralLoss& p : losses) loss += p.loss;
   const Tensor out = empty(like, {}, type);
   if (type == DType::f64)
     *static_cast<double*>(out.mutable_data_ptr()) = loss;
@@ -77,9 +85,9 @@ Tensor spectral_loss(const Tensor& x, std::vector<int64_t> k, bool standardize) 
   check_pair("spectral_loss", "k", k);
   check_kept("spectral_loss", "k[0]", k[0], sizes.end()[-2]);
   check_kept("spectral_loss", "k[1]", k[1], sizes.end()[-1]);
-  std::vector<SpectralMatrix> matrices;
-  append(matrices, x, nullptr, k[0], k[1], types, standardize, {}, 0);
-  return total(matrices, true, x, types.compute);
+  std::vector<SpectralLoss> losses;
+  append(losses, x, nullptr, {describe(x, k[0], k[1], types), {}, 0, 0, standardize, 0, 0});
+  return total(losses, true, x, types.compute);
 }
 
 void check_grad(const char* op, const Tensor& grad, const Tensor& x, Types types, size_t i) {
@@ -138,7 +146,8 @@ Tensor run_many(const char* op, const std::vector<Tensor>* grads, const std::vec
     fail(op, "ks must have 2 elements (rows, columns) for each of xs (", 2 * xs.size(), "), got ", ks.size());
   check_decay(op, decay);
   DType type = DType::f32;
-  std::vector<SpectralMatrix> matrices;
+  const double decay0 = decay ? (*decay)[0] : 0, decay1 = decay ? (*decay)[1] : 0;
+  std::vector<SpectralLoss> losses;
   for (size_t i = 0; i < xs.size(); ++i) {
     if (!xs[i].is_cpu()) fail(op, "xs must be on one device, but ", i, " is not on the CPU");
     const Types types = types_of(op, xs[i]);
@@ -147,9 +156,10 @@ Tensor run_many(const char* op, const std::vector<Tensor>* grads, const std::vec
     check_kept(op, indexed("ks", 2 * i + 1), ks[2 * i + 1], sizes.end()[-1]);
     if (grads) check_grad(op, (*grads)[i], xs[i], types, i);
     if (types.compute == DType::f64) type = DType::f64;
-    append(matrices, xs[i], grads ? &(*grads)[i] : nullptr, ks[2 * i], ks[2 * i + 1], types, standardize, decay, scale);
+    append(losses, xs[i], grads ? &(*grads)[i] : nullptr,
+           {describe(xs[i], ks[2 * i], ks[2 * i + 1], types), {}, decay0, decay1, standardize, scale, 0});
   }
-  return total(matrices, !grads || check_apart(op, *grads, xs), xs[0], type);
+  return total(losses, !grads || check_apart(op, *grads, xs), xs[0], type);
 }
 
 Tensor spectral_loss_many(std::vector<Tensor> xs, std::vector<int64_t> ks, bool standardize, Decay decay) {
@@ -175,6 +185,68 @@ std::vector<Tensor> spectral_grad_many(const Tensor& scale, std::vector<Tensor> 
   return grads;
 }
 
+// [count, columns] of float64.
+Tensor table(const Tensor& like, size_t count, int64_t columns) {
+  return empty(like, {static_cast<int64_t>(count), columns}, DType::f64);
+}
+
+std::tuple<std::vector<Tensor>, Tensor> spectral_crop(std::vector<Tensor> xs, std::vector<int64_t> k, bool only_rows) {
+  const char* op = "_spectral_crop";
+  if (xs.empty()) fail(op, "xs must not be empty");
+  check_pair(op, "k", k);
+  check_alike(op, xs);
+  const Types types = types_of(op, xs[0]);
+  std::vector<Tensor> outs;
+  const Tensor spreads = table(xs[0], xs.size(), 3);
+  auto* spread = static_cast<double*>(spreads.mutable_data_ptr());
+  for (const Tensor& x : xs) {
+    const auto sizes = check_matrix(op, x);
+    if (!only_rows) check_kept(op, "k[0]", k[0], sizes.end()[-2]);
+    check_kept(op, "k[1]", k[1], sizes.end()[-1]);
+    SpectralMatrix matrix = describe(x, k[0], k[1], types);
+    matrix.only_rows = only_rows;
+    outs.push_back(empty(x, {only_rows ? matrix.m : k[0], k[1]}, types.compute));
+    const Spread found = read_coefficients(matrix, outs.back().mutable_data_ptr(), torch_executor());
+    *spread++ = found.mean, *spread++ = found.energy, *spread++ = found.constant;
+  }
+  return {outs, spreads};
+}
+
+Tensor spectral_residual_(std::vector<Tensor> grads, std::vector<Tensor> xs, std::vector<Tensor> coefficients,
+                          const Tensor& terms, bool only_rows) {
+  const char* op = "_spectral_residual_";
+  if (xs.empty()) fail(op, "xs must not be empty");
+  if (coefficients.size() != xs.size() || (!grads.empty() && grads.size() != xs.size()))
+    fail(op, "grads (or none) and coefficients must be one for each of xs");
+  if (dtype_of(op, "terms' dtype", terms.scalar_type()) != DType::f64 || !terms.is_contiguous() ||
+      sizes_of(terms) != std::vector<int64_t>{static_cast<int64_t>(xs.size()), 3})
+    fail(op, "terms must be float64, contiguous, of shape ", shape_string({static_cast<int64_t>(xs.size()), 3}));
+  const auto* term = static_cast<const double*>(terms.const_data_ptr());
+  const Tensor squares = table(xs[0], xs.size(), 1);
+  auto* square = static_cast<double*>(squares.mutable_data_ptr());
+  for (size_t i = 0; i < xs.size(); ++i, term += 3) {
+    const Types types = types_of(op, xs[i]);
+    check_matrix(op, xs[i]);
+    const auto kept = sizes_of(coefficients[i]);
+    if (kept.size() != 2 || !coefficients[i].is_contiguous() ||
+        dtype_of(op, "coefficients' dtype", coefficients[i].scalar_type()) != types.compute)
+      fail(op, "coefficients must be contiguous matrices of the compute dtype");
+    SpectralMatrix matrix = describe(xs[i], kept[0], kept[1], types);
+    matrix.only_rows = only_rows;
+    if (only_rows ? kept[0] != matrix.m : kept[0] > matrix.m || kept[0] < 1)
+      fail(op, "coefficients do not fit xs at ", i);
+    check_kept(op, "coefficients' columns", kept[1], matrix.n);
+    SpectralGrad grad{};
+    if (!grads.empty()) {
+      check_grad(op, grads[i], xs[i], types, i);
+      grad = describe_grad(op, grads[i]);
+    }
+    grad.factor = term[0], grad.slope = term[1], grad.mean = term[2];
+    *square++ = add_residual(matrix, coefficients[i].const_data_ptr(), grad, torch_executor());
+  }
+  return squares;
+}
+
 }  // namespace
 }  // namespace front::cpu
 
@@ -182,5 +254,7 @@ STABLE_TORCH_LIBRARY_IMPL(front, CPU, m) {
   m.impl("spectral_loss", TORCH_BOX(&front::cpu::spectral_loss));
   m.impl("spectral_loss_many", TORCH_BOX(&front::cpu::spectral_loss_many));
   m.impl("spectral_grad_many_", TORCH_BOX(&front::cpu::spectral_grad_many_));
+  m.impl("_spectral_crop", TORCH_BOX(&front::cpu::spectral_crop));
+  m.impl("_spectral_residual_", TORCH_BOX(&front::cpu::spectral_residual_));
   m.impl("_spectral_grad_many", TORCH_BOX(&front::cpu::spectral_grad_many));
 }
