@@ -47,7 +47,13 @@ from .ops import (  # noqa: E402
     lowpass,
     lowpass_,
 )
-from .spectral import spectral_grad_many_, spectral_loss, spectral_loss_many  # noqa: E402
+from .spectral import (  # noqa: E402
+    spectral_grad_many_,
+    spectral_loss,
+    spectral_loss_many,
+    spectral_stack_grad_,
+    spectral_stack_loss,
+)
 
 _registrations = (
     _autograd.register(),
@@ -86,4 +92,6 @@ __all__ = [
     "spectral_grad_many_",
     "spectral_loss",
     "spectral_loss_many",
+    "spectral_stack_grad_",
+    "spectral_stack_loss",
 ]

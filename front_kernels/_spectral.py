@@ -29,12 +29,13 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def weights(m: int, n: int, k: Sequence[int], decay: Decay, device: torch.device) -> tuple[Tensor, Tensor]:
-    """``w = exp(-decay0 u / m - decay1 v / n)`` of the corner, and ``1 - w`` without cancellation: float64 [k0, k1]."""
-    rates = (0.0, 0.0) if decay is None else decay
-    u = torch.arange(k[0], dtype=torch.float64, device=device)[:, None] * (-rates[0] / m)
-    v = torch.arange(k[1], dtype=torch.float64, device=device) * (-rates[1] / n)
-    return torch.exp(u + v), -torch.expm1(u + v)
+def factors(axes: Sequence[tuple[int, int, float]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """``w = exp(-sum_d decay_d u_d / n_d)`` for axes (n, kept, decay), and ``1 - w`` without cancellation: float64."""
+    exponent = torch.zeros((), dtype=torch.float64, device=device)
+    for n, kept, decay in axes:
+        along = torch.arange(kept, dtype=torch.float64, device=device) * (-decay / n)
+        exponent = exponent[..., None] + along
+    return torch.exp(exponent), -torch.expm1(exponent)
 
 
 def composed(x: Tensor, k: Sequence[int], standardize: bool, decay: Decay) -> Tensor:
@@ -43,29 +44,45 @@ def composed(x: Tensor, k: Sequence[int], standardize: bool, decay: Decay) -> Te
     ``||d - low||^2 + sum w (1 - w) C^2`` with ``d = x - mean``, ``C = dct_crop(d, k)``, ``low = idct_pad(w C)``.
     """
     m, n = x.shape[-2:]
-    x = x.to(compute_dtype(x.dtype))
-    count = m * n
-    mean = x.mean((-2, -1), keepdim=True)
-    d = x - mean
-    std = _std(d, count)
-    constant = std.detach() <= 8 * torch.finfo(x.dtype).eps * x.detach()[..., :1, :1].abs()
-    w, lost = (f.to(x.dtype) for f in weights(m, n, k, decay, x.device))
+    d, scale, constant = _centred(x, standardize)
+    rates = (0.0, 0.0) if decay is None else decay
+    w, lost = (f.to(d.dtype) for f in factors(((m, k[0], rates[0]), (n, k[1], rates[1])), x.device))
     c = torch.ops.front.dct_crop.default(d, list(k))
     r = d - torch.ops.front.idct_pad.default(w * c, [m, n])
     energy = r.square().sum((-2, -1)) + (w * lost * c.square()).sum((-2, -1))
-    if standardize:
-        # A constant matrix has no derivative of its std; it gets another one before it is thrown away.
-        safe = _std(torch.where(constant, torch.ones_like(d) * _ramp(d), d), count)
-        energy = energy / (safe[..., 0, 0] + STD_EPS).square()
+    energy = energy / scale[..., 0, 0].square()
     return torch.where(constant[..., 0, 0], torch.zeros_like(energy), energy)
+
+
+def composed_stack(xs: Sequence[Tensor], k: Sequence[int], standardize: bool, decay: Decay) -> Tensor:
+    """The loss of matrices stacked to [layers, m, n]; see _spectral_parts.stack_loss."""
+    x = torch.stack([x.to(compute_dtype(x.dtype)) for x in xs])
+    if standardize:
+        d, scale, constant = _centred(x, True)
+        x = torch.where(constant, torch.zeros_like(d), d / scale)
+    axes = tuple(zip(x.shape, k, (0.0, 0.0, 0.0) if decay is None else decay, strict=True))
+    w, lost = (f.to(x.dtype) for f in factors(axes, x.device))
+    z = torch.ops.front.dct.default(torch.ops.front.dct_crop.default(x, list(k[1:])), k[0], 0)
+    low = torch.ops.front.idct.default(w * z, len(xs), 0)
+    r = x - torch.ops.front.idct_pad.default(low, list(x.shape[1:]))
+    return r.square().sum() + (w * lost * z.square()).sum()
+
+
+def _centred(x: Tensor, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """``x - mean``, what it is divided by (std + 1e-8, or 1), and which matrices are constant: [..., 1, 1]."""
+    x = x.to(compute_dtype(x.dtype))
+    count = x.shape[-2] * x.shape[-1]
+    d = x - x.mean((-2, -1), keepdim=True)
+    constant = _std(d.detach(), count) <= 8 * torch.finfo(x.dtype).eps * x.detach()[..., :1, :1].abs()
+    if not standardize:
+        return d, torch.ones_like(x[..., :1, :1]), constant
+    # The std of a constant matrix has no derivative: another one's is taken, and thrown away with its loss.
+    ramp = torch.arange(1, x.shape[-1] + 1, dtype=x.dtype, device=x.device)
+    return d, _std(torch.where(constant, ramp.expand_as(d), d), count) + STD_EPS, constant
 
 
 def _std(d: Tensor, count: int) -> Tensor:
     return (d.square().sum((-2, -1), keepdim=True) / max(1, count - 1)).sqrt()
-
-
-def _ramp(d: Tensor) -> Tensor:
-    return torch.arange(1, d.shape[-1] + 1, dtype=d.dtype, device=d.device)
 
 
 def composed_many(xs: Sequence[Tensor], ks: Sequence[int], standardize: bool, decay: Decay) -> Tensor:
@@ -75,15 +92,22 @@ def composed_many(xs: Sequence[Tensor], ks: Sequence[int], standardize: bool, de
     return torch.stack(losses).sum()
 
 
+def composed_gradients(loss: Callable[[list[Tensor]], Tensor], scale: Tensor, xs: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of ``scale * loss(xs)`` with a graph of their own."""
+    # Aliases: where one x is part of another one, its derivative must not run into the other's.
+    own = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in xs]
+    return list(torch.autograd.grad(loss(own), own, scale, create_graph=True))
+
+
 def loss_dtype(xs: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in xs) else torch.float32
 
 
-def check_decay(op: str, decay: Decay) -> None:
+def check_decay(op: str, decay: Decay, axes: Sequence[str] = ("rows", "columns")) -> None:
     if decay is None:
         return
-    if len(decay) != 2:
-        _fail(op, f"decay must have 2 elements (rows, columns), got {len(decay)}")
+    if len(decay) != len(axes):
+        _fail(op, f"decay must have {len(axes)} elements ({', '.join(axes)}), got {len(decay)}")
     for d, rate in enumerate(decay):
         if not 0 <= rate < math.inf:
             _fail(op, f"decay[{d}] must be finite and at least 0, got {rate:g}")
@@ -155,7 +179,7 @@ def _gradients(scale: Tensor, xs: Sequence[Tensor], ks: Sequence[int], options: 
     return grads
 
 
-def _needs_composed(xs: Sequence[Tensor]) -> bool:
+def needs_composed(xs: Sequence[Tensor]) -> bool:
     """Under torch.func and in forward mode the loss is its definition."""
     return torch._C._functorch.peek_interpreter_stack() is not None or any(has_tangent(x) for x in xs)
 
@@ -179,7 +203,7 @@ def _loss_kernel(op: Any, many: bool) -> Callable[..., Tensor]:
                 out: Tensor = op.redispatch(keyset & torch._C._after_autograd_keyset, x, list(k), **own)
             return out
 
-        if _needs_composed(xs):
+        if needs_composed(xs):
             check(op._schema.name.removeprefix("front::"), xs, k, decay) if many else _contract.lowpass(
                 x, k, op="spectral_loss"
             )
@@ -196,10 +220,8 @@ def _grad_kernel(
     keyset: torch._C.DispatchKeySet, scale: Tensor, xs: Sequence[Tensor], ks: Sequence[int], **options: Any
 ) -> list[Tensor]:
     if torch.is_grad_enabled() and (scale.requires_grad or any(x.requires_grad for x in xs)):
-        # Aliases: where one x is part of another one, its derivative must not run into the other's.
-        xs = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in xs]
-        loss = composed_many(xs, ks, options.get("standardize", False), options.get("decay"))
-        return list(torch.autograd.grad(loss, xs, scale, create_graph=True))
+        standardize, decay = options.get("standardize", False), options.get("decay")
+        return composed_gradients(lambda own: composed_many(own, ks, standardize, decay), scale, xs)
     with torch._C._AutoDispatchBelowAutograd():
         grads: list[Tensor] = torch.ops.front._spectral_grad_many.default.redispatch(
             keyset & torch._C._after_autograd_keyset, scale, list(xs), list(ks), **options
@@ -260,6 +282,18 @@ def _fake_grad(
     return [x.new_empty(x.shape) for x in xs]
 
 
+def _fake_crop(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool = False) -> tuple[Tensor, Tensor]:
+    rows = xs[0].shape[0] if only_rows else k[0]
+    coefficients = xs[0].new_empty((len(xs), rows, k[1]), dtype=compute_dtype(xs[0].dtype))
+    return coefficients, xs[0].new_empty((len(xs), 3), dtype=torch.float64)
+
+
+def _fake_residual(
+    grads: Sequence[Tensor], xs: Sequence[Tensor], coefficients: Tensor, terms: Tensor, only_rows: bool = False
+) -> Tensor:
+    return xs[0].new_empty((len(xs),), dtype=torch.float64)
+
+
 def _vmap_loss(
     info: Any, in_dims: tuple[Any, ...], x: Tensor, k: Sequence[int], *, standardize: bool = False
 ) -> tuple[Tensor, int]:
@@ -312,6 +346,8 @@ def register() -> torch.library.Library:
         ("spectral_loss_many", _fake_loss_many),
         ("spectral_grad_many_", _fake_accumulate),
         ("_spectral_grad_many", _fake_grad),
+        ("_spectral_crop", _fake_crop),
+        ("_spectral_residual_", _fake_residual),
     ):
         torch.library.register_fake(f"front::{name}", fake)
     torch.library.register_vmap("front::spectral_loss", _vmap_loss)

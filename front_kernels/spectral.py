@@ -22,9 +22,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from . import _contract, _spectral, _spectral_parts
 from .ops import Pair, _pair
 
-__all__ = ["spectral_grad_many_", "spectral_loss", "spectral_loss_many"]
+__all__ = [
+    "spectral_grad_many_",
+    "spectral_loss",
+    "spectral_loss_many",
+    "spectral_stack_grad_",
+    "spectral_stack_loss",
+]
 
 
 def spectral_loss(x: Tensor, k: Pair, *, standardize: bool = False) -> Tensor:
@@ -99,3 +106,71 @@ def spectral_grad_many_(
         list(grads), list(xs), _flat(ks), scale, standardize=standardize, decay=decay
     )
     return out
+
+
+def spectral_stack_loss(
+    xs: Sequence[Tensor], k: Sequence[int], *, standardize: bool = False, decay: Sequence[float] | None = None
+) -> Tensor:
+    r"""Spectral loss of matrices stacked to [layers, m, n], with the layers as an axis of the transform.
+
+    ``E = sum (1 - w) C^2`` with ``C`` the orthonormal coefficients along all three axes, ``w = exp(-decay0 l / layers -
+    decay1 u / m - decay2 v / n)`` in the corner k and 0 outside. With all layers kept and no decay along them it is
+    the sum of the matrices' own losses.
+
+    Args:
+        xs: matrices [m, n] of one shape, dtype and device: the layers, in order.
+        k: (layers kept, k0, k1).
+        standardize: every matrix by itself; constant ones are 0 then, and have gradient 0.
+        decay: three rates, at least 0; None: none.
+
+    Returns:
+        A scalar, float32 (float64 for float64). Differentiable to any order. Extra memory: the coefficients of all
+        layers.
+
+    Raises:
+        ValueError: an argument is not allowed.
+    """
+    _check_stack("spectral_stack_loss", xs, k, decay)
+    return _spectral_parts.graded_stack_loss(list(xs), list(k), standardize, decay)
+
+
+def spectral_stack_grad_(
+    grads: Sequence[Tensor],
+    xs: Sequence[Tensor],
+    k: Sequence[int],
+    scale: float,
+    *,
+    standardize: bool = False,
+    decay: Sequence[float] | None = None,
+) -> Tensor:
+    r"""Adds ``scale`` times the gradient of `spectral_stack_loss` to gradients that exist; returns the (unscaled) loss.
+
+    Args:
+        grads: for each of xs a tensor of its shape, of its dtype or the compute dtype; without memory in common.
+        xs, k, standardize, decay: as in `spectral_stack_loss`.
+        scale: what the gradient is multiplied by.
+
+    Raises:
+        ValueError: an argument is not allowed.
+    """
+    _check_stack("spectral_stack_grad_", xs, k, decay, grads)
+    with torch.no_grad():
+        return _spectral_parts.stack_loss(list(grads), list(xs), list(k), scale, standardize, decay)
+
+
+def _check_stack(
+    op: str,
+    xs: Sequence[Tensor],
+    k: Sequence[int],
+    decay: Sequence[float] | None,
+    grads: Sequence[Tensor] | None = None,
+) -> None:
+    if len(k) != 3:
+        raise ValueError(f"front::{op}: k must have 3 elements (layers, rows, columns), got {list(k)}")
+    _spectral.check(op, xs, list(k[1:]) * len(xs), None, grads)
+    _contract.check_alike(op, xs)
+    if xs[0].dim() != 2:
+        raise ValueError(f"front::{op}: xs must be matrices, got shape {list(xs[0].shape)}")
+    _spectral.check_decay(op, decay, ("layers", "rows", "columns"))
+    if not 1 <= k[0] <= len(xs):
+        raise ValueError(f"front::{op}: k[0] must be between 1 and {len(xs)} (the number of xs), got {k[0]}")

@@ -185,64 +185,63 @@ std::vector<Tensor> spectral_grad_many(const Tensor& scale, std::vector<Tensor> 
   return grads;
 }
 
-// [count, columns] of float64.
-Tensor table(const Tensor& like, size_t count, int64_t columns) {
-  return empty(like, {static_cast<int64_t>(count), columns}, DType::f64);
-}
-
-std::tuple<std::vector<Tensor>, Tensor> spectral_crop(std::vector<Tensor> xs, std::vector<int64_t> k, bool only_rows) {
+std::tuple<Tensor, Tensor> spectral_crop(std::vector<Tensor> xs, std::vector<int64_t> k, bool only_rows) {
   const char* op = "_spectral_crop";
   if (xs.empty()) fail(op, "xs must not be empty");
   check_pair(op, "k", k);
   check_alike(op, xs);
+  const auto count = static_cast<int64_t>(xs.size());
   const Types types = types_of(op, xs[0]);
-  std::vector<Tensor> outs;
-  const Tensor spreads = table(xs[0], xs.size(), 3);
+  const auto sizes = check_matrix(op, xs[0]);
+  if (sizes.size() != 2) fail(op, "xs must be matrices, got shape ", shape_string(sizes));
+  if (!only_rows) check_kept(op, "k[0]", k[0], sizes[0]);
+  check_kept(op, "k[1]", k[1], sizes[1]);
+  const int64_t rows = only_rows ? sizes[0] : k[0];
+  const Tensor coefficients = empty(xs[0], {count, rows, k[1]}, types.compute);
+  const Tensor spreads = empty(xs[0], {count, 3}, DType::f64);
+  auto* block = static_cast<char*>(coefficients.mutable_data_ptr());
   auto* spread = static_cast<double*>(spreads.mutable_data_ptr());
   for (const Tensor& x : xs) {
-    const auto sizes = check_matrix(op, x);
-    if (!only_rows) check_kept(op, "k[0]", k[0], sizes.end()[-2]);
-    check_kept(op, "k[1]", k[1], sizes.end()[-1]);
-    SpectralMatrix matrix = describe(x, k[0], k[1], types);
+    SpectralMatrix matrix = describe(x, rows, k[1], types);
     matrix.only_rows = only_rows;
-    outs.push_back(empty(x, {only_rows ? matrix.m : k[0], k[1]}, types.compute));
-    const Spread found = read_coefficients(matrix, outs.back().mutable_data_ptr(), torch_executor());
+    const Spread found = read_coefficients(matrix, block, torch_executor());
     *spread++ = found.mean, *spread++ = found.energy, *spread++ = found.constant;
+    block += rows * k[1] * size_of(types.compute);
   }
-  return {outs, spreads};
+  return {coefficients, spreads};
 }
 
-Tensor spectral_residual_(std::vector<Tensor> grads, std::vector<Tensor> xs, std::vector<Tensor> coefficients,
+Tensor spectral_residual_(std::vector<Tensor> grads, std::vector<Tensor> xs, const Tensor& coefficients,
                           const Tensor& terms, bool only_rows) {
   const char* op = "_spectral_residual_";
   if (xs.empty()) fail(op, "xs must not be empty");
-  if (coefficients.size() != xs.size() || (!grads.empty() && grads.size() != xs.size()))
-    fail(op, "grads (or none) and coefficients must be one for each of xs");
-  if (dtype_of(op, "terms' dtype", terms.scalar_type()) != DType::f64 || !terms.is_contiguous() ||
-      sizes_of(terms) != std::vector<int64_t>{static_cast<int64_t>(xs.size()), 3})
-    fail(op, "terms must be float64, contiguous, of shape ", shape_string({static_cast<int64_t>(xs.size()), 3}));
+  check_alike(op, xs);
+  const auto count = static_cast<int64_t>(xs.size());
+  if (!grads.empty() && grads.size() != xs.size()) fail(op, "grads must be empty or have one for each of xs");
+  const Types types = types_of(op, xs[0]);
+  const auto sizes = check_matrix(op, xs[0]), kept = sizes_of(coefficients);
+  if (sizes.size() != 2) fail(op, "xs must be matrices, got shape ", shape_string(sizes));
+  if (kept.size() != 3 || kept[0] != count || kept[1] < 1 || kept[1] > sizes[0] || kept[2] < 1 || kept[2] > sizes[1] ||
+      (only_rows && kept[1] != sizes[0]) || !coefficients.is_contiguous() ||
+      dtype_of(op, "coefficients' dtype", coefficients.scalar_type()) != types.compute)
+    fail(op, "coefficients must be contiguous, in the compute dtype, and fit xs, got shape ", shape_string(kept));
+  if (sizes_of(terms) != std::vector<int64_t>{count, 3} || !terms.is_contiguous() ||
+      dtype_of(op, "terms' dtype", terms.scalar_type()) != DType::f64)
+    fail(op, "terms must be float64, contiguous, of shape ", shape_string({count, 3}));
+  const Tensor squares = empty(xs[0], {count}, DType::f64);
+  const auto* block = static_cast<const char*>(coefficients.const_data_ptr());
   const auto* term = static_cast<const double*>(terms.const_data_ptr());
-  const Tensor squares = table(xs[0], xs.size(), 1);
-  auto* square = static_cast<double*>(squares.mutable_data_ptr());
-  for (size_t i = 0; i < xs.size(); ++i, term += 3) {
-    const Types types = types_of(op, xs[i]);
-    check_matrix(op, xs[i]);
-    const auto kept = sizes_of(coefficients[i]);
-    if (kept.size() != 2 || !coefficients[i].is_contiguous() ||
-        dtype_of(op, "coefficients' dtype", coefficients[i].scalar_type()) != types.compute)
-      fail(op, "coefficients must be contiguous matrices of the compute dtype");
-    SpectralMatrix matrix = describe(xs[i], kept[0], kept[1], types);
+  for (int64_t i = 0; i < count; ++i, term += 3) {
+    SpectralMatrix matrix = describe(xs[i], kept[1], kept[2], types);
     matrix.only_rows = only_rows;
-    if (only_rows ? kept[0] != matrix.m : kept[0] > matrix.m || kept[0] < 1)
-      fail(op, "coefficients do not fit xs at ", i);
-    check_kept(op, "coefficients' columns", kept[1], matrix.n);
     SpectralGrad grad{};
     if (!grads.empty()) {
-      check_grad(op, grads[i], xs[i], types, i);
+      check_grad(op, grads[i], xs[i], types, static_cast<size_t>(i));
       grad = describe_grad(op, grads[i]);
     }
     grad.factor = term[0], grad.slope = term[1], grad.mean = term[2];
-    *square++ = add_residual(matrix, coefficients[i].const_data_ptr(), grad, torch_executor());
+    static_cast<double*>(squares.mutable_data_ptr())[i] = add_residual(matrix, block, grad, torch_executor());
+    block += kept[1] * kept[2] * size_of(types.compute);
   }
   return squares;
 }

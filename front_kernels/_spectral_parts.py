@@ -1,0 +1,181 @@
+"""The spectral loss from its two halves: for GPUs, and for layers that are coupled.
+
+First half: coefficients and spreads (mean, energy, whether constant) in one read of x. Second half: the residual, its
+square, and what it adds to the gradient, in another. What stands between them is small, and stays on the device: no
+value is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._spectral import (
+    STD_EPS,
+    Decay,
+    composed_gradients,
+    composed_stack,
+    factors,
+    loss_dtype,
+    needs_composed,
+)
+
+__all__ = ["graded_stack_loss", "list_loss", "stack_loss"]
+
+
+def list_loss(
+    grads: Sequence[Tensor] | None,
+    xs: Sequence[Tensor],
+    ks: Sequence[int],
+    scale: float | Tensor,
+    standardize: bool,
+    decay: Decay,
+) -> Tensor:
+    """What spectral_loss_many and spectral_grad_many_ compute: matrices of one shape and k together."""
+    groups: dict[_Group, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+    for i, x in enumerate(xs):
+        grad = None if grads is None else grads[i]
+        key = _Group(x.shape[-2:], x.dtype, None if grad is None else grad.dtype, (ks[2 * i], ks[2 * i + 1]))
+        groups[key][0].extend([] if grad is None else _matrices(grad))
+        groups[key][1].extend(_matrices(x))
+    loss = torch.zeros((), dtype=torch.float64, device=xs[0].device)
+    for key, (own, matrices) in groups.items():
+        loss += _group_loss(own, matrices, key.k, scale, standardize, decay)
+    return loss.to(loss_dtype(xs))
+
+
+class _Group(NamedTuple):
+    """What matrices must have in common to be taken together."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    grad_dtype: torch.dtype | None
+    k: tuple[int, int]
+
+
+def _matrices(tensor: Tensor) -> list[Tensor]:
+    """Views of the matrices of a batch."""
+    if tensor.dim() == 2:
+        return [tensor]
+    return [matrix for part in tensor.unbind(0) for matrix in _matrices(part)]
+
+
+def _group_loss(
+    grads: list[Tensor], xs: Sequence[Tensor], k: Sequence[int], scale: float | Tensor, standardize: bool, decay: Decay
+) -> Tensor:
+    m, n = xs[0].shape
+    count = m * n
+    c, spreads = torch.ops.front._spectral_crop.default(list(xs), list(k))
+    mean, energy, flat = spreads.unbind(1)
+    constant = flat != 0
+    # Without the mean's coefficient, which is all kept, and against which the others may be small.
+    dc = c[:, 0, 0].clone()
+    c[:, 0, 0] = 0
+    extra: Tensor | float = 0.0
+    if decay is None or not any(decay):
+        kept = torch.linalg.vector_norm(c, dim=(1, 2), dtype=torch.float64).square()
+    else:
+        w, lost = _weights(((m, k[0], decay[0]), (n, k[1], decay[1])), c)
+        squares = c.square()
+        kept = (w * squares).sum((1, 2), dtype=torch.float64)
+        extra = (w * lost * squares).sum((1, 2), dtype=torch.float64)
+        c *= w
+    c[:, 0, 0] = dc
+    std = (energy / max(1, count - 1)).sqrt()
+    s = std + STD_EPS if standardize else torch.ones_like(std)
+    high = (energy - kept).clamp_min(0)
+    factor = 2 * scale / s.square()
+    slope = -factor * high / (s * std * max(1, count - 1)) if standardize else torch.zeros_like(factor)
+    terms = torch.stack([factor, slope, mean], 1)
+    terms[:, :2].masked_fill_(constant[:, None], 0)
+    found = torch.ops.front._spectral_residual_.default(grads, list(xs), c, terms)
+    loss: Tensor = ((found + extra) / s.square()).masked_fill(constant, 0).sum()
+    return loss
+
+
+def _weights(axes: Sequence[tuple[int, int, float]], like: Tensor) -> tuple[Tensor, Tensor]:
+    """``exp(-sum_d decay_d u_d / n_d)`` for axes (n, kept, decay), and what it lacks to 1, in the dtype of `like`."""
+    w, lost = factors(axes, like.device)
+    return w.to(like.dtype), lost.to(like.dtype)
+
+
+def stack_loss(
+    grads: Sequence[Tensor] | None,
+    xs: Sequence[Tensor],
+    k: Sequence[int],
+    scale: float | Tensor,
+    standardize: bool,
+    decay: Decay,
+) -> Tensor:
+    """The loss of matrices stacked to [layers, m, n], each standardised by itself; k and decay have three elements.
+
+    With ``X`` the stack, ``C`` its coefficients along rows and columns, ``Z = D_k C`` those along the layers too, the
+    corner's low-pass is ``idct_pad(D_k^T w Z)``: between the halves the layers' blocks are mixed.
+    """
+    depth, (m, n) = len(xs), xs[0].shape
+    count = m * n
+    c, spreads = torch.ops.front._spectral_crop.default(list(xs), list(k[1:]))
+    mean, energy, flat = (column[:, None, None] for column in spreads.unbind(1))
+    constant = flat != 0
+    std = (energy / max(1, count - 1)).sqrt()
+    s = (std + STD_EPS).masked_fill(constant, 1) if standardize else torch.ones_like(std)
+    if standardize:
+        c[:, 0, 0] = 0
+        c = torch.where(constant, 0, c / s.to(c.dtype))
+    z = torch.ops.front.dct.default(c, k[0], 0)
+    extra: Tensor | float = 0.0
+    if decay is not None and any(decay):
+        w, lost = _weights(tuple(zip((depth, m, n), k, decay, strict=True)), z)
+        extra = (w * lost * z.square()).sum(dtype=torch.float64)
+        z = w * z
+    low = torch.ops.front.idct.default(z, depth, 0)
+    factor = 2 * scale / s.square()
+    slope = torch.zeros_like(factor)
+    own = torch.zeros_like(factor)
+    if standardize:
+        # <X, X - its low-pass>, by layer; a constant layer is 0, and its low-pass is what the others leak into it.
+        inner = energy / s.square() - (c * low).sum((1, 2), keepdim=True, dtype=torch.float64)
+        slope = -factor * inner * s / (std * max(1, count - 1))
+        own = low.square().sum((1, 2), keepdim=True, dtype=torch.float64)
+        low = low * s.to(low.dtype)
+        low[:, 0, 0] = (mean[:, 0, 0] * math.sqrt(count)).to(low.dtype)
+        factor, slope = factor.masked_fill(constant, 0), slope.masked_fill(constant, 0)
+        constant_loss = own.masked_fill(~constant, 0)
+    terms = torch.stack([factor[:, 0, 0], slope[:, 0, 0], mean[:, 0, 0]], 1)
+    found = torch.ops.front._spectral_residual_.default(list(grads or ()), list(xs), low.contiguous(), terms)
+    losses = found / s[:, 0, 0].square()
+    if standardize:
+        losses = losses.masked_fill(constant[:, 0, 0], 0) + constant_loss[:, 0, 0]
+    loss: Tensor = losses.sum() + extra
+    return loss.to(loss_dtype(xs))
+
+
+class _StackLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, k: Sequence[int], standardize: bool, decay: Decay, *xs: Tensor) -> Tensor:
+        ctx.save_for_backward(*xs)
+        ctx.options = k, standardize, decay
+        return stack_loss(None, xs, k, 0.0, standardize, decay)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        xs, (k, standardize, decay), scale = ctx.saved_tensors, ctx.options, grads[0]
+        if torch.is_grad_enabled() and (scale.requires_grad or any(x.requires_grad for x in xs)):
+            found = composed_gradients(lambda own: composed_stack(own, k, standardize, decay), scale, xs)
+        else:
+            found = [torch.zeros_like(x) for x in xs]
+            stack_loss(found, xs, k, scale, standardize, decay)
+        return None, None, None, *found
+
+
+def graded_stack_loss(xs: Sequence[Tensor], k: Sequence[int], standardize: bool, decay: Decay) -> Tensor:
+    """stack_loss under autograd."""
+    if needs_composed(xs):
+        return composed_stack(xs, k, standardize, decay)
+    out: Tensor = _StackLoss.apply(k, standardize, decay, *xs)  # type: ignore[no-untyped-call]
+    return out
