@@ -65,7 +65,8 @@ def composed_stack(xs: Sequence[Tensor], k: Sequence[int], standardize: bool, de
     z = torch.ops.front.dct.default(torch.ops.front.dct_crop.default(x, list(k[1:])), k[0], 0)
     low = torch.ops.front.idct.default(w * z, len(xs), 0)
     r = x - torch.ops.front.idct_pad.default(low, list(x.shape[1:]))
-    return r.square().sum() + (w * lost * z.square()).sum()
+    loss: Tensor = r.square().sum() + (w * lost * z.square()).sum()
+    return loss
 
 
 def _centred(x: Tensor, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The spectral loss from its two halves: for GPUs, and for layers that are coupled.
+"""The spectral loss from its two halves: for GPUs, for layers that are coupled, for matrices in shards.
 
 First half: coefficients and spreads (mean, energy, whether constant) in one read of x. Second half: the residual, its
 square, and what it adds to the gradient, in another. What stands between them is small, and stays on the device: no
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,14 +25,114 @@ from ._spectral import (
     needs_composed,
 )
 
-__all__ = ["graded_stack_loss", "list_loss", "stack_loss"]
+__all__ = ["Between", "apart", "graded_stack_loss", "list_loss", "stack_loss", "stacked"]
+
+Scale = float | Tensor
+
+
+class Between(NamedTuple):
+    """What the second half needs, and the loss in float64, from the sums of r^2 that it finds."""
+
+    coefficients: Tensor  # [count, k0, k1]
+    terms: Tensor  # [count, 3]: factor, slope, mean
+    loss: Callable[[Tensor], Tensor]
+
+
+def _weights(axes: Sequence[tuple[int, int, float]], like: Tensor) -> tuple[Tensor, Tensor]:
+    """``exp(-sum_d decay_d u_d / n_d)`` for axes (n, kept, decay), and what it lacks to 1, in the dtype of `like`."""
+    w, lost = factors(axes, like.device)
+    return w.to(like.dtype), lost.to(like.dtype)
+
+
+def apart(c: Tensor, spreads: Tensor, shape: Sequence[int], scale: Scale, standardize: bool, decay: Decay) -> Between:
+    """Of matrices that are independent: coefficients c [count, k0, k1] (overwritten), spreads [count, 3]."""
+    m, n = shape
+    mean, energy, flat = spreads.unbind(1)
+    constant = flat != 0
+    # Without the mean's coefficient, which is all kept, and against which the others may be small.
+    dc = c[:, 0, 0].clone()
+    c[:, 0, 0] = 0
+    extra: Tensor | float = 0.0
+    if decay is None or not any(decay):
+        kept = torch.linalg.vector_norm(c, dim=(1, 2), dtype=torch.float64).square()
+    else:
+        w, lost = _weights(((m, c.shape[1], decay[0]), (n, c.shape[2], decay[1])), c)
+        squares = c.square()
+        kept = (w * squares).sum((1, 2), dtype=torch.float64)
+        extra = (w * lost * squares).sum((1, 2), dtype=torch.float64)
+        c *= w
+    c[:, 0, 0] = dc
+    std = (energy / max(1, m * n - 1)).sqrt()
+    s = std + STD_EPS if standardize else torch.ones_like(std)
+    factor = 2 * scale / s.square()
+    slope = torch.zeros_like(factor)
+    if standardize:
+        slope = -factor * (energy - kept).clamp_min(0) / (s * std * max(1, m * n - 1))
+    terms = torch.stack([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean], 1)
+    return Between(c, terms, lambda found: ((found + extra) / s.square()).masked_fill(constant, 0).sum())
+
+
+def stacked(
+    c: Tensor,
+    spreads: Tensor,
+    shape: Sequence[int],
+    layers: int,
+    scale: Scale,
+    standardize: bool,
+    decay: Decay,
+) -> Between:
+    """Of the layers of a stack, of whose coefficients along the layers the first `layers` are kept.
+
+    With ``X`` the stack, ``C`` its coefficients along rows and columns, ``Z = D_k C`` those along the layers too, the
+    corner's low-pass is ``idct_pad(D_k^T w Z)``: between the halves the layers' blocks are mixed.
+    """
+    depth, (m, n) = len(c), shape
+    mean, energy, flat = (column[:, None, None] for column in spreads.unbind(1))
+    constant = flat != 0 if standardize else torch.zeros_like(flat, dtype=torch.bool)
+    std = (energy / max(1, m * n - 1)).sqrt()
+    s = (std + STD_EPS).masked_fill(constant, 1) if standardize else torch.ones_like(std)
+    if standardize:
+        c[:, 0, 0] = 0
+        c = torch.where(constant, 0, c / s.to(c.dtype))
+    z = torch.ops.front.dct.default(c, layers, 0)
+    extra: Tensor | float = 0.0
+    if decay is not None and any(decay):
+        w, lost = _weights(tuple(zip((depth, m, n), z.shape, decay, strict=True)), z)
+        extra = (w * lost * z.square()).sum(dtype=torch.float64)
+        z = w * z
+    low = torch.ops.front.idct.default(z, depth, 0)
+    factor = 2 * scale / s.square()
+    slope, leaked = torch.zeros_like(factor), torch.zeros_like(factor)
+    if standardize:
+        # <X, X - its low-pass>, by layer. A constant layer is 0, and its low-pass is what the others leak into it.
+        inner = energy / s.square() - (c * low).sum((1, 2), keepdim=True, dtype=torch.float64)
+        slope = -factor * inner * s / (std * max(1, m * n - 1))
+        leaked = low.square().sum((1, 2), keepdim=True, dtype=torch.float64).masked_fill(~constant, 0)
+        low = low * s.to(low.dtype)
+        low[:, 0, 0] = (mean[:, 0, 0] * math.sqrt(m * n)).to(low.dtype)
+    terms = torch.cat([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean], 1)[..., 0]
+
+    def loss(found: Tensor) -> Tensor:
+        own = (found[:, None, None] / s.square()).masked_fill(constant, 0)
+        return (own + leaked).sum() + extra
+
+    return Between(low.contiguous(), terms, loss)
+
+
+class _Group(NamedTuple):
+    """What matrices must have in common to be taken together."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    grad_dtype: torch.dtype | None
+    k: tuple[int, int]
 
 
 def list_loss(
     grads: Sequence[Tensor] | None,
     xs: Sequence[Tensor],
     ks: Sequence[int],
-    scale: float | Tensor,
+    scale: Scale,
     standardize: bool,
     decay: Decay,
 ) -> Tensor:
@@ -45,17 +145,11 @@ def list_loss(
         groups[key][1].extend(_matrices(x))
     loss = torch.zeros((), dtype=torch.float64, device=xs[0].device)
     for key, (own, matrices) in groups.items():
-        loss += _group_loss(own, matrices, key.k, scale, standardize, decay)
+        if matrices:
+            c, spreads = torch.ops.front._spectral_crop.default(matrices, key.k)
+            between = apart(c, spreads, key.shape, scale, standardize, decay)
+            loss = loss + _second_half(own, matrices, between)
     return loss.to(loss_dtype(xs))
-
-
-class _Group(NamedTuple):
-    """What matrices must have in common to be taken together."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-    grad_dtype: torch.dtype | None
-    k: tuple[int, int]
 
 
 def _matrices(tensor: Tensor) -> list[Tensor]:
@@ -65,94 +159,23 @@ def _matrices(tensor: Tensor) -> list[Tensor]:
     return [matrix for part in tensor.unbind(0) for matrix in _matrices(part)]
 
 
-def _group_loss(
-    grads: list[Tensor], xs: Sequence[Tensor], k: Sequence[int], scale: float | Tensor, standardize: bool, decay: Decay
-) -> Tensor:
-    m, n = xs[0].shape
-    count = m * n
-    c, spreads = torch.ops.front._spectral_crop.default(list(xs), list(k))
-    mean, energy, flat = spreads.unbind(1)
-    constant = flat != 0
-    # Without the mean's coefficient, which is all kept, and against which the others may be small.
-    dc = c[:, 0, 0].clone()
-    c[:, 0, 0] = 0
-    extra: Tensor | float = 0.0
-    if decay is None or not any(decay):
-        kept = torch.linalg.vector_norm(c, dim=(1, 2), dtype=torch.float64).square()
-    else:
-        w, lost = _weights(((m, k[0], decay[0]), (n, k[1], decay[1])), c)
-        squares = c.square()
-        kept = (w * squares).sum((1, 2), dtype=torch.float64)
-        extra = (w * lost * squares).sum((1, 2), dtype=torch.float64)
-        c *= w
-    c[:, 0, 0] = dc
-    std = (energy / max(1, count - 1)).sqrt()
-    s = std + STD_EPS if standardize else torch.ones_like(std)
-    high = (energy - kept).clamp_min(0)
-    factor = 2 * scale / s.square()
-    slope = -factor * high / (s * std * max(1, count - 1)) if standardize else torch.zeros_like(factor)
-    terms = torch.stack([factor, slope, mean], 1)
-    terms[:, :2].masked_fill_(constant[:, None], 0)
-    found = torch.ops.front._spectral_residual_.default(grads, list(xs), c, terms)
-    loss: Tensor = ((found + extra) / s.square()).masked_fill(constant, 0).sum()
-    return loss
-
-
-def _weights(axes: Sequence[tuple[int, int, float]], like: Tensor) -> tuple[Tensor, Tensor]:
-    """``exp(-sum_d decay_d u_d / n_d)`` for axes (n, kept, decay), and what it lacks to 1, in the dtype of `like`."""
-    w, lost = factors(axes, like.device)
-    return w.to(like.dtype), lost.to(like.dtype)
+def _second_half(grads: list[Tensor], xs: list[Tensor], between: Between) -> Tensor:
+    found = torch.ops.front._spectral_residual_.default(grads, xs, between.coefficients, between.terms)
+    return between.loss(found)
 
 
 def stack_loss(
     grads: Sequence[Tensor] | None,
     xs: Sequence[Tensor],
     k: Sequence[int],
-    scale: float | Tensor,
+    scale: Scale,
     standardize: bool,
     decay: Decay,
 ) -> Tensor:
-    """The loss of matrices stacked to [layers, m, n], each standardised by itself; k and decay have three elements.
-
-    With ``X`` the stack, ``C`` its coefficients along rows and columns, ``Z = D_k C`` those along the layers too, the
-    corner's low-pass is ``idct_pad(D_k^T w Z)``: between the halves the layers' blocks are mixed.
-    """
-    depth, (m, n) = len(xs), xs[0].shape
-    count = m * n
+    """The loss of matrices stacked to [layers, m, n], each standardised by itself; k and decay have three elements."""
     c, spreads = torch.ops.front._spectral_crop.default(list(xs), list(k[1:]))
-    mean, energy, flat = (column[:, None, None] for column in spreads.unbind(1))
-    constant = flat != 0
-    std = (energy / max(1, count - 1)).sqrt()
-    s = (std + STD_EPS).masked_fill(constant, 1) if standardize else torch.ones_like(std)
-    if standardize:
-        c[:, 0, 0] = 0
-        c = torch.where(constant, 0, c / s.to(c.dtype))
-    z = torch.ops.front.dct.default(c, k[0], 0)
-    extra: Tensor | float = 0.0
-    if decay is not None and any(decay):
-        w, lost = _weights(tuple(zip((depth, m, n), k, decay, strict=True)), z)
-        extra = (w * lost * z.square()).sum(dtype=torch.float64)
-        z = w * z
-    low = torch.ops.front.idct.default(z, depth, 0)
-    factor = 2 * scale / s.square()
-    slope = torch.zeros_like(factor)
-    own = torch.zeros_like(factor)
-    if standardize:
-        # <X, X - its low-pass>, by layer; a constant layer is 0, and its low-pass is what the others leak into it.
-        inner = energy / s.square() - (c * low).sum((1, 2), keepdim=True, dtype=torch.float64)
-        slope = -factor * inner * s / (std * max(1, count - 1))
-        own = low.square().sum((1, 2), keepdim=True, dtype=torch.float64)
-        low = low * s.to(low.dtype)
-        low[:, 0, 0] = (mean[:, 0, 0] * math.sqrt(count)).to(low.dtype)
-        factor, slope = factor.masked_fill(constant, 0), slope.masked_fill(constant, 0)
-        constant_loss = own.masked_fill(~constant, 0)
-    terms = torch.stack([factor[:, 0, 0], slope[:, 0, 0], mean[:, 0, 0]], 1)
-    found = torch.ops.front._spectral_residual_.default(list(grads or ()), list(xs), low.contiguous(), terms)
-    losses = found / s[:, 0, 0].square()
-    if standardize:
-        losses = losses.masked_fill(constant[:, 0, 0], 0) + constant_loss[:, 0, 0]
-    loss: Tensor = losses.sum() + extra
-    return loss.to(loss_dtype(xs))
+    between = stacked(c, spreads, xs[0].shape, k[0], scale, standardize, decay)
+    return _second_half(list(grads or ()), list(xs), between).to(loss_dtype(xs))
 
 
 class _StackLoss(torch.autograd.Function):

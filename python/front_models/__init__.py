@@ -14,6 +14,7 @@ from front_models._files import WeightsFileError
 from front_models._inspect import EnergyRow, InspectReport, inspect_weights
 from front_models._learngene import GeneRole, Learngene
 from front_models._plot import plot_energy
+from front_models._regularizer import RoleEnergy, SpectralRegularizer
 from front_models._report import RoleRow, TransferReport
 from front_models._transfer import extract, initialize, transfer
 
@@ -22,7 +23,9 @@ __all__ = [
     "GeneRole",
     "InspectReport",
     "Learngene",
+    "RoleEnergy",
     "RoleRow",
+    "SpectralRegularizer",
     "TransferReport",
     "WeightsFileError",
     "extract",

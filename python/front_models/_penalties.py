@@ -1,0 +1,219 @@
+"""The spectral loss of parameters: apart, as the layers of a stack, or in the shards of several processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+import front_kernels
+from front_kernels.sharded import Part, Shard, graded_sharded_loss, sharded_loss
+
+__all__ = ["Apart", "Kept", "Member", "Penalty", "Sharded", "Stack", "mesh_of"]
+
+Decay = tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of the parameters of a role."""
+
+    matrix: tuple[int, int]
+    k: tuple[int, int]
+    decay: Decay
+    layers: int | None = None  # of a stack; then decay is that of (layers, rows, columns)
+
+    def alone(self) -> Kept:
+        """The same for a parameter by itself."""
+        return Kept(self.matrix, self.k, self.decay and self.decay[-2:])
+
+
+@dataclass(frozen=True)
+class Member:
+    """A parameter, and its name for messages."""
+
+    name: str
+    param: nn.Parameter
+
+
+class Penalty(Protocol):
+    """One sum of losses."""
+
+    @property
+    def count(self) -> int:
+        """Elements of the parameters."""
+
+    def loss(self, standardize: bool) -> Tensor:
+        """Differentiable."""
+
+    def accumulate(self, scale: float, standardize: bool) -> Tensor:
+        """Adds ``scale`` times the gradient to the parameters' gradients; returns the loss."""
+
+
+@contextmanager
+def _gradients(params: Sequence[Tensor], shapes: Sequence[tuple[int, int]]) -> Iterator[list[Tensor]]:
+    """The gradients as matrices, to be added to. Where strides do not allow a view, through a copy."""
+    views, copies = [], []
+    for param, shape in zip(params, shapes, strict=True):
+        if param.grad is None:
+            param.grad = torch.zeros_like(param)
+        grad = local_of(param.grad)
+        try:
+            views.append(grad.view(shape))
+        except RuntimeError:
+            views.append(grad.new_zeros(shape))
+            copies.append((grad, views[-1]))
+    yield views
+    for grad, added in copies:
+        grad += added.view(grad.shape)
+
+
+class Apart:
+    """Parameters of any shapes on one device, each by itself."""
+
+    def __init__(self, members: Sequence[tuple[Member, Kept]]) -> None:
+        self._params = [member.param for member, _ in members]
+        self._shapes = [kept.matrix for _, kept in members]
+        self._ks = [kept.k for _, kept in members]
+        self._decay = members[0][1].decay
+
+    @property
+    def count(self) -> int:
+        return sum(param.numel() for param in self._params)
+
+    def loss(self, standardize: bool) -> Tensor:
+        xs = [local_of(p).reshape(shape) for p, shape in zip(self._params, self._shapes, strict=True)]
+        return front_kernels.spectral_loss_many(xs, self._ks, standardize=standardize, decay=self._decay)
+
+    def accumulate(self, scale: float, standardize: bool) -> Tensor:
+        xs = [local_of(p).reshape(shape) for p, shape in zip(self._params, self._shapes, strict=True)]
+        with _gradients(self._params, self._shapes) as grads:
+            return front_kernels.spectral_grad_many_(
+                grads, xs, self._ks, scale, standardize=standardize, decay=self._decay
+            )
+
+
+class Stack:
+    """The layers of a role."""
+
+    def __init__(self, members: Sequence[Member], kept: Kept) -> None:
+        self._params = [member.param for member in members]
+        self._kept = kept
+        self._k = (min(kept.layers or 1, len(members)), *kept.k)
+
+    @property
+    def count(self) -> int:
+        return sum(param.numel() for param in self._params)
+
+    def loss(self, standardize: bool) -> Tensor:
+        xs = [local_of(p).reshape(self._kept.matrix) for p in self._params]
+        return front_kernels.spectral_stack_loss(xs, self._k, standardize=standardize, decay=self._kept.decay)
+
+    def accumulate(self, scale: float, standardize: bool) -> Tensor:
+        xs = [local_of(p).reshape(self._kept.matrix) for p in self._params]
+        with _gradients(self._params, [self._kept.matrix] * len(xs)) as grads:
+            return front_kernels.spectral_stack_grad_(
+                grads, xs, self._k, scale, standardize=standardize, decay=self._kept.decay
+            )
+
+
+def local_of(tensor: Tensor) -> Tensor:
+    """The rows that this process has of a DTensor; any other tensor is itself."""
+    local: Tensor = tensor.to_local() if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
+    return local
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    return hasattr(tensor, "device_mesh")
+
+
+def mesh_of(member: Member) -> tuple[Any, int] | None:
+    """Of a DTensor that is sharded: its mesh, and along which axis of the mesh; None for a tensor that is whole.
+
+    Raises:
+        ValueError: it is sharded along another axis than its first, or along several axes of the mesh.
+    """
+    tensor: Any = member.param
+    if not is_distributed(tensor):
+        return None
+    sharded = [d for d, placement in enumerate(tensor.placements) if not placement.is_replicate()]
+    if not sharded:
+        return None
+    placement = tensor.placements[sharded[0]]
+    if len(sharded) > 1 or not placement.is_shard(0) or type(placement).__name__ != "Shard":
+        raise ValueError(
+            f"model: {member.name} has placements {tuple(tensor.placements)}; allowed are Shard(0) on one axis of the "
+            "mesh and Replicate() on the others, as fully_shard makes them"
+        )
+    return tensor.device_mesh, sharded[0]
+
+
+class Sharded:
+    """Parameters that are DTensors sharded along their first axis, on one axis of a mesh: what FSDP2 makes."""
+
+    def __init__(self, roles: Sequence[tuple[Sequence[Member], Kept]], mesh: Any, axis: int) -> None:
+        self._roles = roles
+        self._group = mesh.get_group(axis)
+        self._size = mesh.size(axis)
+
+    @property
+    def count(self) -> int:
+        return sum(member.param.numel() for members, _ in self._roles for member in members)
+
+    def _view(self, local: Tensor, member: Member, kept: Kept) -> Tensor:
+        """Its rows as a matrix; a vector is divided along its elements, and so is a column."""
+        columns = self._lengths(member, kept)[1]
+        return local.reshape(local.numel() // columns, columns)
+
+    def _lengths(self, member: Member, kept: Kept) -> tuple[int, int]:
+        return kept.matrix[::-1] if member.param.dim() < 2 else kept.matrix
+
+    def _parts(self, locals_: Sequence[Tensor]) -> list[Part]:
+        views = iter(locals_)
+        parts = []
+        for members, kept in self._roles:
+            shards = []
+            for member in members:
+                total, _ = self._lengths(member, kept)
+                per_element = total // member.param.shape[0]
+                chunk = -(-member.param.shape[0] // self._size) * per_element
+                shards.append(Shard(self._view(next(views), member, kept), chunk, total))
+            vector = members[0].param.dim() < 2
+            k = kept.k[::-1] if vector else kept.k
+            decay = kept.decay if kept.decay is None or not vector else (*kept.decay[:-2], *kept.decay[:-3:-1])
+            parts.append(Part(tuple(shards), k, kept.layers and min(kept.layers, len(members)), decay))
+        return parts
+
+    def _locals(self) -> list[Tensor]:
+        return [local_of(member.param) for members, _ in self._roles for member in members]
+
+    def loss(self, standardize: bool) -> Tensor:
+        return graded_sharded_loss(self._parts(self._locals()), self._group, standardize)
+
+    def accumulate(self, scale: float, standardize: bool) -> Tensor:
+        locals_ = self._locals()
+        parts = self._parts(locals_)
+        shapes = [tuple(shard.local.shape) for part in parts for shard in part.shards]
+        params = [member.param for members, _ in self._roles for member in members]
+        with _gradients(params, shapes) as grads:  # type: ignore[arg-type]
+            own = iter(grads)
+            nested = [[next(own) for _ in part.shards] for part in parts]
+            return sharded_loss(nested, parts, self._group, scale, standardize)
+
+    def communication(self) -> list[str]:
+        """For every role, what a process sends and receives in a call by each of the two ways, and which is taken."""
+        share = (self._size - 1) / self._size
+        lines = []
+        for (members, _), part in zip(self._roles, self._parts(self._locals()), strict=True):
+            reduced, gathered = (round(share * b) for b in (part.reduce_bytes(), part.gather_bytes()))
+            taken = "gathered" if part.gathers() else "summed"
+            lines.append(
+                f"{members[0].name} ({len(members)} x {math.prod(members[0].param.shape)}): coefficients summed "
+                f"{reduced} bytes, matrices gathered {gathered} bytes: {taken}"
+            )
+        return lines

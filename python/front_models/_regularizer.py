@@ -1,0 +1,291 @@
+"""FRONT+: a penalty on high-frequency energy, to be added to any training loop."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from front_models._kinds import check_skip, is_table, kind_of, skips
+from front_models._penalties import Apart, Kept, Member, Penalty, Sharded, Stack, mesh_of
+from front_models._roles import find_axes, group_roles
+from front_models._walk import matrix_shape
+
+__all__ = ["RoleEnergy", "SpectralRegularizer"]
+
+Weighting = Literal["box", "exponential"]
+Reduction = Literal["sum", "mean"]
+# Where the weight exp(-decay u / n) of a coefficient is less than this, the coefficient is not computed.
+TOLERANCE = 1e-8
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class RoleEnergy:
+    """How much of a role's energy is penalised.
+
+    Attributes:
+        role: the name with `{}` for the layer number, or the parameter's name.
+        depth: number of parameters.
+        share: ``sum (1 - w) C^2 / sum C^2`` of the deviations from the mean; the mean over the parameters that are not
+            constant, NaN where all are.
+    """
+
+    role: str
+    depth: int
+    share: float
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """keep_ratio, k, weighting, decay and depth, checked."""
+
+    keep_ratio: float | None
+    k: tuple[int, int] | None
+    decay: tuple[float, ...] | None  # (layers, rows, columns)
+    depth: bool | int
+
+    def axis(self, n: int, axis: int) -> int:
+        """Coefficients kept of an axis of length n: 0 the layers, 1 rows, 2 columns."""
+        if self.decay is not None:
+            rate = self.decay[axis]
+            return n if rate == 0 else min(n, max(1, math.ceil(n * math.log(1 / TOLERANCE) / rate)))
+        if self.keep_ratio is not None:
+            return max(1, int(n * self.keep_ratio))
+        assert self.k is not None
+        return n if axis == 0 else min(n, self.k[axis - 1])
+
+    def of(self, shape: tuple[int, ...], layers: int) -> Kept:
+        matrix = matrix_shape(shape)
+        k = self.axis(matrix[0], 1), self.axis(matrix[1], 2)
+        if not self.depth or layers < 2:
+            return Kept(matrix, k, self.decay and self.decay[1:])
+        kept = self.axis(layers, 0) if self.depth is True else min(self.depth, layers)
+        return Kept(matrix, k, self.decay, kept)
+
+
+class SpectralRegularizer:
+    r"""Energy of a model's parameters outside their low frequencies, to be trained away: FRONT's refinement (FRONT+).
+
+    With ``C`` the orthonormal DCT coefficients of a parameter seen as a matrix (see `extract`), standardised, the
+    penalty is ``sum (1 - w) C^2``. Under "box" w is 1 in the kept corner and 0 outside; under "exponential" it is
+    ``prod_d exp(-decay_d u_d / n_d)``. In a training step, either of
+
+        loss = task + lam * reg();  loss.backward()
+        task.backward();  reg.accumulate_grad_(lam)      # no graph, less memory and time
+
+    The second comes after `backward` (of every step that accumulates, once), after a gradient scaler's `unscale_`, and
+    before clipping and the optimizer's step. Both give the same gradients.
+
+    Parameters are looked up when the regularizer is made; those that do not require grad when it is called are left out
+    (frozen), shared ones count once. Under DDP every process adds the same. Under FSDP2, where parameters are DTensors
+    sharded along axis 0, processes transform their own rows and sum coefficients; make the regularizer after
+    `fully_shard`; see `communication`.
+
+    Args:
+        model: its parameters of floating point, but tables, which the architecture fixes.
+        keep_ratio: of n coefficients of an axis ``max(1, int(n * keep_ratio))`` are kept. In (0, 1].
+        k: instead: how many, one int or (rows, columns); axes that are shorter are kept whole.
+        weighting: "box", or "exponential", which takes `decay` instead of keep_ratio or k.
+        decay: rate per axis, one number or (rows, columns), with depth (layers, rows, columns); at least 0.
+            Coefficients whose weight is below 1e-8 are not computed.
+        depth: the parameters of one role in repeated layers are transformed along the layers too, which couples their
+            gradients. True keeps `keep_ratio` of the layers (with `decay`: all whose weight counts); an int keeps so
+            many.
+        standardize: ``(x - mean) / (std + 1e-8)`` of every parameter by itself, so that its scale does not matter.
+        reduction: "sum", or "mean": divided by the number of elements; standardised, that is the share of energy.
+        skip: roles to leave out, as in `extract`.
+
+    Raises:
+        TypeError, ValueError: An argument is not allowed, or nothing is left to regularize.
+
+    Source: Shen et al., FRONT, ICML 2026, arXiv:2603.07523. The paper's exact formula for the weighting by a decay rate
+    was not available when this was written.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        keep_ratio: float | None = None,
+        k: int | Sequence[int] | None = None,
+        weighting: Weighting = "box",
+        decay: float | Sequence[float] | None = None,
+        depth: bool | int = False,
+        standardize: bool = True,
+        reduction: Reduction = "sum",
+        skip: Iterable[str] = (),
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: got {type(model).__name__}; allowed is a torch.nn.Module")
+        if not isinstance(standardize, bool):
+            raise TypeError(f"standardize: got {standardize!r}; allowed are True and False")
+        if reduction not in get_args(Reduction):
+            raise ValueError(f"reduction: got {reduction!r}; allowed are 'sum', 'mean'")
+        choice = _check(keep_ratio, k, weighting, decay, depth)
+        self._standardize = standardize
+        self._mean = reduction == "mean"
+        self._roles = list(_roles(model, check_skip(skip), choice))
+        if not self._roles:
+            raise ValueError("model: it has no parameters of floating point that are not skipped")
+
+    def __call__(self) -> Tensor:
+        """The penalty: a scalar, float32, or float64 where a parameter is. Differentiable (of shards: once).
+
+        Raises:
+            ValueError: no parameter requires grad.
+        """
+        penalties = self._penalties()
+        loss = penalties[0].loss(self._standardize)
+        for penalty in penalties[1:]:
+            loss = loss + penalty.loss(self._standardize).to(loss.device)
+        return loss / sum(penalty.count for penalty in penalties) if self._mean else loss
+
+    @torch.no_grad()
+    def accumulate_grad_(self, lam: float) -> Tensor:
+        """Adds ``lam`` times the gradient of the penalty to the parameters' `.grad`; returns the penalty.
+
+        A parameter that has no `.grad` gets one. No graph is recorded.
+
+        Raises:
+            TypeError, ValueError: `lam` is not a finite number, or no parameter requires grad.
+        """
+        if isinstance(lam, bool) or not isinstance(lam, (int, float)):
+            raise TypeError(f"lam: got {lam!r}; allowed is a finite number")
+        if not math.isfinite(lam):
+            raise ValueError(f"lam: got {lam!r}; allowed is a finite number")
+        penalties = self._penalties()
+        count = sum(penalty.count for penalty in penalties)
+        scale = lam / count if self._mean else float(lam)
+        losses = [penalty.accumulate(scale, self._standardize) for penalty in penalties]
+        loss = torch.stack([found.to(losses[0].device) for found in losses]).sum()
+        return loss / count if self._mean else loss
+
+    @torch.no_grad()
+    def report(self) -> list[RoleEnergy]:
+        """The share of the energy that is penalised, role by role; of frozen parameters too."""
+        rows = []
+        for role in self._roles:
+            shares = []
+            for member in role.members:
+                kept = role.kept.alone()
+                penalty = _penalties([(member, kept)], [])[0]
+                elements = math.prod(kept.matrix)
+                if elements > 1 and (found := float(penalty.loss(True))) != 0:
+                    shares.append(found / (elements - 1))
+            rows.append(RoleEnergy(role.template, len(role.members), sum(shares) / len(shares) if shares else math.nan))
+        return rows
+
+    def communication(self) -> str:
+        """Of sharded parameters: the bytes that a process moves in a call, role by role; empty where none is sharded.
+
+        Either the coefficients are summed, or, where that is more, the matrices are gathered in their own dtype.
+        """
+        sharded = [penalty for penalty in self._penalties() if isinstance(penalty, Sharded)]
+        return "\n".join(line for penalty in sharded for line in penalty.communication())
+
+    def _penalties(self) -> list[Penalty]:
+        apart: list[tuple[Member, Kept]] = []
+        stacks: list[tuple[Sequence[Member], Kept]] = []
+        for role in self._roles:
+            members = [member for member in role.members if member.param.requires_grad]
+            if role.kept.layers is None or len(members) < 2:
+                apart += [(member, role.kept.alone()) for member in members]
+            else:
+                stacks.append((members, role.kept))
+        if not apart and not stacks:
+            raise ValueError("model: no parameter that is regularized requires grad")
+        return _penalties(apart, stacks)
+
+
+@dataclass(frozen=True)
+class _RoleMembers:
+    template: str
+    members: tuple[Member, ...]
+    kept: Kept
+
+
+def _roles(model: nn.Module, skip: tuple[str, ...], choice: _Choice) -> Iterator[_RoleMembers]:
+    params = dict(model.named_parameters())  # shared ones once
+    shapes = {name: tuple(param.shape) for name, param in params.items()}
+    for role in group_roles(shapes, find_axes(shapes)):
+        kind = kind_of(role.template)
+        members = tuple(
+            Member(name, params[name])
+            for name in role.names
+            if params[name].dtype in _FLOATS
+            and params[name].numel()
+            and not is_table(name, role.shape)
+            and not skips(skip, kind, role.template, name)
+        )
+        if members:
+            yield _RoleMembers(role.template, members, choice.of(role.shape, len(members)))
+
+
+def _penalties(apart: Sequence[tuple[Member, Kept]], stacks: Sequence[tuple[Sequence[Member], Kept]]) -> list[Penalty]:
+    """As few as there can be: one for all parameters of a device, one for all shards of a mesh."""
+    by_device: dict[Any, list[tuple[Member, Kept]]] = defaultdict(list)
+    shards: dict[Any, list[tuple[Sequence[Member], Kept]]] = defaultdict(list)
+    penalties: list[Penalty] = []
+    for member, kept in apart:
+        mesh = mesh_of(member)
+        if mesh is None:
+            by_device[member.param.device].append((member, kept))
+        else:
+            shards[mesh].append(([member], kept))
+    for members, kept in stacks:
+        mesh = mesh_of(members[0])
+        if mesh is None:
+            penalties.append(Stack(members, kept))
+        else:
+            shards[mesh].append((members, kept))
+    penalties += [Apart(group) for group in by_device.values()]
+    penalties += [Sharded(group, *mesh) for mesh, group in shards.items()]
+    return penalties
+
+
+def _check(keep_ratio: object, k: object, weighting: object, decay: object, depth: object) -> _Choice:
+    if weighting not in get_args(Weighting):
+        raise ValueError(f"weighting: got {weighting!r}; allowed are 'box', 'exponential'")
+    if not isinstance(depth, int) or depth < 0:
+        raise ValueError(f"depth: got {depth!r}; allowed are False, True, and the number of layer coefficients kept")
+    rates = _rates(decay, bool(depth))
+    if weighting == "exponential":
+        if rates is None:
+            raise ValueError("decay: got None; weighting='exponential' needs a rate, or one for each axis")
+        for name, value in (("keep_ratio", keep_ratio), ("k", k)):
+            if value is not None:
+                raise ValueError(f"{name}: got {value!r}; weighting='exponential' takes decay instead")
+        return _Choice(None, None, rates, depth)
+    if rates is not None:
+        raise ValueError(f"decay: got {decay!r}; weighting='box' takes keep_ratio or k instead")
+    if (keep_ratio is None) == (k is None):
+        raise ValueError(f"keep_ratio, k: got {keep_ratio!r}, {k!r}; exactly one of them is needed")
+    if keep_ratio is not None:
+        if isinstance(keep_ratio, bool) or not isinstance(keep_ratio, (int, float)) or not 0 < keep_ratio <= 1:
+            raise ValueError(f"keep_ratio: got {keep_ratio!r}; allowed is a number in (0, 1]")
+        return _Choice(float(keep_ratio), None, None, depth)
+    pair: list[Any] = list(k) if isinstance(k, Sequence) else [k, k]
+    if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in pair):
+        raise ValueError(f"k: got {k!r}; allowed is a whole number from 1, or two (rows, columns)")
+    if depth is True:
+        raise ValueError("depth: got True with k; allowed is the number of layer coefficients kept")
+    return _Choice(None, (pair[0], pair[1]), None, depth)
+
+
+def _rates(decay: object, depth: bool) -> tuple[float, ...] | None:
+    if decay is None:
+        return None
+    axes = ("layers", "rows", "columns") if depth else ("rows", "columns")
+    rates = (decay,) * len(axes) if isinstance(decay, (int, float)) else decay
+    if not isinstance(rates, Sequence) or isinstance(rates, str) or len(rates) != len(axes):
+        raise ValueError(f"decay: got {decay!r}; allowed is one rate, or ({', '.join(axes)})")
+    for rate in rates:
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
+            raise ValueError(f"decay: got {decay!r}; rates must be finite numbers and at least 0")
+    return tuple(float(rate) for rate in (rates if len(rates) == 3 else (0.0, *rates)))
