@@ -10,6 +10,7 @@ ICML 2026, arXiv:2603.07523.
 
 from __future__ import annotations
 
+from front_models._align import Alignment, align
 from front_models._files import WeightsFileError
 from front_models._inspect import EnergyRow, InspectReport, inspect_weights
 from front_models._learngene import GeneRole, Learngene
@@ -19,6 +20,7 @@ from front_models._report import RoleRow, TransferReport
 from front_models._transfer import extract, initialize, transfer
 
 __all__ = [
+    "Alignment",
     "EnergyRow",
     "GeneRole",
     "InspectReport",
@@ -28,6 +30,7 @@ __all__ = [
     "SpectralRegularizer",
     "TransferReport",
     "WeightsFileError",
+    "align",
     "extract",
     "initialize",
     "inspect_weights",

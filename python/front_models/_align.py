@@ -1,0 +1,343 @@
+"""The same function in coordinates where low frequencies hold what matters: aligned weights."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+import front_kernels
+from front_models._anatomy import Anatomy, Branch, Linear, Norm, find_anatomy
+from front_models._walk import Weights, describe, named_tensors, tied_names
+
+__all__ = ["Alignment", "align"]
+
+Basis = Literal["weights", "activations"]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What `align` did.
+
+    Attributes:
+        family: the architecture's name.
+        rotation: the orthogonal matrix Q, float64 [width, width]: the stream x has become ``Q^T x``. Of a post-norm
+            model a permutation.
+        energy: share of the stream's energy along each direction before the inverse DCT, falling; float64 [width].
+        heads: query heads of a layer, and key/value heads, as far as they are known; attention heads are ordered then.
+        untied: names of heads that no longer share their tensor with the embedding, because the norm before them was
+            folded into them: a model that loads the weights must not tie them.
+        notes: what was left as it is, and why.
+    """
+
+    family: str
+    rotation: Tensor
+    energy: Tensor
+    heads: tuple[int, int] | None
+    untied: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@torch.no_grad()
+def align(
+    source: Weights,
+    *,
+    basis: Basis = "weights",
+    data: Iterable[Any] | None = None,
+    heads: int | tuple[int, int] | None = None,
+) -> tuple[dict[str, Tensor], Alignment]:
+    """The same function by other weights: the residual stream in its principal axes, units and heads by importance.
+
+    Index order inside a trained layer is arbitrary, so a plain crop of coefficients keeps little. Here, norms' scales
+    (and biases) are folded into the matrices that read through them; where norms subtract the mean, so do now the
+    matrices that write (SliceGPT, Ashkboos et al., 2024). Then the residual stream is rotated by one orthogonal matrix:
+    its principal axes by energy, composed with the inverse DCT, so that the first coefficients along the stream hold
+    most of the energy. The units of an MLP and the heads of an attention are ordered by importance, never mixed.
+
+    Exact up to rounding for pre-norm models (ViT, GPT-2, Llama). In a post-norm model (BERT) every norm's scale acts on
+    the stream itself, and commutes with permutations alone: there its channels are ordered by energy, and norms stay.
+
+    Args:
+        source: a mapping of names to tensors, a module, or a path; ViT (Hugging Face, timm), BERT, GPT-2 or Llama.
+        basis: "weights": principal axes of the summed Gram matrices of everything that reads or writes the stream, each
+            divided by its trace; or "activations": of what the norms read, centred and normalised, for `data`.
+        data: batches for "activations"; `source` must be a module then. A batch that is a mapping is passed by names,
+            a tuple or list as positions, anything else as the one argument.
+        heads: number of query heads of a layer, or (query heads, key/value heads). None: from the module's `config`
+            or its attentions' `num_heads`; where that is unknown, heads keep their order.
+
+    Returns:
+        A state dict with the source's names, dtypes and shapes, and what was done.
+
+    Raises:
+        TypeError, ValueError: An argument is not allowed, or the architecture is not known.
+
+    Source: beyond Shen et al., FRONT, ICML 2026; the folding as in Ashkboos et al., SliceGPT, ICLR 2024.
+    """
+    if basis not in get_args(Basis):
+        raise ValueError(f"basis: got {basis!r}; allowed are 'weights', 'activations'")
+    if (basis == "activations") != (data is not None):
+        raise ValueError(
+            f"data: got {type(data).__name__} with basis={basis!r}; 'activations' needs it, 'weights' none"
+        )
+    if basis == "activations" and not isinstance(source, nn.Module):
+        raise TypeError(f"source: got {type(source).__name__}; basis='activations' needs a torch.nn.Module")
+    tensors = named_tensors(source, "source")
+    shapes = {name: info.shape for name, info in describe(tensors).items()}
+    anatomy = find_anatomy(shapes)
+    counts = _head_counts(heads, source, anatomy, shapes)
+    work = {name: tensors[name].detach().to(torch.float64).clone() for name in _names(anatomy)}
+    notes = [] if counts is not None else ["the number of heads is not known: they keep their order"]
+    if anatomy.pre:
+        _fold_norms(anatomy, work, notes)
+    gram = _gram(anatomy, work) if data is None else _covariance(source, anatomy, data)  # type: ignore[arg-type]
+    rotation, energy = _principal_axes(gram, centred=not anatomy.rms) if anatomy.pre else _by_energy(gram)
+    if not anatomy.pre:
+        notes.append("post-norm: norms act on the stream itself, so that its channels are ordered and not rotated")
+    _rotate(anatomy, work, rotation)
+    for branch in anatomy.branches():
+        if branch.kind == "mlp":
+            _order_units(branch, work)
+        elif counts is not None:
+            _order_heads(branch, work, counts)
+    shared = tied_names(tensors)
+    first = {shared[writer.weight] for writer in anatomy.embeddings}
+    untied = tuple(head.weight for head in anatomy.heads if anatomy.pre and shared[head.weight] in first)
+    result = {name: (work.get(name, tensor.detach())).to(tensor.dtype, copy=True) for name, tensor in tensors.items()}
+    return result, Alignment(anatomy.family, rotation, energy, counts, untied, tuple(notes))
+
+
+def _names(anatomy: Anatomy) -> set[str]:
+    linears = [*anatomy.writers(), *(reader for reader, _ in anatomy.readers())]
+    norms = [*anatomy.norms, *(branch.norm for branch in anatomy.branches())]
+    norms += [] if anatomy.final is None else [anatomy.final]
+    every: list[Linear | Norm] = [*linears, *norms]
+    return {name for each in every for name in (each.weight, each.bias) if name is not None}
+
+
+def _head_counts(
+    heads: int | tuple[int, int] | None, source: object, anatomy: Anatomy, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[int, int] | None:
+    if heads is None:
+        config = getattr(source, "config", None)
+        query = next((n for word in ("num_attention_heads", "n_head") if (n := getattr(config, word, None))), None)
+        pair = (query, getattr(config, "num_key_value_heads", None) or query) if query else _module_heads(source)
+        if pair is None:
+            return None
+    else:
+        pair = (heads, heads) if isinstance(heads, int) else heads
+    query, shared = pair
+    for branch in anatomy.branches():
+        if branch.kind != "attention":
+            continue
+        widths = _attention_widths(branch, shapes)
+        if query < 1 or shared < 1 or query % shared or widths[0] % query or widths[0] // query * shared != widths[1]:
+            raise ValueError(
+                f"heads: got {pair}, which does not divide the {widths[0]} rows of queries and {widths[1]} of keys"
+            )
+    return query, shared
+
+
+def _module_heads(source: object) -> tuple[int, int] | None:
+    if isinstance(source, nn.Module):
+        for module in source.modules():
+            if isinstance(found := getattr(module, "num_heads", None), int):
+                return found, found
+    return None
+
+
+def _attention_widths(branch: Branch, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """Rows of queries and of keys."""
+    query, key = branch.reads[0], branch.reads[min(1, len(branch.reads) - 1)]
+    return tuple(shapes[read.weight][1 - read.stream] // read.packed for read in (query, key))  # type: ignore[return-value]
+
+
+Work = dict[str, Tensor]
+
+
+def _fold_norms(anatomy: Anatomy, work: Work, notes: list[str]) -> None:
+    """Norms become plain: what reads through them takes their scale, and their bias where it can."""
+    readers: dict[Norm, list[Linear]] = defaultdict(list)
+    for reader, norm in anatomy.readers():
+        if norm is not None:
+            readers[norm].append(reader)
+    for norm, reading in readers.items():
+        scale = work[norm.weight]
+        bias = None if norm.bias is None else work[norm.bias]
+        if bias is not None and bias.any():
+            if all(reader.bias is not None for reader in reading):
+                for reader in reading:
+                    work[reader.bias] += _stream_last(work[reader.weight], reader) @ bias  # type: ignore[index]
+                bias.zero_()
+            elif (scale == 0).any():
+                raise ValueError(
+                    f"source: {norm.weight} has zeros, and {reading[0].weight} no bias to fold {norm.bias} into"
+                )
+            else:
+                bias /= scale
+        for reader in reading:
+            weight = _stream_last(work[reader.weight], reader)
+            weight *= scale
+            if not anatomy.rms and (bias is None or not bias.any()):
+                weight -= weight.mean(-1, keepdim=True)  # what is read has no mean
+        scale.fill_(1)
+    if anatomy.final is not None and not anatomy.heads:
+        notes.append(
+            "no head reads the stream: what the model returns is rotated, and lacks the last norm's scale and bias"
+        )
+        work[anatomy.final.weight].fill_(1)
+        if anatomy.final.bias is not None:
+            work[anatomy.final.bias].zero_()
+    if not anatomy.rms:
+        for writer in anatomy.writers():
+            weight = _stream_last(work[writer.weight], writer)
+            weight -= weight.mean(-1, keepdim=True)
+            if writer.bias is not None:
+                work[writer.bias] -= work[writer.bias].mean()
+
+
+def _stream_last(weight: Tensor, linear: Linear) -> Tensor:
+    """A view with the stream as its last axis."""
+    return weight.movedim(linear.stream, -1)
+
+
+def _linears(anatomy: Anatomy) -> Iterator[Linear]:
+    yield from anatomy.writers()
+    for reader, _ in anatomy.readers():
+        yield reader
+
+
+def _gram(anatomy: Anatomy, work: Work) -> Tensor:
+    """Sum over all that reads or writes of its Gram matrix along the stream, divided by its trace: [width, width]."""
+    total = torch.zeros(anatomy.width, anatomy.width, dtype=torch.float64)
+    for linear in _linears(anatomy):
+        rows = _stream_last(work[linear.weight], linear).reshape(-1, anatomy.width)
+        gram = rows.T @ rows
+        trace = gram.trace()
+        if trace > 0:
+            total += (gram / trace).to(total)
+    return total
+
+
+def _covariance(model: nn.Module, anatomy: Anatomy, data: Iterable[Any]) -> Tensor:
+    """Sum over what the norms of the model read, centred (but for RMS norms) and normalised: [width, width]."""
+    total = torch.zeros(anatomy.width, anatomy.width, dtype=torch.float64)
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        x = args[0].detach().reshape(-1, anatomy.width).to(torch.float64)
+        x = x if anatomy.rms else x - x.mean(1, keepdim=True)
+        x = x / x.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
+        total.add_((x.T @ x).to(total))
+
+    norms = [branch.norm for branch in anatomy.branches()] + ([anatomy.final] if anatomy.final is not None else [])
+    handles = [
+        model.get_submodule(norm.weight.removesuffix(".weight")).register_forward_pre_hook(hook) for norm in norms
+    ]
+    seen = False
+    try:
+        for batch in data:
+            seen = True
+            if isinstance(batch, Mapping):
+                model(**batch)
+            elif isinstance(batch, (tuple, list)):
+                model(*batch)
+            else:
+                model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        raise ValueError("data: it has no batches")
+    return total
+
+
+def _principal_axes(gram: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
+    """Q and the energy along its axes before the inverse DCT.
+
+    Q = B D with the orthonormal DCT matrix D: what lies along column u of B becomes a wave of frequency u. A stream
+    without mean has nothing along (1, ..., 1), which stays what it is: column 0, and frequency 0.
+    """
+    width = len(gram)
+    dct = front_kernels.dct(torch.eye(width, dtype=torch.float64), dim=0)
+    inside = dct[1:].T if centred else torch.eye(width, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(inside.T @ gram @ inside)
+    axes = inside @ vectors.flip(1)
+    # A sign is arbitrary; one rule for it makes results repeatable.
+    largest = axes.abs().argmax(0, keepdim=True)
+    axes = axes * axes.gather(0, largest).sign()
+    energy = values.flip(0).clamp_min(0)
+    if centred:
+        axes = torch.cat([torch.full((width, 1), 1 / math.sqrt(width), dtype=torch.float64), axes], 1)
+        energy = torch.cat([energy.new_zeros(1), energy])
+    return axes @ dct, energy / energy.sum()
+
+
+def _by_energy(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The permutation that orders channels by energy."""
+    energy, order = gram.diagonal().sort(descending=True, stable=True)
+    return torch.eye(len(gram), dtype=torch.float64)[:, order], energy / energy.sum()
+
+
+def _rotate(anatomy: Anatomy, work: Work, rotation: Tensor) -> None:
+    for linear in _linears(anatomy):
+        weight = _stream_last(work[linear.weight], linear)
+        weight.copy_(weight @ rotation.to(weight.device))
+    vectors = [writer.bias for writer in anatomy.writers()]
+    norms = [*anatomy.norms, *(branch.norm for branch in anatomy.branches())]
+    norms += [] if anatomy.final is None else [anatomy.final]
+    vectors += [norm.bias for norm in norms]
+    if not anatomy.pre:  # plain norms have a scale of 1, which no rotation changes
+        vectors += [norm.weight for norm in norms]
+    for name in vectors:
+        if name is not None:
+            work[name] = work[name] @ rotation.to(work[name].device)
+
+
+def _order_units(branch: Branch, work: Work) -> None:
+    """The units of an MLP by importance: the product of the norms of what each reads with and writes with."""
+    importance = torch.linalg.vector_norm(_stream_last(work[branch.write.weight], branch.write), dim=1)
+    for read in branch.reads:
+        importance = importance * torch.linalg.vector_norm(_stream_last(work[read.weight], read), dim=1)
+    order = importance.argsort(descending=True, stable=True)
+    for read in branch.reads:
+        _reorder(work, read, order, own_bias=True)
+    _reorder(work, branch.write, order, own_bias=False)
+
+
+def _reorder(work: Work, linear: Linear, order: Tensor, *, own_bias: bool) -> None:
+    """The axis beside the stream in another order, and the bias along it."""
+    work[linear.weight] = work[linear.weight].index_select(1 - linear.stream, order)
+    if own_bias and linear.bias is not None:
+        work[linear.bias] = work[linear.bias].index_select(0, order)
+
+
+def _order_heads(branch: Branch, work: Work, counts: tuple[int, int]) -> None:
+    """Heads by importance, the product of the norms of their values and outputs; with shared keys by group first."""
+    heads, groups = counts
+    out = _stream_last(work[branch.write.weight], branch.write)  # [attention width, stream]
+    size = out.shape[0] // heads
+    outputs = torch.linalg.vector_norm(out.reshape(heads, -1), dim=1)
+    last = branch.reads[-1]
+    values = _stream_last(work[last.weight], last).chunk(last.packed)[-1]
+    values = torch.linalg.vector_norm(values.reshape(groups, -1), dim=1)
+    importance = outputs.view(groups, -1) * values[:, None]
+    by_group = importance.sum(1).argsort(descending=True, stable=True)
+    inside = importance.argsort(dim=1, descending=True, stable=True) + torch.arange(groups, device=out.device)[
+        :, None
+    ] * (heads // groups)
+    query_order, key_order = (
+        (order[:, None] * size + torch.arange(size, device=out.device)).flatten()
+        for order in (inside[by_group].flatten(), by_group)
+    )
+    for i, read in enumerate(branch.reads):
+        if read.packed > 1:
+            order = torch.cat([query_order + part * heads * size for part in range(read.packed)])
+        else:
+            order = query_order if i == 0 else key_order
+        _reorder(work, read, order, own_bias=True)
+    _reorder(work, branch.write, query_order, own_bias=False)

@@ -1,0 +1,277 @@
+"""How a transformer's tensors touch its residual stream: who writes to it, who reads it, through which norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+__all__ = ["Anatomy", "Branch", "Linear", "Norm", "find_anatomy"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A tensor with one axis along the residual stream, and the bias of its results, if there is one."""
+
+    weight: str
+    bias: str | None
+    stream: int  # which axis
+    packed: int = 1  # matrices stacked along the other axis: queries, keys, values
+
+
+@dataclass(frozen=True)
+class Norm:
+    weight: str
+    bias: str | None
+
+
+@dataclass(frozen=True)
+class Branch:
+    """An attention or an MLP: it reads the stream through a norm and adds what it finds to the stream.
+
+    `reads`: of an attention (queries, keys, values) or one packed matrix; of an MLP one, or gate and up.
+    """
+
+    kind: str  # "attention" or "mlp"
+    norm: Norm  # before it, or after the addition where the model is post-norm
+    reads: tuple[Linear, ...]
+    write: Linear
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Attributes:
+    family: such as "gpt2".
+    width: length of the residual stream.
+    rms: norms that do not subtract the mean.
+    pre: norms stand before the branches, so that the stream itself is never normalised.
+    embeddings: what writes to the stream first.
+    norms: other norms of a post-norm model.
+    layers: branches by layer.
+    final: the norm before the heads; None where there is none.
+    heads: what reads the stream at the end.
+    """
+
+    family: str
+    width: int
+    rms: bool
+    pre: bool
+    embeddings: tuple[Linear, ...]
+    norms: tuple[Norm, ...]
+    layers: tuple[tuple[Branch, ...], ...]
+    final: Norm | None
+    heads: tuple[Linear, ...]
+
+    def branches(self) -> Iterator[Branch]:
+        for layer in self.layers:
+            yield from layer
+
+    def writers(self) -> Iterator[Linear]:
+        """Everything that writes to the stream."""
+        yield from self.embeddings
+        for branch in self.branches():
+            yield branch.write
+
+    def readers(self) -> Iterator[tuple[Linear, Norm | None]]:
+        """Everything that reads the stream, and through which norm."""
+        for branch in self.branches():
+            for read in branch.reads:
+                yield read, branch.norm
+        for head in self.heads:
+            yield head, self.final
+
+
+@dataclass(frozen=True)
+class _Family:
+    name: str
+    layer: str
+    # kind, norm, reads, write
+    branches: tuple[tuple[str, str, tuple[str, ...], str], ...]
+    embeddings: tuple[str, ...]
+    final: str | None
+    heads: tuple[str, ...]  # names without prefix, too
+    rms: bool = False
+    pre: bool = True
+    norms: tuple[str, ...] = ()  # others, in a post-norm model
+    transforms: tuple[str, ...] = ()  # whose results are in the stream's coordinates, because a tied matrix reads them
+
+
+_FAMILIES = (
+    _Family(
+        "gpt2",
+        "h.{}",
+        (("attention", "ln_1", ("attn.c_attn",), "attn.c_proj"), ("mlp", "ln_2", ("mlp.c_fc",), "mlp.c_proj")),
+        ("wte", "wpe"),
+        "ln_f",
+        ("lm_head", "score"),
+    ),
+    _Family(
+        "timm-vit",
+        "blocks.{}",
+        (("attention", "norm1", ("attn.qkv",), "attn.proj"), ("mlp", "norm2", ("mlp.fc1",), "mlp.fc2")),
+        ("cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed.proj"),
+        "norm",
+        ("head", "head_dist"),
+    ),
+    _Family(
+        "vit",
+        "layers.{}",
+        (
+            ("attention", "layernorm_before", tuple(f"attention.{w}_proj" for w in "qkv"), "attention.o_proj"),
+            ("mlp", "layernorm_after", ("mlp.fc1",), "mlp.fc2"),
+        ),
+        tuple(f"embeddings.{name}" for name in ("cls_token", "position_embeddings", "patch_embeddings.projection")),
+        "layernorm",
+        ("classifier",),
+    ),
+    _Family(
+        "vit",
+        "encoder.layer.{}",
+        (
+            (
+                "attention",
+                "layernorm_before",
+                tuple(f"attention.attention.{word}" for word in ("query", "key", "value")),
+                "attention.output.dense",
+            ),
+            ("mlp", "layernorm_after", ("intermediate.dense",), "output.dense"),
+        ),
+        tuple(f"embeddings.{name}" for name in ("cls_token", "position_embeddings", "patch_embeddings.projection")),
+        "layernorm",
+        ("classifier",),
+    ),
+    _Family(
+        "llama",
+        "layers.{}",
+        (
+            ("attention", "input_layernorm", tuple(f"self_attn.{w}_proj" for w in "qkv"), "self_attn.o_proj"),
+            ("mlp", "post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
+        ),
+        ("embed_tokens",),
+        "norm",
+        ("lm_head", "score"),
+        rms=True,
+    ),
+    _Family(
+        "bert",
+        "encoder.layer.{}",
+        (
+            (
+                "attention",
+                "attention.output.LayerNorm",
+                tuple(f"attention.self.{word}" for word in ("query", "key", "value")),
+                "attention.output.dense",
+            ),
+            ("mlp", "output.LayerNorm", ("intermediate.dense",), "output.dense"),
+        ),
+        tuple(f"embeddings.{name}" for name in ("word_embeddings", "position_embeddings", "token_type_embeddings")),
+        None,
+        ("pooler.dense", "cls.predictions.transform.dense", "cls.predictions.decoder"),
+        pre=False,
+        norms=("embeddings.LayerNorm", "cls.predictions.transform.LayerNorm"),
+        transforms=("cls.predictions.transform.dense",),
+    ),
+)
+
+
+def find_anatomy(shapes: Shapes) -> Anatomy:
+    """The anatomy of a model, from names and shapes.
+
+    Raises:
+        ValueError: the names are of no known family, or tensors are missing.
+    """
+    for family in _FAMILIES:
+        prefix = _prefix(family, shapes)
+        if prefix is not None:
+            return _build(family, prefix, shapes)
+    known = ", ".join(dict.fromkeys(family.name for family in _FAMILIES))
+    raise ValueError(f"source: its names are of no architecture whose residual stream is known; allowed are {known}")
+
+
+def _prefix(family: _Family, shapes: Shapes) -> str | None:
+    """What stands before the family's names: `transformer.`, or nothing."""
+    wanted = [
+        f"{family.layer.format(0)}.{word}.weight" for branch in family.branches for word in (branch[1], branch[3])
+    ]
+    for name in shapes:
+        if name.endswith(wanted[0]):
+            prefix = name.removesuffix(wanted[0])
+            if (not prefix or prefix.endswith(".")) and all(prefix + word in shapes for word in wanted):
+                return prefix
+    return None
+
+
+def _build(family: _Family, prefix: str, shapes: Shapes) -> Anatomy:
+    first = f"{prefix}{family.layer.format(0)}.{family.branches[0][1]}"
+    width = shapes[f"{first}.weight"][0]
+    mlp = next(branch for branch in family.branches if branch[0] == "mlp")
+    # GPT-2's Conv1D holds its matrices transposed: its MLP, which is not square, tells.
+    inner = shapes[f"{prefix}{family.layer.format(0)}.{mlp[2][0]}.weight"]
+    transposed = inner[0] == width != inner[1]
+
+    def norm(name: str) -> Norm:
+        return Norm(_found(f"{name}.weight", shapes), _bias(name, shapes))
+
+    def linear(name: str, stream: int, packed: int = 1) -> Linear:
+        return Linear(_found(f"{name}.weight", shapes), _bias(name, shapes), stream, packed)
+
+    layers: list[tuple[Branch, ...]] = []
+    while f"{prefix}{family.layer.format(len(layers))}.{family.branches[0][1]}.weight" in shapes:
+        layer = f"{prefix}{family.layer.format(len(layers))}"
+        layers.append(
+            tuple(
+                Branch(
+                    kind,
+                    norm(f"{layer}.{before}"),
+                    tuple(linear(f"{layer}.{read}", 0 if transposed else 1, _packing(kind, reads)) for read in reads),
+                    linear(f"{layer}.{write}", 1 if transposed else 0),
+                )
+                for kind, before, reads, write in family.branches
+            )
+        )
+
+    def present(names: tuple[str, ...]) -> list[str]:
+        """Those that there are, with or without the prefix."""
+        both = dict.fromkeys(start + name for name in names for start in (prefix, ""))
+        return [name for name in both if f"{name}.weight" in shapes]
+
+    return Anatomy(
+        family=family.name,
+        width=width,
+        rms=family.rms,
+        pre=family.pre,
+        embeddings=(
+            *_embeddings(family, prefix, shapes),
+            *(linear(name, 0) for name in present(family.transforms)),
+        ),
+        norms=tuple(norm(name) for name in present(family.norms)),
+        layers=tuple(layers),
+        final=None if family.final is None else norm(prefix + family.final),
+        heads=tuple(linear(name, 1) for name in present(family.heads)),
+    )
+
+
+def _packing(kind: str, reads: tuple[str, ...]) -> int:
+    return 3 if kind == "attention" and len(reads) == 1 else 1
+
+
+def _embeddings(family: _Family, prefix: str, shapes: Shapes) -> Iterator[Linear]:
+    for word in family.embeddings:
+        name = prefix + word
+        if name in shapes:
+            yield Linear(name, None, len(shapes[name]) - 1)
+        elif f"{name}.weight" in shapes:
+            convolution = len(shapes[f"{name}.weight"]) > 2
+            stream = 0 if convolution else 1
+            yield Linear(f"{name}.weight", _bias(name, shapes) if convolution else None, stream)
+
+
+def _bias(name: str, shapes: Shapes) -> str | None:
+    return f"{name}.bias" if f"{name}.bias" in shapes else None
+
+
+def _found(name: str, shapes: Shapes) -> str:
+    if name not in shapes:
+        raise ValueError(f"source: has no tensor {name!r}, which its architecture needs")
+    return name
