@@ -15,7 +15,7 @@ import front_kernels
 from front_models._anatomy import Anatomy, Branch, Linear, Norm, find_anatomy
 from front_models._walk import Weights, describe, named_tensors, tied_names
 
-__all__ = ["Alignment", "align"]
+__all__ = ["Alignment", "Work", "align", "fold_norms", "names_of"]
 
 Basis = Literal["weights", "activations"]
 
@@ -91,10 +91,10 @@ def align(
     shapes = {name: info.shape for name, info in describe(tensors).items()}
     anatomy = find_anatomy(shapes)
     counts = _head_counts(heads, source, anatomy, shapes)
-    work = {name: tensors[name].detach().to(torch.float64).clone() for name in _names(anatomy)}
+    work = {name: tensors[name].detach().to(torch.float64).clone() for name in names_of(anatomy)}
     notes = [] if counts is not None else ["the number of heads is not known: they keep their order"]
     if anatomy.pre:
-        _fold_norms(anatomy, work, notes)
+        fold_norms(anatomy, work, notes)
     gram = _gram(anatomy, work) if data is None else _covariance(source, anatomy, data)  # type: ignore[arg-type]
     rotation, energy = _principal_axes(gram, centred=not anatomy.rms) if anatomy.pre else _by_energy(gram)
     if not anatomy.pre:
@@ -112,7 +112,7 @@ def align(
     return result, Alignment(anatomy.family, rotation, energy, counts, untied, tuple(notes))
 
 
-def _names(anatomy: Anatomy) -> set[str]:
+def names_of(anatomy: Anatomy) -> set[str]:
     linears = [*anatomy.writers(), *(reader for reader, _ in anatomy.readers())]
     norms = [*anatomy.norms, *(branch.norm for branch in anatomy.branches())]
     norms += [] if anatomy.final is None else [anatomy.final]
@@ -160,7 +160,7 @@ def _attention_widths(branch: Branch, shapes: Mapping[str, tuple[int, ...]]) -> 
 Work = dict[str, Tensor]
 
 
-def _fold_norms(anatomy: Anatomy, work: Work, notes: list[str]) -> None:
+def fold_norms(anatomy: Anatomy, work: Work, notes: list[str]) -> None:
     """Norms become plain: what reads through them takes their scale, and their bias where it can."""
     readers: dict[Norm, list[Linear]] = defaultdict(list)
     for reader, norm in anatomy.readers():

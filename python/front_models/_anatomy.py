@@ -175,7 +175,7 @@ _FAMILIES = (
 )
 
 
-def find_anatomy(shapes: Shapes) -> Anatomy:
+def find_anatomy(shapes: Shapes, argument: str = "source") -> Anatomy:
     """The anatomy of a model, from names and shapes.
 
     Raises:
@@ -184,9 +184,11 @@ def find_anatomy(shapes: Shapes) -> Anatomy:
     for family in _FAMILIES:
         prefix = _prefix(family, shapes)
         if prefix is not None:
-            return _build(family, prefix, shapes)
+            return _build(family, prefix, shapes, argument)
     known = ", ".join(dict.fromkeys(family.name for family in _FAMILIES))
-    raise ValueError(f"source: its names are of no architecture whose residual stream is known; allowed are {known}")
+    raise ValueError(
+        f"{argument}: its names are of no architecture whose residual stream is known; allowed are {known}"
+    )
 
 
 def _prefix(family: _Family, shapes: Shapes) -> str | None:
@@ -202,7 +204,7 @@ def _prefix(family: _Family, shapes: Shapes) -> str | None:
     return None
 
 
-def _build(family: _Family, prefix: str, shapes: Shapes) -> Anatomy:
+def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anatomy:
     first = f"{prefix}{family.layer.format(0)}.{family.branches[0][1]}"
     width = shapes[f"{first}.weight"][0]
     mlp = next(branch for branch in family.branches if branch[0] == "mlp")
@@ -211,10 +213,10 @@ def _build(family: _Family, prefix: str, shapes: Shapes) -> Anatomy:
     transposed = inner[0] == width != inner[1]
 
     def norm(name: str) -> Norm:
-        return Norm(_found(f"{name}.weight", shapes), _bias(name, shapes))
+        return Norm(_found(f"{name}.weight", shapes, argument), _bias(name, shapes))
 
     def linear(name: str, stream: int, packed: int = 1) -> Linear:
-        return Linear(_found(f"{name}.weight", shapes), _bias(name, shapes), stream, packed)
+        return Linear(_found(f"{name}.weight", shapes, argument), _bias(name, shapes), stream, packed)
 
     layers: list[tuple[Branch, ...]] = []
     while f"{prefix}{family.layer.format(len(layers))}.{family.branches[0][1]}.weight" in shapes:
@@ -271,7 +273,7 @@ def _bias(name: str, shapes: Shapes) -> str | None:
     return f"{name}.bias" if f"{name}.bias" in shapes else None
 
 
-def _found(name: str, shapes: Shapes) -> str:
+def _found(name: str, shapes: Shapes, argument: str) -> str:
     if name not in shapes:
-        raise ValueError(f"source: has no tensor {name!r}, which its architecture needs")
+        raise ValueError(f"{argument}: has no tensor {name!r}, which its architecture needs")
     return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -158,6 +159,7 @@ def init_command(
 @options.output_options("OUT", f"{WHERE} or else of the source).", folder=True)
 @options.extraction_options
 @options.initialization_options
+@options.recipe_option
 @options.skip_option
 @options.seed_option
 @options.reporting_options
@@ -181,6 +183,7 @@ def transfer_command(
     Examples:
       front transfer model.safetensors --like small.safetensors -o init.safetensors
       front transfer minilm/ --like my-bert-config/ -o my-bert/ --gain area
+      front transfer gpt2/ --like small-gpt2-config/ -o small/ --recipe aligned
     """
     path, folder = options.output_path(output, force=force)
     started = time.perf_counter()
@@ -198,6 +201,7 @@ def transfer_command(
             gain=_gain(gain),
             generator=torch.Generator().manual_seed(seed),
             progress=progress,
+            heads=_heads(source) if both["recipe"] == "aligned" else None,
             **both,
         )
     target.save(path, {n: tensors[names[n]] for n in target.tensors}, folder=folder, source=Path(source), force=force)
@@ -255,6 +259,17 @@ def _gene_row(role: GeneRole) -> dict[str, Any]:
         "kept": list(role.kept),
         "coefficients": role.coefficients.numel(),
     }
+
+
+def _heads(source: str) -> tuple[int, int] | None:
+    """Query and key/value heads, from the config.json beside the weights; None where there is none, or no such entry."""
+    config = (Path(source) if Path(source).is_dir() else Path(source).parent) / "config.json"
+    if not config.is_file():
+        return None
+    with config.open(encoding="utf-8") as file:
+        entries = json.load(file)
+    query = entries.get("num_attention_heads", entries.get("n_head"))
+    return None if query is None else (query, entries.get("num_key_value_heads") or query)
 
 
 def _gain(word: str) -> Any:

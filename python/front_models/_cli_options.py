@@ -27,6 +27,7 @@ __all__ = [
     "print_json",
     "print_table",
     "progress_bar",
+    "recipe_option",
     "reporting_options",
     "seed_option",
     "skip_option",
@@ -130,6 +131,15 @@ initialization_options: Callable[[F], F] = _compose(
         show_default="as many as fit",
         help="Keep at most N coefficients along the layers.",
     ),
+)
+recipe_option = click.option(
+    "--recipe",
+    type=click.Choice(["paper", "aligned"]),
+    default="paper",
+    show_default=True,
+    help="aligned: rotate the residual stream to its principal axes and order units and heads by importance, then "
+    "transform along the stream alone and choose units, heads and layers (ViT, BERT, GPT-2, Llama). It takes no other "
+    "options of the transform.",
 )
 reporting_options: Callable[[F], F] = _compose(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table."),

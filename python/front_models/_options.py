@@ -7,11 +7,23 @@ from typing import Literal, get_args
 
 import torch
 
-__all__ = ["DepthFill", "Gain", "MlpAxes", "Progress", "check_extraction", "check_initialization"]
+__all__ = [
+    "Axes",
+    "DepthFill",
+    "Gain",
+    "MlpAxes",
+    "Progress",
+    "Recipe",
+    "check_extraction",
+    "check_initialization",
+    "check_recipe",
+]
 
 MlpAxes = Literal["both", "hidden"]
 Gain = Literal["area", "ortho"]
-DepthFill = Literal["zero", "random", "consistence", "repeat"]
+DepthFill = Literal["zero", "random", "consistence", "repeat", "select"]
+Axes = Literal["all", "residual"]
+Recipe = Literal["paper", "aligned"]
 Progress = Callable[[int, int, str], None]
 
 
@@ -33,6 +45,8 @@ def check_initialization(gain: object, depth_fill: object, select_n: object, gen
         raise ValueError(f"gain: got {gain!r}; allowed are None, {_words(Gain)}")
     if depth_fill not in get_args(DepthFill):
         raise ValueError(f"depth_fill: got {depth_fill!r}; allowed are {_words(DepthFill)}")
+    if depth_fill == "select":
+        raise ValueError("depth_fill: got 'select', which goes with transfer's axes='residual'; allowed are the others")
     if select_n is not None:
         if isinstance(select_n, bool) or not isinstance(select_n, int):
             raise TypeError(f"select_n: got {select_n!r}; allowed are None and whole numbers from 1")
@@ -40,6 +54,24 @@ def check_initialization(gain: object, depth_fill: object, select_n: object, gen
             raise ValueError(f"select_n: got {select_n!r}; allowed are None and whole numbers from 1")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: got {type(generator).__name__}; allowed are None and a torch.Generator")
+
+
+def check_recipe(recipe: object, axes: object, depth_fill: object, **others: object) -> bool:
+    """Whether a transfer goes along the residual stream alone. Raise ValueError for options that contradict that."""
+    if recipe not in get_args(Recipe):
+        raise ValueError(f"recipe: got {recipe!r}; allowed are {_words(Recipe)}")
+    if axes not in get_args(Axes):
+        raise ValueError(f"axes: got {axes!r}; allowed are {_words(Axes)}")
+    if recipe == "paper" and axes == "all":
+        return False
+    way = f"recipe={recipe!r}" if recipe == "aligned" else f"axes={axes!r}"
+    if depth_fill not in (("zero", "select") if recipe == "aligned" else ("select",)):
+        raise ValueError(f"depth_fill: got {depth_fill!r} with {way}; allowed is 'select'")
+    usual = {"keep_ratio": 1.0, "mlp_axes": "both", "depth": True, "gain": None, "select_n": None}
+    for name, value in others.items():
+        if value != usual[name]:
+            raise ValueError(f"{name}: got {value!r} with {way}; allowed is {usual[name]!r}")
+    return True
 
 
 def _words(literal: object) -> str:

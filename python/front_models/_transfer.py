@@ -7,12 +7,24 @@ from collections.abc import Iterable, MutableMapping
 import torch
 from torch import Tensor, nn
 
+from front_models._align import align
 from front_models._blocks import one_layer
 from front_models._kinds import check_skip, kind_of, skips
 from front_models._learngene import GeneRole, Learngene
-from front_models._options import DepthFill, Gain, MlpAxes, Progress, check_extraction, check_initialization
+from front_models._options import (
+    Axes,
+    DepthFill,
+    Gain,
+    MlpAxes,
+    Progress,
+    Recipe,
+    check_extraction,
+    check_initialization,
+    check_recipe,
+)
 from front_models._plan import Item, plan, unusable
 from front_models._report import TransferReport
+from front_models._residual import transfer_residual
 from front_models._roles import Role
 from front_models._run import Reader, Rebuild, carry_out, check_depths, check_writable
 from front_models._walk import Weights, describe, matrix_shape, named_tensors, tied_names
@@ -170,8 +182,15 @@ def transfer(
     select_n: int | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
+    recipe: Recipe = "paper",
+    axes: Axes = "all",
+    heads: int | tuple[int, int] | None = None,
 ) -> tuple[dict[str, Tensor], TransferReport]:
     """`initialize(copy of like, extract(source))`, one role at a time: new tensors, and the inputs stay as they are.
+
+    That is the paper's recipe. `recipe="aligned"` is another one, for transformers whose residual stream is known (see
+    `align`): the source is aligned first, then only the residual stream is transformed, and units, heads and layers are
+    chosen.
 
     Besides source and result, memory holds at most one role's kept coefficients and two matrices, or 16 MiB of smaller
     ones that are transformed together (with `depth_fill="random"` also the drawn coefficients of that role).
@@ -183,6 +202,11 @@ def transfer(
         keep_ratio, mlp_axes, depth, skip: as in `extract`; `skip` counts for both sides.
         gain, depth_fill, select_n, generator: as in `initialize`.
         progress: called after each role of the target as `progress(done, total, role)`.
+        recipe: "paper", or "aligned": `align` the source, then as `axes="residual"`.
+        axes: "all", or "residual": norms are folded, the DCT is taken along the residual stream alone, the first MLP
+            units, heads and positions are taken, and evenly spaced layers (`depth_fill="select"`, which goes with it).
+            Growing is exact in width: the larger model computes what the source does.
+        heads: for the aligned recipe, as in `align`.
 
     Returns:
         The new state dict (contiguous tensors; names that are tied in `like` share one tensor) and the report.
@@ -193,9 +217,15 @@ def transfer(
     Source: Shen et al., FRONT, ICML 2026, arXiv:2603.07523.
     """
     check_extraction(keep_ratio, mlp_axes, depth)
+    words = check_skip(skip)
+    if check_recipe(
+        recipe, axes, depth_fill, keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth, gain=gain, select_n=select_n
+    ):
+        tensors = named_tensors(source, "source")
+        aligned = align(source, heads=heads)[0] if recipe == "aligned" else tensors
+        return transfer_residual(aligned, named_tensors(like, "like"), skip=words, progress=progress)
     check_initialization(gain, depth_fill, select_n, generator)
     how = Rebuild(gain, depth_fill, select_n, generator)
-    words = check_skip(skip)
     reader = Reader(named_tensors(source, "source"), keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth)
     tensors = named_tensors(like, "like")
     infos, tied = describe(tensors), tied_names(tensors)

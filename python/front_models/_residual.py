@@ -1,0 +1,266 @@
+"""Transfer along the residual stream: its axis is transformed; units, heads and layers are chosen, never mixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import front_kernels
+from front_models._align import Work, fold_norms, names_of
+from front_models._anatomy import Anatomy, Branch, Linear, Norm, find_anatomy
+from front_models._blocks import pooled_std, statistics
+from front_models._kinds import kind_of, skips
+from front_models._options import Progress
+from front_models._report import RoleRow, TransferReport
+from front_models._roles import find_axes, group_roles
+from front_models._walk import describe, tied_names
+
+__all__ = ["transfer_residual"]
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Where one tensor of the target comes from."""
+
+    target: str
+    source: str
+    stream: int | None  # its axis along the stream; None: it has none
+    scale: float  # of the axis along the stream
+    beside: (
+        str  # what its other axis is: "units" that grow by the target's own, "inputs" that grow by zeros, or "fixed"
+    )
+    packed: int = 1
+
+
+def transfer_residual(
+    source: Mapping[str, Tensor],
+    like: Mapping[str, Tensor],
+    *,
+    skip: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> tuple[dict[str, Tensor], TransferReport]:
+    """A state dict of like's shapes from the source's tensors.
+
+    Along the residual stream, of widths n and n', with the orthonormal DCT: ``D_n'^T pad(crop(D_n w))``, for what
+    writes to the stream; for what reads it the same times sqrt(n / n'), because norms make the stream's elements, not
+    the stream, of unit size. In a post-norm model, whose norms scale every channel, channels are chosen instead. Of
+    units, heads, vocabulary and positions the first are taken; where the target has more, what the new ones read with
+    is the target's own, and what they write with is 0. Layer i of L' is the source's layer round(i (L - 1) / (L' - 1)),
+    or, of a deeper target, floor(i L / L').
+
+    Raises:
+        ValueError: one of the two is of no known architecture, they are of two, or their heads do not fit together.
+    """
+    infos = describe(like)
+    shapes = {name: info.shape for name, info in infos.items()}
+    old = find_anatomy({name: info.shape for name, info in describe(source).items()})
+    new = find_anatomy(shapes, "like")
+    if old.family != new.family:
+        raise ValueError(f"like: is of the architecture {new.family!r}; allowed is that of the source, {old.family!r}")
+    _check_heads(old, new, source, like)
+    work: Work = {name: source[name].detach().to(torch.float64).clone() for name in names_of(old)}
+    if old.pre:
+        fold_norms(old, work, [])
+    tied = tied_names(like)
+    _fit_tied_head(old, new, work, tied)
+    moves = {move.target: move for move in _moves(old, new)}
+    result: dict[str, Tensor] = {}
+    energy: dict[str, float] = {}
+    for done, name in enumerate(like, 1):
+        if progress is not None:
+            progress(done, len(like), name)
+        owner = tied[name]
+        move = moves.get(owner)
+        if owner in result:
+            continue
+        own = like[owner].detach()
+        held = skips(skip, kind_of(owner), owner, owner) is not None
+        if move is None or held or not _fits(move, work[move.source], own):
+            result[owner] = own.clone(memory_format=torch.contiguous_format)
+            continue
+        value, energy[owner] = _moved(move, work[move.source], own, old, new)
+        result[owner] = value.to(device=own.device, dtype=own.dtype).contiguous()
+    rows = [
+        _row(role.template, role.names, source, moves, result, tied, energy)
+        for role in group_roles(shapes, find_axes(shapes))
+    ]
+    return {name: result[tied[name]] for name in like}, TransferReport(rows)
+
+
+def _moves(old: Anatomy, new: Anatomy) -> Iterator[_Move]:
+    grow = math.sqrt(old.width / new.width)
+    read_scale = grow if new.pre else 1.0
+    for a, b in zip(old.embeddings, new.embeddings, strict=False):
+        yield from _linear(a, b, 1.0, "units")
+        if b.bias is not None and a.bias is not None:
+            yield _Move(b.bias, a.bias, 0, 1.0, "fixed")
+    for branch, other in _branch_pairs(old, new):
+        for a, b in zip(branch.reads, other.reads, strict=True):
+            yield from _linear(a, b, read_scale, "units")
+            if a.bias is not None and b.bias is not None:
+                yield _Move(b.bias, a.bias, None, 1.0, "units", a.packed)
+        yield from _linear(branch.write, other.write, 1.0, "inputs")
+        if branch.write.bias is not None and other.write.bias is not None:
+            yield _Move(other.write.bias, branch.write.bias, 0, 1.0, "fixed")
+        yield from _norm(branch.norm, other.norm, old, new)
+    for a, b in zip(old.heads, new.heads, strict=False):
+        yield from _linear(a, b, read_scale, "units")
+        if a.bias is not None and b.bias is not None:
+            yield _Move(b.bias, a.bias, None, 1.0, "units")
+    if old.final is not None and new.final is not None:
+        yield from _norm(old.final, new.final, old, new)
+    for one, two in zip(old.norms, new.norms, strict=False):
+        yield from _norm(one, two, old, new)
+
+
+def _linear(a: Linear, b: Linear, scale: float, beside: str) -> Iterator[_Move]:
+    yield _Move(b.weight, a.weight, a.stream, scale, beside, a.packed)
+
+
+def _norm(a: Norm, b: Norm, old: Anatomy, new: Anatomy) -> Iterator[_Move]:
+    ratio = math.sqrt(old.width / new.width)
+    if old.pre:  # a plain norm has one scale for all; its bias, if it could not be folded, is that of what is read
+        yield _Move(b.weight, a.weight, None, 1.0, "constant")
+    else:  # new channels are 0, which makes the others' deviation smaller
+        yield _Move(b.weight, a.weight, 0, min(1.0, ratio), "fixed")
+    if a.bias is not None and b.bias is not None:
+        yield _Move(b.bias, a.bias, 0, 1 / ratio if old.pre else 1.0, "fixed")
+
+
+def _branch_pairs(old: Anatomy, new: Anatomy) -> Iterator[tuple[Branch, Branch]]:
+    for i, layer in enumerate(new.layers):
+        yield from zip(old.layers[_source_layer(i, len(old.layers), len(new.layers))], layer, strict=True)
+
+
+def _source_layer(i: int, old: int, new: int) -> int:
+    if new > old:
+        return i * old // new
+    return 0 if new == 1 else (2 * i * (old - 1) + new - 1) // (2 * (new - 1))
+
+
+def _check_heads(old: Anatomy, new: Anatomy, source: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    """Queries may share keys in groups, whose size must be the same."""
+    for branch, other in _branch_pairs(old, new):
+        if branch.kind != "attention" or len(branch.reads) == 1:
+            continue
+        (q, k), (q2, k2) = (
+            [tensors[read.weight].shape[1 - read.stream] for read in each.reads[:2]]
+            for each, tensors in ((branch, source), (other, like))
+        )
+        if q * k2 != q2 * k:
+            raise ValueError(
+                f"like: {other.reads[0].weight} and {other.reads[1].weight} have {q2} and {k2} rows; allowed are "
+                f"rows in the source's proportion, {q} to {k}"
+            )
+
+
+def _fit_tied_head(old: Anatomy, new: Anatomy, work: Work, tied: Mapping[str, str]) -> None:
+    """A head that shares the target's embedding cannot take the last norm's scale; one number for all of it can stay."""
+    if old.final is None or not old.pre or not new.heads or not old.heads:
+        return
+    if tied[new.heads[0].weight] not in {tied[writer.weight] for writer in new.embeddings}:
+        return
+    head, embedding = work[old.heads[0].weight], work[old.embeddings[0].weight]
+    if head.shape == embedding.shape:
+        fit = float((head * embedding).sum() / embedding.square().sum().clamp_min(1e-300))
+        work[old.final.weight].fill_(fit * math.sqrt(old.width / new.width))
+
+
+def _fits(move: _Move, source: Tensor, own: Tensor) -> bool:
+    """Classes of a head, and the pixels of a patch, must be the same."""
+    if move.beside == "constant" or source.dim() != own.dim():
+        return source.dim() == own.dim()
+    others = [d for d in range(own.dim()) if d != move.stream]
+    if own.dim() > 2:
+        positions = own.dim() == 3 and move.stream == 2
+        return all(source.shape[d] == own.shape[d] for d in (others[:1] if positions else others))
+    return kind_of(move.target) != "head" or all(source.shape[d] == own.shape[d] for d in others)
+
+
+def _moved(move: _Move, source: Tensor, own: Tensor, old: Anatomy, new: Anatomy) -> tuple[Tensor, float]:
+    """The new tensor in float64, and the share of the old one's energy that it took over."""
+    if move.beside == "constant":
+        return torch.full(own.shape, float(source.mean()), dtype=torch.float64, device=source.device), 1.0
+    total = float(source.square().sum())
+    value, kept = source, total
+    if move.stream is not None:
+        value = _along_stream(source, move.stream, own.shape[move.stream], old.pre)
+        kept = float(value.square().sum())
+        value = value * move.scale
+    for axis in range(own.dim()):
+        if axis != move.stream:
+            before = float(value.square().sum())
+            value = _beside(value, own, axis, move)
+            kept *= float(value.square().sum()) / before if before and value.shape[axis] < source.shape[axis] else 1.0
+    return value, min(1.0, kept / total) if total else 1.0
+
+
+def _along_stream(x: Tensor, axis: int, size: int, rotated: bool) -> Tensor:
+    if x.shape[axis] == size:
+        return x
+    kept = min(size, x.shape[axis])
+    if rotated:
+        return front_kernels.idct(front_kernels.dct(x, kept, axis), size, axis)
+    shape = list(x.shape)
+    shape[axis] = size
+    out = x.new_zeros(shape)
+    out.narrow(axis, 0, kept).copy_(x.narrow(axis, 0, kept))
+    return out
+
+
+def _beside(x: Tensor, own: Tensor, axis: int, move: _Move) -> Tensor:
+    """The first units; of new ones the target's own values, or zeros."""
+    packed = move.packed if axis == (1 - move.stream if move.stream is not None else 0) else 1
+    parts = [
+        _grown(a, b.to(x), axis, move.beside)
+        for a, b in zip(x.chunk(packed, axis), own.to(x.device).chunk(packed, axis), strict=True)
+    ]
+    return torch.cat(parts, axis)
+
+
+def _grown(x: Tensor, own: Tensor, axis: int, beside: str) -> Tensor:
+    have, want = x.shape[axis], own.shape[axis]
+    if want <= have:
+        return x.narrow(axis, 0, want)
+    rest = own.narrow(axis, have, want - have)
+    shape = list(x.shape)
+    shape[axis] = want - have
+    fits = beside == "units" and list(rest.shape) == shape
+    return torch.cat([x, rest if fits else x.new_zeros(shape)], axis)
+
+
+def _row(
+    template: str,
+    names: Sequence[str],
+    source: Mapping[str, Tensor],
+    moves: Mapping[str, _Move],
+    result: Mapping[str, Tensor],
+    tied: Mapping[str, str],
+    energy: Mapping[str, float],
+) -> RoleRow:
+    owners = [tied[name] for name in names]
+    written = [name for name in names if name in energy]
+    from_ = [source[moves[name].source] for name in written]
+    first = result[owners[0]]
+    floats = first.dtype.is_floating_point and all(owner == name for owner, name in zip(owners, names, strict=True))
+    if not written:
+        taken = [owner for owner in owners if owner in energy]
+        action = f"tied: written as {taken[0]}" if taken else "left: nothing of the source fits it"
+    else:
+        action = "transferred"
+    return RoleRow(
+        role=template,
+        kind=kind_of(template),
+        source_shape=tuple(from_[0].shape) if from_ else None,
+        source_depth=len({moves[name].source for name in written}) if written else None,
+        target_shape=tuple(first.shape),
+        target_depth=len(names),
+        energy_kept=sum(energy[name] for name in written) / len(written) if written else None,
+        std_source=pooled_std([statistics(tensor) for tensor in from_]) if from_ else None,
+        std_target=pooled_std([statistics(result[owner]) for owner in owners]) if floats else None,
+        action=action,
+    )
