@@ -262,7 +262,7 @@ def _gene_row(role: GeneRole) -> dict[str, Any]:
 
 
 def _heads(source: str) -> tuple[int, int] | None:
-    """Query and key/value heads, from the config.json beside the weights; None where there is none, or no such entry."""
+    """Query and key/value heads, from the config.json beside the weights; None where it does not say."""
     config = (Path(source) if Path(source).is_dir() else Path(source).parent) / "config.json"
     if not config.is_file():
         return None

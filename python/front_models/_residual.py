@@ -159,7 +159,7 @@ def _check_heads(old: Anatomy, new: Anatomy, source: Mapping[str, Tensor], like:
 
 
 def _fit_tied_head(old: Anatomy, new: Anatomy, work: Work, tied: Mapping[str, str]) -> None:
-    """A head that shares the target's embedding cannot take the last norm's scale; one number for all of it can stay."""
+    """A head that shares the target's embedding cannot take the last norm's scale; one number for all of it can."""
     if old.final is None or not old.pre or not new.heads or not old.heads:
         return
     if tied[new.heads[0].weight] not in {tied[writer.weight] for writer in new.embeddings}:
