@@ -51,6 +51,7 @@ class Anatomy:
     layers: branches by layer.
     final: the norm before the heads; None where there is none.
     heads: what reads the stream at the end.
+    pooled: what reads the results of a head.
     """
 
     family: str
@@ -62,6 +63,7 @@ class Anatomy:
     layers: tuple[tuple[Branch, ...], ...]
     final: Norm | None
     heads: tuple[Linear, ...]
+    pooled: tuple[Linear, ...]
 
     def branches(self) -> Iterator[Branch]:
         for layer in self.layers:
@@ -95,6 +97,7 @@ class _Family:
     pre: bool = True
     norms: tuple[str, ...] = ()  # others, in a post-norm model
     transforms: tuple[str, ...] = ()  # whose results are in the stream's coordinates, because a tied matrix reads them
+    pooled: tuple[str, ...] = ()  # a head, and what reads that one's results instead of the stream where it is there
 
 
 _FAMILIES = (
@@ -167,10 +170,11 @@ _FAMILIES = (
         ),
         tuple(f"embeddings.{name}" for name in ("word_embeddings", "position_embeddings", "token_type_embeddings")),
         None,
-        ("pooler.dense", "cls.predictions.transform.dense", "cls.predictions.decoder"),
+        ("pooler.dense", "cls.predictions.transform.dense", "cls.predictions.decoder", "qa_outputs", "classifier"),
         pre=False,
         norms=("embeddings.LayerNorm", "cls.predictions.transform.LayerNorm"),
         transforms=("cls.predictions.transform.dense",),
+        pooled=("pooler.dense", "classifier", "cls.seq_relationship"),
     ),
 )
 
@@ -238,6 +242,7 @@ def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anato
         both = dict.fromkeys(start + name for name in names for start in (prefix, ""))
         return [name for name in both if f"{name}.weight" in shapes]
 
+    pooled = present(family.pooled[1:]) if present(family.pooled[:1]) else []
     return Anatomy(
         family=family.name,
         width=width,
@@ -250,7 +255,8 @@ def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anato
         norms=tuple(norm(name) for name in present(family.norms)),
         layers=tuple(layers),
         final=None if family.final is None else norm(prefix + family.final),
-        heads=tuple(linear(name, 1) for name in present(family.heads)),
+        heads=tuple(linear(name, 1) for name in present(family.heads) if name not in pooled),
+        pooled=tuple(linear(name, 1) for name in pooled),
     )
 
 

@@ -13,7 +13,7 @@ import front_kernels
 from front_models._align import Work, fold_norms, names_of
 from front_models._anatomy import Anatomy, Branch, Linear, Norm, find_anatomy
 from front_models._blocks import pooled_std, statistics
-from front_models._kinds import kind_of, skips
+from front_models._kinds import is_table, kind_of, skips
 from front_models._options import Progress
 from front_models._report import RoleRow, TransferReport
 from front_models._roles import find_axes, group_roles
@@ -68,27 +68,38 @@ def transfer_residual(
     tied = tied_names(like)
     _fit_tied_head(old, new, work, tied)
     moves = {move.target: move for move in _moves(old, new)}
+    for name in like:  # what does not touch the stream is taken over where its shape is the same
+        same = name in source and source[name].shape == like[name].shape
+        if name not in moves and same and _is_weight(name, like[name]):
+            moves[name] = _Move(name, name, None, 1.0, "fixed")
+    for move in moves.values():
+        if move.source not in work:
+            work[move.source] = source[move.source].detach().to(torch.float64)
     result: dict[str, Tensor] = {}
     energy: dict[str, float] = {}
     for done, name in enumerate(like, 1):
         if progress is not None:
             progress(done, len(like), name)
         owner = tied[name]
-        move = moves.get(owner)
         if owner in result:
             continue
         own = like[owner].detach()
+        found = moves.get(owner)
         held = skips(skip, kind_of(owner), owner, owner) is not None
-        if move is None or held or not _fits(move, work[move.source], own):
+        if found is None or held or not _fits(found, work[found.source], own):
             result[owner] = own.clone(memory_format=torch.contiguous_format)
             continue
-        value, energy[owner] = _moved(move, work[move.source], own, old, new)
+        value, energy[owner] = _moved(found, work[found.source], own, old)
         result[owner] = value.to(device=own.device, dtype=own.dtype).contiguous()
     rows = [
         _row(role.template, role.names, source, moves, result, tied, energy)
         for role in group_roles(shapes, find_axes(shapes))
     ]
     return {name: result[tied[name]] for name in like}, TransferReport(rows)
+
+
+def _is_weight(name: str, tensor: Tensor) -> bool:
+    return tensor.dtype.is_floating_point and not is_table(name, tuple(tensor.shape))
 
 
 def _moves(old: Anatomy, new: Anatomy) -> Iterator[_Move]:
@@ -107,8 +118,11 @@ def _moves(old: Anatomy, new: Anatomy) -> Iterator[_Move]:
         if branch.write.bias is not None and other.write.bias is not None:
             yield _Move(other.write.bias, branch.write.bias, 0, 1.0, "fixed")
         yield from _norm(branch.norm, other.norm, old, new)
-    for a, b in zip(old.heads, new.heads, strict=False):
-        yield from _linear(a, b, read_scale, "units")
+    heads: list[tuple[Linear, Linear, int | None, str]]
+    heads = [(a, b, 1, "units") for a, b in zip(old.heads, new.heads, strict=False)]
+    heads += [(a, b, None, "inputs") for a, b in zip(old.pooled, new.pooled, strict=False)]
+    for a, b, stream, beside in heads:
+        yield _Move(b.weight, a.weight, stream, read_scale, beside)
         if a.bias is not None and b.bias is not None:
             yield _Move(b.bias, a.bias, None, 1.0, "units")
     if old.final is not None and new.final is not None:
@@ -174,6 +188,8 @@ def _fits(move: _Move, source: Tensor, own: Tensor) -> bool:
     """Classes of a head, and the pixels of a patch, must be the same."""
     if move.beside == "constant" or source.dim() != own.dim():
         return source.dim() == own.dim()
+    if move.beside == "inputs" and move.stream is None:
+        return source.shape[0] == own.shape[0]
     others = [d for d in range(own.dim()) if d != move.stream]
     if own.dim() > 2:
         positions = own.dim() == 3 and move.stream == 2
@@ -181,7 +197,7 @@ def _fits(move: _Move, source: Tensor, own: Tensor) -> bool:
     return kind_of(move.target) != "head" or all(source.shape[d] == own.shape[d] for d in others)
 
 
-def _moved(move: _Move, source: Tensor, own: Tensor, old: Anatomy, new: Anatomy) -> tuple[Tensor, float]:
+def _moved(move: _Move, source: Tensor, own: Tensor, old: Anatomy) -> tuple[Tensor, float]:
     """The new tensor in float64, and the share of the old one's energy that it took over."""
     if move.beside == "constant":
         return torch.full(own.shape, float(source.mean()), dtype=torch.float64, device=source.device), 1.0

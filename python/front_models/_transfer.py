@@ -205,7 +205,7 @@ def transfer(
         recipe: "paper", or "aligned": `align` the source, then as `axes="residual"`.
         axes: "all", or "residual": norms are folded, the DCT is taken along the residual stream alone, the first MLP
             units, heads and positions are taken, and evenly spaced layers (`depth_fill="select"`, which goes with it).
-            Growing is exact in width: the larger model computes what the source does.
+            A pre-norm target that is wider, and no deeper or shallower, computes what the source does.
         heads: for the aligned recipe, as in `align`.
 
     Returns:

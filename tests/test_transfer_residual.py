@@ -1,0 +1,240 @@
+"""Transfer along the residual stream: the aligned recipe, and axes="residual"."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import front_models
+import models
+from command import assert_error
+from front_models._cli import main
+from front_models._residual import _source_layer
+from test_align import TOKENS, logits, relative, trained, vit, with_weights
+
+PIXELS = {"pixel_values": torch.sin(torch.arange(2 * 3 * 256.0).view(2, 3, 16, 16)).double()}
+WORDS = {"input_ids": TOKENS}
+
+
+def moved(source: nn.Module, like: nn.Module, **options: Any) -> tuple[nn.Module, front_models.TransferReport]:
+    state, report = front_models.transfer(source, like, **options)
+    return with_weights(like, state), report
+
+
+ALIGNED: dict[str, Any] = {"recipe": "aligned"}
+PLAIN: dict[str, Any] = {"axes": "residual", "depth_fill": "select"}
+
+
+@pytest.mark.parametrize("options", [ALIGNED, PLAIN], ids=["aligned", "residual"])
+def test_a_target_of_the_same_size_computes_the_same(options: dict[str, Any]) -> None:
+    for make, batch, limit in ((vit, PIXELS, 1e-12), (models.llama, WORDS, 1e-6)):
+        source = trained(make())
+        target, report = moved(source, make().double().eval(), **options)
+        assert relative(logits(target, batch), logits(source, batch)) < limit
+        assert {row.action for row in report.rows} == {"transferred"}
+    source = trained(models.bert(head="classify"))
+    target, _ = moved(source, models.bert(head="classify").double().eval(), **options)
+    assert relative(logits(target, WORDS), logits(source, WORDS)) < 1e-12
+
+
+@pytest.mark.parametrize("options", [ALIGNED, PLAIN], ids=["aligned", "residual"])
+def test_a_wider_target_computes_what_the_source_does(options: dict[str, Any]) -> None:
+    source = trained(vit(32, 3, 64))
+    target, _ = moved(source, vit(48, 3, 80).double().eval(), **options)
+    assert relative(logits(target, PIXELS), logits(source, PIXELS)) < 1e-9
+
+
+def test_a_wider_post_norm_target_comes_near() -> None:
+    """Its norms take the mean over new channels too, so that it is not exact."""
+    source = trained(models.bert(16, 3, 64, 2, head="classify"))
+    like = models.bert(32, 3, 70, 4, head="classify").double().eval()
+    wider, _ = moved(source, like, **PLAIN)
+    assert relative(logits(wider, WORDS), logits(source, WORDS)) < 0.2
+    assert relative(logits(like, WORDS), logits(source, WORDS)) > 0.9
+
+
+def low_rank(model: nn.Module, rank: int) -> nn.Module:
+    """Its stream is nothing but `rank` hidden directions, without mean: what writes to it writes there."""
+    from front_models._anatomy import find_anatomy
+
+    state = model.state_dict()
+    anatomy = find_anatomy(models.shapes_of(model))
+    ones = torch.ones(anatomy.width, 1, dtype=torch.float64)
+    basis = torch.linalg.qr(torch.cat([ones, torch.randn(anatomy.width, rank, dtype=torch.float64)], 1)).Q[:, 1:]
+    for writer in anatomy.writers():
+        weight = state[writer.weight].movedim(writer.stream, -1)
+        weight.copy_(weight @ basis @ basis.T)
+        if writer.bias is not None:
+            state[writer.bias].copy_(state[writer.bias] @ basis @ basis.T)
+    for reader, _ in anatomy.readers():
+        weight = state[reader.weight].movedim(reader.stream, -1)
+        weight.copy_(weight @ basis @ basis.T)
+    for name, tensor in state.items():
+        if "layernorm" in name:  # plain norms: a scale would take what is read out of the hidden directions
+            tensor.fill_(1.0 if name.endswith("weight") else 0.0)
+    return model
+
+
+def test_a_narrower_target_keeps_the_function_where_the_stream_has_few_directions() -> None:
+    source = low_rank(trained(vit(64, 3, 64)), 20)
+    like = vit(48, 3, 64).double().eval()
+    # The same heads: the first three of four. Their other one is made useless first.
+    for layer in source.vit.layers:
+        layer.attention.o_proj.weight.data[:, 48:] = 0
+    aligned, _ = moved(source, like, **ALIGNED)
+    plain, _ = moved(source, like, **PLAIN)
+    assert relative(logits(aligned, PIXELS), logits(source, PIXELS)) < 1e-9
+    assert relative(logits(plain, PIXELS), logits(source, PIXELS)) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (6, 3, [0, 3, 5]),
+        (6, 6, [0, 1, 2, 3, 4, 5]),
+        (3, 6, [0, 0, 1, 1, 2, 2]),
+        (4, 1, [0]),
+        (3, 4, [0, 0, 1, 2]),
+        (12, 4, [0, 4, 7, 11]),
+    ],
+)
+def test_layers_are_evenly_spaced(old: int, new: int, expected: list[int]) -> None:
+    assert [_source_layer(i, old, new) for i in range(new)] == expected
+
+
+def test_a_shallower_target_gets_whole_layers() -> None:
+    source = trained(models.llama(depth=3))
+    state, report = front_models.transfer(source, models.llama(depth=2), **PLAIN)
+    taken = front_models.transfer(source, models.llama(depth=3), **PLAIN)[0]
+    for name in ("self_attn.q_proj.weight", "mlp.down_proj.weight"):
+        for target, layer in ((0, 0), (1, 2)):
+            assert torch.equal(
+                state[f"model.layers.{target}.{name}"], taken[f"model.layers.{layer}.{name}"].to(torch.float32)
+            )
+    depth = {row.role: (row.source_depth, row.target_depth) for row in report.rows}
+    assert depth["model.layers.{}.mlp.down_proj.weight"] == (2, 2)
+
+
+def test_new_units_read_as_the_target_did_and_write_nothing() -> None:
+    source, like = trained(vit(32, 2, 64)), vit(32, 2, 96).double()
+    state, _ = front_models.transfer(source, like, **ALIGNED)
+    own = like.state_dict()
+    assert torch.equal(state["vit.layers.0.mlp.fc1.weight"][64:], own["vit.layers.0.mlp.fc1.weight"][64:])
+    assert (state["vit.layers.0.mlp.fc2.weight"][:, 64:] == 0).all()
+    assert state["vit.layers.0.mlp.fc2.weight"][:, :64].abs().min() > 0
+
+
+def test_a_tied_target_gets_one_tensor_and_the_scale_that_fits_best() -> None:
+    source = trained(models.gpt2())
+    source.transformer.ln_f.weight.data.fill_(1.7)
+    like = models.gpt2().double().eval()
+    state, report = front_models.transfer(source, like, **ALIGNED)
+    assert state["lm_head.weight"] is state["transformer.wte.weight"]
+    assert state["transformer.ln_f.weight"].unique().numel() == 1
+    # A scale that is one number, as here, is kept exactly, but for the mean that the embedding loses.
+    source.transformer.wte.weight.data -= source.transformer.wte.weight.data.mean(1, keepdim=True)
+    source.transformer.ln_f.bias.data.zero_()
+    target, _ = moved(source, like, **ALIGNED)
+    assert relative(logits(target, WORDS), logits(source, WORDS)) < 1e-12
+    assert next(row for row in report.rows if row.role == "lm_head.weight").action.startswith("tied")
+
+
+def test_what_does_not_fit_and_what_is_skipped_stays() -> None:
+    source, like = trained(vit(32, 2, 64, classes=5)), vit(48, 2, 64, classes=7)
+    before = {name: tensor.clone() for name, tensor in like.state_dict().items()}
+    state, report = front_models.transfer(source, like, **ALIGNED, skip=("norm", "*embeddings.cls_token"))
+    for name in ("classifier.weight", "classifier.bias", "vit.layernorm.weight", "vit.embeddings.cls_token"):
+        assert torch.equal(state[name], before[name])
+        assert state[name].data_ptr() != like.state_dict()[name].data_ptr()
+    assert all(torch.equal(before[name], tensor) for name, tensor in like.state_dict().items())
+    action = {row.role: row.action for row in report.rows}
+    assert action["classifier.weight"].startswith("left")
+    assert action["vit.layers.{}.mlp.fc1.weight"] == "transferred"
+
+
+def test_the_report_tells_how_much_energy_was_kept() -> None:
+    source = trained(vit(64, 2, 64))
+    kept = {}
+    for name, options in (("aligned", ALIGNED), ("plain", PLAIN)):
+        _, report = front_models.transfer(source, vit(32, 2, 64), **options)
+        row = next(row for row in report.rows if row.role == "vit.embeddings.patch_embeddings.projection.weight")
+        assert row.energy_kept is not None
+        kept[name] = row.energy_kept
+    assert kept["plain"] == pytest.approx(0.5, abs=0.1)
+    assert kept["aligned"] > kept["plain"] + 0.1
+
+
+def test_dtypes_devices_and_progress() -> None:
+    seen: list[tuple[int, int, str]] = []
+    like = vit(48, 2, 64).bfloat16()
+    state, _ = front_models.transfer(vit(32, 2, 64), like, **ALIGNED, progress=lambda *step: seen.append(step))
+    assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+    assert seen[-1][0] == seen[-1][1] == len(state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recipe": "best"}, "recipe: got 'best'; allowed are 'paper', 'aligned'"),
+        ({"axes": "stream"}, "axes: got 'stream'; allowed are 'all', 'residual'"),
+        ({"axes": "residual"}, "depth_fill: got 'zero' with axes='residual'; allowed is 'select'"),
+        ({"depth_fill": "select"}, "depth_fill: got 'select', which goes with transfer's axes='residual'"),
+        (ALIGNED | {"gain": "area"}, "gain: got 'area' with recipe='aligned'; allowed is None"),
+        (ALIGNED | {"keep_ratio": 0.5}, "keep_ratio: got 0.5 with recipe='aligned'; allowed is 1.0"),
+        (ALIGNED | {"depth_fill": "repeat"}, "depth_fill: got 'repeat' with recipe='aligned'; allowed is 'select'"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        front_models.transfer(vit(), vit(), **options)
+
+
+def test_models_that_do_not_go_together() -> None:
+    with pytest.raises(ValueError, match="like: is of the architecture 'llama'; allowed is that of the source, 'vit'"):
+        front_models.transfer(vit(), models.llama(), **ALIGNED)
+    like: dict[str, Tensor] = dict(models.llama().state_dict())
+    for i in range(3):
+        for word in "kv":
+            like[f"model.layers.{i}.self_attn.{word}_proj.weight"] = torch.zeros(16, 16)
+    with pytest.raises(ValueError, match="have 16 and 16 rows; allowed are rows in the source's proportion, 16 to 8"):
+        front_models.transfer(models.llama(), like, **ALIGNED)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, like = trained(models.gpt2(32)).float(), models.gpt2(16)
+    folder = tmp_path / "source"
+    folder.mkdir()
+    save_file(
+        {n: t.contiguous() for n, t in source.state_dict().items() if n != "lm_head.weight"},
+        folder / "model.safetensors",
+    )
+    (folder / "config.json").write_text(json.dumps(source.config.to_dict()))
+    save_file(
+        {n: t.clone() for n, t in like.state_dict().items() if n != "lm_head.weight"}, tmp_path / "like.safetensors"
+    )
+    out = tmp_path / "out.safetensors"
+    arguments = [
+        "transfer",
+        str(folder),
+        "--like",
+        str(tmp_path / "like.safetensors"),
+        "-o",
+        str(out),
+        "--recipe",
+        "aligned",
+    ]
+    assert main([*arguments, "--json"]) == 0
+    assert {row["action"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"transferred"}
+    state = {n: t for n, t in source.state_dict().items() if n != "lm_head.weight"}
+    expected, _ = front_models.transfer(state, load_file(tmp_path / "like.safetensors"), **ALIGNED, heads=(2, 2))
+    written = load_file(out)
+    assert all(torch.equal(written[name], expected[name]) for name in expected)
+    code = main([*arguments, "--force", "--gain", "area"])
+    assert_error(capsys, code, 1, "gain: got 'area' with recipe='aligned'")
