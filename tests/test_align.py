@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import front_kernels
 import front_models
 import models
 from front_models._anatomy import find_anatomy
+from front_models._cli import main
 from models import shapes_of
 
 
@@ -215,3 +218,21 @@ def test_timms_names_with_and_without_prefix(shapes: dict[str, tuple[int, ...]])
     written = [writer.weight for writer in anatomy.writers()]
     matrices = [name for name, shape in shapes.items() if len(shape) > 1]
     assert sorted(read + written) == sorted(matrices)
+
+
+def test_inspect_shows_what_alignment_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = trained(vit(64, 2))
+    rows = {row.role: row for row in front_models.inspect_weights(model, aligned=True).rows}
+    read = rows["vit.layers.{}.mlp.fc1.weight"]
+    assert read.stream_half is not None
+    assert read.stream_half_aligned is not None
+    assert read.stream_half == pytest.approx(0.5, abs=0.1)
+    assert read.stream_half_aligned > read.stream_half + 0.05
+    assert rows["vit.layers.{}.mlp.fc1.bias"].stream_half is None
+    plain = front_models.inspect_weights(model).rows
+    assert all(row.stream_half is None for row in plain)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "m.safetensors")
+    assert main(["inspect", str(tmp_path / "m.safetensors"), "--aligned"]) == 0
+    assert "half of the stream, aligned" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "m.safetensors")]) == 0
+    assert "half of the stream, aligned" not in capsys.readouterr().out

@@ -11,6 +11,7 @@ ICML 2026, arXiv:2603.07523.
 from __future__ import annotations
 
 from front_models._align import Alignment, align
+from front_models._compare import CompareReport, CompareRow, compare
 from front_models._files import WeightsFileError
 from front_models._inspect import EnergyRow, InspectReport, inspect_weights
 from front_models._learngene import GeneRole, Learngene
@@ -21,6 +22,8 @@ from front_models._transfer import extract, initialize, transfer
 
 __all__ = [
     "Alignment",
+    "CompareReport",
+    "CompareRow",
     "EnergyRow",
     "GeneRole",
     "InspectReport",
@@ -31,6 +34,7 @@ __all__ = [
     "TransferReport",
     "WeightsFileError",
     "align",
+    "compare",
     "extract",
     "initialize",
     "inspect_weights",

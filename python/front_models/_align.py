@@ -15,7 +15,7 @@ import front_kernels
 from front_models._anatomy import Anatomy, Branch, Linear, Norm, find_anatomy
 from front_models._walk import Weights, describe, named_tensors, tied_names
 
-__all__ = ["Alignment", "Work", "align", "fold_norms", "names_of"]
+__all__ = ["Alignment", "Work", "align", "fold_norms", "names_of", "stream_shares"]
 
 Basis = Literal["weights", "activations"]
 
@@ -110,6 +110,26 @@ def align(
     untied = tuple(head.weight for head in anatomy.heads if anatomy.pre and shared[head.weight] in first)
     result = {name: (work.get(name, tensor.detach())).to(tensor.dtype, copy=True) for name, tensor in tensors.items()}
     return result, Alignment(anatomy.family, rotation, energy, counts, untied, tuple(notes))
+
+
+@torch.no_grad()
+def stream_shares(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of everything in contact with the residual stream: the share of its energy in the lower half of the stream's
+    frequencies, ``||D_k w||^2 / ||w||^2`` with k = width // 2, norms folded; of a post-norm model, in the first half of
+    the channels."""
+    anatomy = find_anatomy({name: info.shape for name, info in describe(tensors).items()})
+    work = {name: tensors[name].detach().to(torch.float64).clone() for name in names_of(anatomy)}
+    if anatomy.pre:
+        fold_norms(anatomy, work, [])
+    shares = {}
+    half = max(1, anatomy.width // 2)
+    for linear in _linears(anatomy):
+        weight = work[linear.weight]
+        low = front_kernels.dct(weight, half, linear.stream) if anatomy.pre else weight.narrow(linear.stream, 0, half)
+        energy = float(weight.square().sum())
+        if energy > 0:
+            shares[linear.weight] = float(low.square().sum()) / energy
+    return shares
 
 
 def names_of(anatomy: Anatomy) -> set[str]:

@@ -1,4 +1,4 @@
-"""The command `front`: extract, init, transfer and inspect."""
+"""The command `front`: extract, init, transfer, compare and inspect."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from front_models import _cli_options as options
 from front_models._atomic import check_output
+from front_models._compare import compare
 from front_models._files import open_weights, tied_names
 from front_models._inspect import inspect_weights, plot_choice
 from front_models._learngene import GeneRole, Learngene
@@ -209,6 +210,33 @@ def transfer_command(
     _tell("transfer", own_names(report, names, words), output, time.perf_counter() - started, as_json=as_json)
 
 
+@cli.command("compare")
+@click.argument("source", metavar="SRC", callback=options.named)
+@LIKE
+@options.seed_option
+@options.reporting_options
+def compare_command(source: str, like: str, seed: int, as_json: bool, quiet: bool) -> None:
+    """Show what each recipe would keep of SRC in a model like TARGET, and which one that speaks for.
+
+    Beside each share stands what would be kept of white noise: where they are the same, nothing is gained over a random
+    choice. Nothing is trained or written.
+
+    \b
+    Example:
+      front compare gpt2/ --like small-gpt2-config/
+    """
+    weights = open_weights(source)
+    target = load_target(like, seed=seed)
+    names = align_names(target.tensors, weights, target.prefix)
+    own = {names[n]: t for n, t in target.tensors.items()} if target.prefix else target.tensors
+    with options.progress_bar("comparing", quiet=quiet) as progress:
+        report = compare(weights, own, heads=_heads(source), progress=progress)
+    if as_json:
+        options.print_json({"command": "compare", "source": source, "like": like, **report.to_dict()})
+    else:
+        options.print_table(report)
+
+
 @cli.command("inspect")
 @click.argument("file", metavar="FILE", callback=options.named)
 @click.option(
@@ -218,8 +246,9 @@ def transfer_command(
     help="Draw the energy of up to four matrices: .png, .svg or .pdf.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing picture.")
+@click.option("--aligned", is_flag=True, help="Also show what alignment changes along the residual stream.")
 @options.reporting_options
-def inspect_command(file: str, plot: str | None, force: bool, as_json: bool, quiet: bool) -> None:
+def inspect_command(file: str, plot: str | None, force: bool, aligned: bool, as_json: bool, quiet: bool) -> None:
     """Show how much of each role's energy lies in low frequencies, beside what white noise would have.
 
     FILE is a weights file or folder. The quarter corner is the lowest quarter of each axis (1/16 of a matrix), the half
@@ -238,7 +267,7 @@ def inspect_command(file: str, plot: str | None, force: bool, as_json: bool, qui
         check_output(Path(plot), force=force, folder=False)
     weights = open_weights(file)
     with options.progress_bar("inspecting", quiet=quiet) as progress:
-        report = inspect_weights(weights, progress=progress)
+        report = inspect_weights(weights, aligned=aligned, progress=progress)
     if plot is not None:
         chosen = {name: weights[name] for name in plot_choice(report)}
         plot_energy(chosen, plot, title=f"{Path(file).resolve().name}: energy over frequency", force=force)

@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 import front_kernels
+from front_models._align import align, stream_shares
 from front_models._blocks import Statistics, pooled_std, statistics
 from front_models._kinds import kind_of
 from front_models._roles import Role, find_axes, group_roles
@@ -42,6 +43,10 @@ class EnergyRow:
             the layers; None where no layer has a share: not floating point, constant, or not finite.
         white_quarter, white_half: What white noise of this shape has, ``(k k' - 1) / (M N - 1)``: the mean is gone, and
             with it one coefficient. None for a single element.
+        stream_half, stream_half_aligned: Where it was asked for: share of the energy in the lower half of the
+            frequencies along the residual stream (white noise: 1/2), as the weights are and after `align`; the mean
+            over the layers, None for what has no axis along the stream. Norms are folded; of a post-norm model it is
+            the first half of the channels.
     """
 
     role: str
@@ -55,6 +60,8 @@ class EnergyRow:
     half: float | None
     white_quarter: float | None
     white_half: float | None
+    stream_half: float | None = None
+    stream_half_aligned: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON types."""
@@ -78,6 +85,9 @@ class InspectReport:
         table.add_column("kind", no_wrap=True)
         for heading in ("depth", "shape", "dtype", "std", "lowest quarter", "lowest half"):
             table.add_column(heading, justify="right", no_wrap=True)
+        aligned = any(row.stream_half is not None for row in self.rows)
+        if aligned:
+            table.add_column("half of the stream, aligned", justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(
                 row.role,
@@ -88,23 +98,28 @@ class InspectReport:
                 "-" if row.std is None else f"{row.std:.3g}",
                 _beside(row.quarter, row.white_quarter),
                 _beside(row.half, row.white_half),
+                *([_change(row.stream_half, row.stream_half_aligned)] if aligned else []),
                 style=None if row.half is not None else "dim",
             )
         return table
 
 
-def inspect_weights(source: Weights, *, progress: Callable[[int, int, str], None] | None = None) -> InspectReport:
+def inspect_weights(
+    source: Weights, *, aligned: bool = False, progress: Callable[[int, int, str], None] | None = None
+) -> InspectReport:
     """Measure, role by role, how much energy lies in low frequencies: where it is no more than white noise's, the
     low-frequency part holds no more of the weights than any other part of its size.
 
-    One tensor at a time is read and transformed.
+    One tensor at a time is read and transformed; with `aligned`, all that touch the residual stream.
 
     Args:
         source: A mapping of names to tensors, a module, or a path (see `open_weights`).
+        aligned: Also measure, along the residual stream, what `align` changes.
         progress: Called with (roles done, roles in all, role) after each role.
 
     Raises:
-        FileNotFoundError, ValueError, TypeError: `source` cannot be read, or holds no tensors.
+        FileNotFoundError, ValueError, TypeError: `source` cannot be read, holds no tensors, or is to be aligned and of
+            no known architecture.
 
     Source: Shen et al., FRONT, ICML 2026, arXiv:2603.07523.
     """
@@ -112,10 +127,14 @@ def inspect_weights(source: Weights, *, progress: Callable[[int, int, str], None
     infos = describe(tensors)
     shapes = {name: info.shape for name, info in infos.items()}
     roles = group_roles(shapes, find_axes(shapes))
+    plain = stream_shares(tensors) if aligned else {}
+    rotated = stream_shares(align(tensors)[0]) if aligned else {}
     rows = []
     for done, role in enumerate(roles, start=1):
         dtype = infos[role.names[0]].dtype
-        rows.append(_row(role, dtype, (tensors[name] for name in role.names)))
+        row = _row(role, dtype, (tensors[name] for name in role.names))
+        means = [_mean_share([shares.get(name, math.nan) for name in role.names]) for shares in (plain, rotated)]
+        rows.append(dataclasses.replace(row, stream_half=means[0], stream_half_aligned=means[1]))
         if progress is not None:
             progress(done, len(roles), role.template)
     return InspectReport(rows)
@@ -149,6 +168,10 @@ def _beside(share: float | None, white: float | None) -> str:
     if share is None or white is None:
         return "-"
     return f"{100 * share:.1f} % ({100 * white:.1f} %)"
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return "-" if before is None or after is None else f"{100 * before:.1f} % -> {100 * after:.1f} %"
 
 
 def _corner(matrix: tuple[int, int], part: int) -> tuple[int, int]:

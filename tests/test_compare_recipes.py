@@ -1,0 +1,73 @@
+"""compare(): what two recipes keep, beside white noise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import front_models
+import models
+from command import assert_error
+from front_models._cli import main
+from test_align import trained, vit
+from test_transfer_residual import low_rank
+
+
+def test_of_white_noise_nothing_is_gained() -> None:
+    torch.manual_seed(0)
+    white = {name: torch.randn(shape) for name, shape in models.vit(64, 4).items()}
+    report = front_models.compare(white, {n: torch.zeros(s) for n, s in models.vit(32, 2).items()})
+    assert report.paper_gain == pytest.approx(0, abs=0.02)
+    assert report.aligned_gain is not None
+    assert report.aligned_gain < 0.35  # the largest of equal directions, units and heads are a little above the mean
+    qkv = next(row for row in report.rows if row.role == "blocks.{}.attn.qkv.weight")
+    assert qkv.paper_white == pytest.approx(1 / 8)
+    assert qkv.paper == pytest.approx(1 / 8, abs=0.01)
+    assert qkv.aligned_white == pytest.approx(1 / 4)
+    assert qkv.elements == 4 * 3 * 64 * 64
+
+
+def test_a_stream_of_few_directions_speaks_for_alignment() -> None:
+    source = low_rank(trained(vit(64, 3, 64)), 8)
+    report = front_models.compare(source, vit(32, 3, 64))
+    assert report.recommended == "aligned"
+    assert report.aligned_gain is not None
+    assert report.paper_gain is not None
+    assert report.aligned_gain > report.paper_gain + 0.3
+    assert report.reason.startswith("aligned: of what white noise would lose")
+
+
+def test_smooth_weights_of_an_unknown_architecture_leave_the_papers_recipe() -> None:
+    ramp = torch.linspace(0, 1, 32)
+    source = {f"layers.{i}.weight": torch.outer(ramp, ramp + i) for i in range(3)}
+    report = front_models.compare(source, {f"layers.{i}.weight": torch.zeros(16, 16) for i in range(3)})
+    assert report.recommended == "paper"
+    assert "cannot be applied" in report.reason
+    assert report.aligned_gain is None
+    assert report.paper_gain == pytest.approx(1, abs=0.02)
+    assert all(row.aligned is None for row in report.rows)
+
+
+def test_a_wider_target_loses_nothing() -> None:
+    report = front_models.compare(trained(vit(32, 2, 64)), vit(48, 2, 96))
+    assert (report.paper_gain, report.aligned_gain, report.recommended) == (None, None, "aligned")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, dim in (("big", 32), ("small", 16)):
+        state = {key: torch.randn(shape) for key, shape in models.vit(dim, 2).items()}
+        save_file(state, tmp_path / f"{name}.safetensors")
+    arguments = ["compare", str(tmp_path / "big.safetensors"), "--like", str(tmp_path / "small.safetensors")]
+    assert main([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["recommended"] in ("paper", "aligned")
+    assert len(document["rows"]) == 20
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "blocks.{}.attn.qkv.weight" in out
+    assert document["reason"][:20] in out
+    assert_error(capsys, main([*arguments[:2], "--like", str(tmp_path / "none.safetensors")]), 1, "none.safetensors")
