@@ -24,6 +24,12 @@ from ._contract import adjoint_norm
 
 Arguments = dict[str, Any]
 
+# Looked up once: a call of an op costs microseconds, and each of these a part of one.
+_AFTER_AUTOGRAD = torch._C._after_autograd_keyset
+_below_autograd = torch._C._AutoDispatchBelowAutograd
+_forward_mode = forward_ad._is_fwd_grad_enabled
+_unpack_dual = torch._C._VariableFunctions._unpack_dual
+
 
 @dataclass(frozen=True)
 class LinearOp:
@@ -130,36 +136,36 @@ class _Apply(torch.autograd.function._SingleLevelFunction):
 def has_tangent(x: Tensor) -> bool:
     # NOTE: the tangent is asked for, not forward_ad's level: compiled graphs do not keep that Python counter. Asking
     # makes an alias of x, which must not enter a graph: inductor compares two traces of one op node by node.
-    if not forward_ad._is_fwd_grad_enabled():
+    if not _forward_mode():
         return False
     if get_proxy_mode() is None:
-        return torch._VF._unpack_dual(x, level=0).tangent is not None
+        return _unpack_dual(x, level=0)[1] is not None
     with disable_proxy_modes_tracing():
-        return torch._VF._unpack_dual(x, level=0).tangent is not None
+        return _unpack_dual(x, level=0)[1] is not None
 
 
 def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
-    overload = op.overload
+    redispatch = op.overload.redispatch
     # A class of its own, so that grad_fn tells the op: DctCropBackward.
     function: Any = type("".join(part.capitalize() for part in op.name.split("_")), (_Apply,), {})
 
     def kernel(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        grad_mode, forward_mode = torch.is_grad_enabled(), forward_ad._is_fwd_grad_enabled()
+        if not (x.requires_grad and torch.is_grad_enabled()) and not has_tangent(x):
+            with _below_autograd():
+                out: Tensor = redispatch(keyset & _AFTER_AUTOGRAD, x, *args, **kwargs)
+            return out
+        grad_mode, forward_mode = torch.is_grad_enabled(), _forward_mode()
 
         def below(x: Tensor) -> Tensor:
             # A Function runs its forward without gradients; the outer levels of torch.func still want theirs.
             with (
-                torch._C._AutoDispatchBelowAutograd(),
+                _below_autograd(),
                 torch.set_grad_enabled(grad_mode),
                 forward_ad._set_fwd_grad_enabled(forward_mode),
             ):
-                out: Tensor = overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
+                out: Tensor = redispatch(keyset & _AFTER_AUTOGRAD, x, *args, **kwargs)
             return out
 
-        if not (grad_mode and x.requires_grad) and not has_tangent(x):
-            with torch._C._AutoDispatchBelowAutograd():
-                out: Tensor = overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
-            return out
         with enable_single_level_autograd_function():
             applied: Tensor = function.apply(x, op, below, op.arguments(args, kwargs))
         return applied

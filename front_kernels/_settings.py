@@ -72,7 +72,9 @@ def engine() -> str | None:
     """The engine that is asked for, if any."""
     if _current["engine"] is not None:
         return _current["engine"]
-    name = os.environ.get("FRONT_ENGINE") or None
+    if "FRONT_ENGINE" not in os.environ:  # asked at each call of an op, where get() would raise and catch
+        return None
+    name = os.environ["FRONT_ENGINE"] or None
     check_engine("FRONT_ENGINE", name)
     return name
 

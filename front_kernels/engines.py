@@ -23,7 +23,7 @@ from ._variants import IN_PLACE, MANY
 __all__ = ["Choice", "available", "choose"]
 
 _FORWARD, _INVERSE, _RESIZE = 0, 1, 2  # csrc/params.h's Direction
-_Norm = str
+_NAMES = ("forward", "inverse", "resize")
 
 
 class Gpu(NamedTuple):
@@ -200,36 +200,86 @@ def _forget_choices() -> None:
     """For tests, which change what there is."""
     _chosen.cache_clear()
     _engine_for.cache_clear()
+    _calls.clear()
 
 
-def _matrices(
-    op: str, xs: Sequence[Tensor], outs: Sequence[Tensor], direction: int, norm: _Norm, k: Sequence[int]
-) -> None:
+class Task(NamedTuple):
+    """What an op is for an engine: both axes of matrices (a resize goes through k coefficients), or the axis `dim`."""
+
+    direction: int
+    norm: str
+    k: tuple[int, int] = (0, 0)
+    dim: int | None = None
+
+
+def _task(op: str, x: Tensor, out: Tensor, arguments: dict[str, Any]) -> Task:
+    if op in ("dct", "idct"):
+        return Task(_FORWARD if op == "dct" else _INVERSE, arguments["norm"], dim=arguments["dim"] % x.dim())
+    if op in ("dct_resize", "lowpass"):
+        return Task(_RESIZE, arguments.get("norm", "ortho"), _kept(x.shape, out.shape[-2:], arguments["k"]))
+    return Task(_FORWARD if op.startswith("dct") else _INVERSE, arguments["norm"])
+
+
+def _engine_of(op: str, count: int, x: Tensor, out: Tensor, task: Task) -> str:
+    """The engine for `count` tensors like these."""
+    ends: tuple[Sequence[int | None], Sequence[int | None]] = x.shape, out.shape
+    if task.dim is None:
+        count = max(1, count * _count(x.shape[:-2]))
+    else:
+        lanes = _count(x.shape) // x.shape[task.dim]
+        ends = (x.shape[task.dim], lanes), (out.shape[task.dim], None)
+        if task.direction == _INVERSE:
+            ends = (x.shape[task.dim], None), (out.shape[task.dim], lanes)
+    return _engine(op, gpu_of(x.device), task.direction, count, *ends, task.k, (x.dtype, out.dtype))
+
+
+def _run(op: str, xs: Sequence[Tensor], outs: Sequence[Tensor], task: Task) -> None:
+    """Tensors of one shape into others, which may lie in the same memory."""
     x, out = xs[0], outs[0]
-    gpu = gpu_of(x.device)
-    count = len(xs) * _count(x.shape[:-2])
-    engine = _engine(op, gpu, direction, max(1, count), x.shape, out.shape, tuple(k), (x.dtype, out.dtype))
+    engine = _engine_of(op, len(xs), x, out, task)
     if not out.numel():
         return
     if engine == "cuda":
-        torch.ops.front._cuda_matrices(list(xs), list(outs), direction, k[0], k[1], norm)
-    else:
-        name = ("forward", "inverse", "resize")[direction]
-        with torch.cuda.device_of(x):
-            _triton().matrices(xs, outs, name, k, norm, target(gpu))
+        _run_cuda(xs, outs, task)
+        return
+    with torch.cuda.device_of(x):
+        if task.dim is not None:
+            _triton().axis(x, out, task.direction == _INVERSE, task.dim, task.norm, target(gpu_of(x.device)))
+        else:
+            _triton().matrices(xs, outs, _NAMES[task.direction], task.k, task.norm, target(gpu_of(x.device)))
 
 
-def _axis(op: str, x: Tensor, out: Tensor, direction: int, dim: int, norm: _Norm) -> None:
-    gpu = gpu_of(x.device)
-    n, k = (x, out) if direction == _FORWARD else (out, x)
-    lanes = _count(x.shape) // x.shape[dim]
-    shape, kept = (n.shape[dim], lanes), (k.shape[dim], None)
-    ends = (shape, kept) if direction == _FORWARD else (kept, shape)
-    if _engine(op, gpu, direction, 1, *ends, (), (x.dtype, out.dtype)) == "cuda":
-        torch.ops.front._cuda_axis(x, out, direction, dim, norm)
+def _run_cuda(xs: Sequence[Tensor], outs: Sequence[Tensor], task: Task) -> None:
+    if task.dim is not None:
+        torch.ops.front._cuda_axis(xs[0], outs[0], task.direction, task.dim, task.norm)
     else:
-        with torch.cuda.device_of(x):
-            _triton().axis(x, out, direction == _INVERSE, dim, norm, target(gpu))
+        torch.ops.front._cuda_matrices(list(xs), list(outs), task.direction, *task.k, task.norm)
+
+
+class _Call(NamedTuple):
+    """A functional op on one layout: its result's shape and dtype, and how an engine computes it."""
+
+    shape: Sequence[int]
+    dtype: torch.dtype
+    task: Task
+    plan: Any  # the Triton engine's; None: the CUDA engine
+
+
+_calls: dict[Any, _Call] = {}
+_MOST_CALLS = 4096
+
+
+def _prepared(op: Any, x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> _Call:
+    """All that need not be done again for the next tensor of x's layout."""
+    shape, dtype = op.contract(x, *args, **kwargs)
+    out = x.new_empty(shape, dtype=dtype, device="meta")
+    task = _task(op.name, x, out, op.arguments(args, kwargs))
+    if not out.numel() or _engine_of(op.name, 1, x, out, task) == "cuda":
+        return _Call(shape, dtype, task, None)
+    name = _NAMES[task.direction]
+    return _Call(
+        shape, dtype, task, _triton().planned(x, out, name, task.k, task.dim, task.norm, target(gpu_of(x.device)))
+    )
 
 
 def _check_device(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
@@ -237,51 +287,41 @@ def _check_device(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
         raise ValueError(f"front::{op}: {name} must be on {x.device}, as x is, got {tensor.device}")
 
 
-def _kept(shape: Sequence[int], size: Sequence[int], k: Sequence[int] | None) -> list[int]:
-    kept = [min(n, s) for n, s in zip(shape[-2:], size, strict=True)]
-    return kept if k is None else [min(a, b) for a, b in zip(kept, k, strict=True)]
-
-
-def _resize(op: str, x: Tensor, out: Tensor, k: Sequence[int] | None, norm: str) -> None:
-    _matrices(op, [x], [out], _RESIZE, norm, _kept(x.shape, out.shape[-2:], k))
-
-
-# What each op is for an engine: f(x, out, arguments).
-_KERNELS: dict[str, Callable[..., None]] = {
-    "dct2": lambda x, out, a: _matrices("dct2", [x], [out], _FORWARD, a["norm"], (0, 0)),
-    "idct2": lambda x, out, a: _matrices("idct2", [x], [out], _INVERSE, a["norm"], (0, 0)),
-    "dct_crop": lambda x, out, a: _matrices("dct_crop", [x], [out], _FORWARD, a["norm"], (0, 0)),
-    "idct_pad": lambda x, out, a: _matrices("idct_pad", [x], [out], _INVERSE, a["norm"], (0, 0)),
-    "dct_resize": lambda x, out, a: _resize("dct_resize", x, out, a["k"], a["norm"]),
-    "lowpass": lambda x, out, a: _resize("lowpass", x, out, a["k"], "ortho"),
-    "dct": lambda x, out, a: _axis("dct", x, out, _FORWARD, a["dim"] % x.dim(), a["norm"]),
-    "idct": lambda x, out, a: _axis("idct", x, out, _INVERSE, a["dim"] % x.dim(), a["norm"]),
-}
+def _kept(shape: Sequence[int], size: Sequence[int], k: Sequence[int] | None) -> tuple[int, int]:
+    m, n = (min(a, b) for a, b in zip(shape[-2:], size, strict=True))
+    return (m, n) if k is None else (min(m, k[0]), min(n, k[1]))
 
 
 def _functional(op: Any) -> Callable[..., Tensor]:
-    compute = _KERNELS[op.name]
-
     def kernel(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        shape, dtype = op.contract(x, *args, **kwargs)
-        out = torch.empty(shape, dtype=dtype, device=x.device)
-        if out.numel():
-            compute(x, out, op.arguments(args, kwargs))
+        # Checks, choices and plans are those of the last call like this one: they take longer than a small kernel.
+        given = tuple([tuple(a) if type(a) is list else a for a in (*args, *kwargs.values())])
+        layout = x.shape, x.stride(), x.dtype, x.device
+        at = op.name, layout, given, tuple(kwargs), _settings.engine(), _settings.precision()
+        call = _calls.get(at)
+        if call is None:
+            if len(_calls) >= _MOST_CALLS:
+                _calls.clear()
+            call = _calls[at] = _prepared(op, x, args, kwargs)
+        out = torch.empty(call.shape, dtype=call.dtype, device=x.device)
+        if call.plan is not None:
+            with torch.cuda.device_of(x):
+                _triton().carry_out(call.plan, (x,), (out,))
+        elif out.numel():
+            _run_cuda((x,), (out,), call.task)
         return out
 
     return kernel
 
 
 def _into(op: Any) -> Callable[..., None]:
-    compute = _KERNELS[op.name]
-
     def kernel(x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
         _contract.check_dtype(op.name, "out's dtype", out.dtype)
         shape, _ = op.contract(x, *args, out_dtype=out.dtype, **kwargs)
         _contract.check_out(op.name, out, shape)
         _check_device(op.name, "out", out, x)
         if out.numel():
-            compute(x, out, op.arguments(args, kwargs))
+            _run(op.name, [x], [out], _task(op.name, x, out, op.arguments(args, kwargs)))
 
     return kernel
 
@@ -293,14 +333,14 @@ def _in_place(name: str) -> Callable[..., None]:
         if not x.numel():
             return
         norm = kwargs.get("norm", "ortho")
-        k = args[0] if args else kwargs.get("k", x.shape[-2:])
-        corner = x[..., : k[0], : k[1]]
+        k0, k1 = args[0] if args else kwargs.get("k", x.shape[-2:])
+        corner = x[..., :k0, :k1]
         if name == "lowpass_":
-            _matrices(name, [x], [x], _RESIZE, norm, k)
+            _run(name, [x], [x], Task(_RESIZE, norm, (k0, k1)))
         elif name in ("dct2_", "dct_crop_"):
-            _matrices(name, [x], [corner], _FORWARD, norm, k)
+            _run(name, [x], [corner], Task(_FORWARD, norm))
         else:
-            _matrices(name, [corner], [x], _INVERSE, norm, k)
+            _run(name, [corner], [x], Task(_INVERSE, norm))
 
     return kernel
 
@@ -315,7 +355,7 @@ def _many(op: Any) -> Callable[..., list[Tensor]]:
         for i, x in enumerate(xs):
             _check_device(name, f"xs[{i}]", x, xs[0])
         outs = [torch.empty(shape, dtype=dtype, device=x.device) for x in xs]
-        _matrices(name, xs, outs, direction, op.arguments(args, kwargs)["norm"], (0, 0))
+        _run(name, xs, outs, Task(direction, op.arguments(args, kwargs)["norm"]))
         return outs
 
     return kernel

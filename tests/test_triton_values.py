@@ -46,8 +46,10 @@ def round_to_bfloat16(monkeypatch):
 @pytest.fixture(autouse=True)
 def triton_engine(monkeypatch):
     monkeypatch.setattr(engines, "gpu_of", lambda device: GPU)
+    engines._forget_choices()  # made for another GPU under the same device
     with fk.set_engine("triton"):
         yield
+    engines._forget_choices()
 
 
 def call(name: str, x: Tensor, *args, **kwargs) -> Tensor:

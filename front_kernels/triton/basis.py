@@ -143,7 +143,7 @@ class Cache:
         capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         at = key, device
         with self._lock:
-            found = self._captured.get(at)
+            found = self._captured.get(at) if self._captured else None
             if found is None and (found := self._found.get(at)) is not None:
                 self._found.move_to_end(at)
             if found is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import basis, kernels, plan
 
-__all__ = ["axis", "carry_out", "matrices"]
+__all__ = ["axis", "carry_out", "matrices", "planned"]
 
 
 def launch(kernel: Any, grid: int, arguments: dict[str, Any]) -> None:
@@ -98,6 +98,16 @@ def matrices(
         args = x_layout, out_layout, len(some), direction, through, norm, target, aligned, False
         carry_out(plan.matrices(*args), some, results)
     return None
+
+
+def planned(
+    x: Tensor, out: Tensor, direction: str, k: tuple[int, int], dim: int | None, norm: str, target: plan.Target
+) -> plan.Plan:
+    """The plan for a tensor of x's layout into one of out's in memory of its own: of both axes, or of `dim`."""
+    layouts = plan.Layout.of(x), plan.Layout.of(out)
+    if dim is not None:
+        return plan.axis(*layouts, direction == "inverse", dim, norm, target)
+    return plan.matrices(*layouts, 1, direction, k, norm, target, True, False)
 
 
 def axis(x: Tensor, out: Tensor, inverse: bool, dim: int, norm: str, target: plan.Target) -> None:

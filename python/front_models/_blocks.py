@@ -2,7 +2,8 @@
 
 Coefficients are unscaled, C_N[u, i] = cos(pi (2i+1) u / 2N): `norm="backward"` of front_kernels over 2 per axis, which
 is exact in binary. Along the layers, the transform of a unit matrix gives the weight of each layer in each coefficient,
-so that layers are read and written in groups of bounded size, large ones one at a time.
+so that layers are read and written in groups of bounded size, large ones one at a time. Roles on a GPU are passed on to
+_device.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 import front_kernels
+from front_models import _device
 from front_models._learngene import GeneRole
 from front_models._roles import Role
 from front_models._walk import matrix_shape
@@ -63,6 +65,7 @@ def extract_role(
     dtype: torch.dtype,
     axes: tuple[bool, bool],
     keep_ratio: float,
+    device: torch.device,
     depth_kept: int | None = None,
     limit: tuple[int, int] | None = None,
 ) -> GeneRole:
@@ -74,6 +77,7 @@ def extract_role(
         dtype: float32 or float64, to compute in.
         axes: which matrix axes are transformed and cropped.
         keep_ratio: share of coefficients kept per transformed axis, `max(1, int(n * keep_ratio))`.
+        device: where the first tensor is.
         depth_kept: coefficients kept along the layers; None keeps all.
         limit: no more than these coefficients per matrix axis will be used; `kept` still tells what was asked for.
     """
@@ -83,6 +87,9 @@ def extract_role(
     size = kept if limit is None else (min(kept[0], limit[0]), min(kept[1], limit[1]))
     names = role.names
     rows = role.depth if depth_kept is None else depth_kept
+    if device.type == "cuda":
+        tensors = [load(name) for name in names]
+        return _device.extract_role(role, tensors, kind=kind, dtype=dtype, axes=axes, kept=kept, size=size, rows=rows)
     along = front_kernels.dct(torch.eye(role.depth, dtype=torch.float64), rows, 0, norm="backward") / 2
     stats: list[tuple[float, float, float]] = []
 
@@ -245,24 +252,51 @@ def rebuild(
     shape: tuple[int, ...],
     depth: int,
     layers: Sequence[int],
-    write: Callable[[int, Tensor], None],
+    write: Callable[[Sequence[int], Sequence[Tensor]], None],
     *,
+    dtype: torch.dtype,
     gain: str | None,
     depth_fill: str,
     depth_kept: int,
     generator: torch.Generator | None,
+    whole: bool,
 ) -> None:
-    """Inverse transform at the target's sizes, gain, `* std + mean`; `write(i, matrix)` for each of `layers`.
+    """Inverse transform at the target's sizes, gain, `* std + mean`; `write(layers, matrices)` for all of `layers`.
 
     Args:
         role: the source's coefficients; not changed.
         shape, depth: shape of one target tensor, and the number of target layers L'.
         layers: the target layers to make, of 0..L'-1.
-        write: takes the matrix of one layer; it is new and may be kept.
+        write: takes the matrices of some layers; they are new and may be kept.
+        dtype: the target's. On a GPU the matrices have it if it is no wider than the coefficients'; else they have the
+            dtype that was computed in.
         gain, depth_fill, generator: as in `initialize`.
         depth_kept: n, how many depth coefficients are used.
+        whole: on a GPU, hand over all layers at once rather than in groups of bounded size.
     """
     size = matrix_shape(shape)
+    factor = 1.0
+    for axis, transformed in enumerate(role.axes):
+        if transformed and gain == "area":
+            factor *= size[axis] / role.kept[axis]
+        elif transformed and gain == "ortho":
+            factor *= math.sqrt(size[axis] / role.matrix[axis])
+    if role.coefficients.is_cuda:
+        wider = dtype.itemsize > role.coefficients.itemsize
+        _device.rebuild(
+            role,
+            shape,
+            depth,
+            layers,
+            write,
+            dtype=role.coefficients.dtype if wider else dtype,
+            factor=factor,
+            depth_fill=depth_fill,
+            depth_kept=depth_kept,
+            generator=generator,
+            whole=whole,
+        )
+        return
     kept = role.coefficients[:depth_kept]
     block = kept[:, : size[0], : size[1]]
     weights, noise_weights = _depth_weights(len(kept), depth, depth_fill, role.depth)
@@ -276,12 +310,6 @@ def rebuild(
             device=None if generator is None else generator.device,
         ).to(block.device)
         noise.mul_(pooled_std([drawn_from])).add_(drawn_from.mean)
-    factor = 1.0
-    for axis, transformed in enumerate(role.axes):
-        if transformed and gain == "area":
-            factor *= size[axis] / role.kept[axis]
-        elif transformed and gain == "ortho":
-            factor *= math.sqrt(size[axis] / role.matrix[axis])
 
     def mixed(i: int) -> Tensor:
         coefficients = _mix(block, weights[i] * factor)
@@ -293,33 +321,30 @@ def rebuild(
         matrices = _backward([mixed(i) for i in layers[part]], role.axes, size)
         for i in layers[part]:
             layer = min(i, role.depth - 1)
-            write(i, matrices.pop(0).mul_(role.std[layer].item()).add_(role.mean[layer].item()))
+            write([i], [matrices.pop(0).mul_(role.std[layer].item()).add_(role.mean[layer].item())])
 
 
-def kept_energy(role: GeneRole, shape: tuple[int, ...], depth_kept: int) -> float | None:
-    """Share of the standardised role's orthonormal energy in the block that a target of this shape takes."""
-    total = role.energy.sum().item()
-    if not math.isfinite(total) or total == 0:
-        return None
+def kept_energy(role: GeneRole, shape: tuple[int, ...], depth_kept: int) -> Tensor:
+    """Orthonormal energy of the standardised role in the block that a target of this shape takes: [1], float64."""
+    if role.coefficients.is_cuda:
+        return _device.block_energy(role, shape, depth_kept)
     size = matrix_shape(shape)
     kept = role.coefficients[:depth_kept]
     block = kept[:, : size[0], : size[1]]
-    rows, columns = (
-        _orthonormal(n, k, t, block.device) for n, k, t in zip(role.matrix, block.shape[1:], role.axes, strict=True)
-    )
-    layers = _orthonormal(role.depth, len(kept), True, block.device)
+    rows, columns = (_orthonormal(n, k, t) for n, k, t in zip(role.matrix, block.shape[1:], role.axes, strict=True))
+    layers = _orthonormal(role.depth, len(kept), True)
     step = max(1, _CHUNK // block.shape[2])
-    energy = 0.0
+    energy = torch.zeros(1, dtype=torch.float64)
     for d in range(len(kept)):
         for start in range(0, block.shape[1], step):
             piece = block[d, start : start + step].to(torch.float64).square()
-            energy += (layers[d] * (rows[start : start + step] @ (piece @ columns))).item()
-    return min(1.0, energy / total)
+            energy += layers[d] * (rows[start : start + step] @ (piece @ columns))
+    return energy
 
 
-def _orthonormal(n: int, k: int, transformed: bool, device: torch.device) -> Tensor:
+def _orthonormal(n: int, k: int, transformed: bool) -> Tensor:
     """Squared factor from unscaled to orthonormal for the first k coefficients of an axis of length n."""
-    factor = torch.full((k,), 2 / n if transformed else 1.0, dtype=torch.float64, device=device)
+    factor = torch.full((k,), 2 / n if transformed else 1.0, dtype=torch.float64)
     if transformed:
         factor[0] = 1 / n
     return factor

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from front_models._blocks import Statistics, extract_role, kept_energy, pooled_std, rebuild, statistics
+from front_models._blocks import Statistics, extract_role, kept_energy, rebuild, statistics
+from front_models._figures import Figures, Measured, measured, on_host, row_of
 from front_models._kinds import hidden_axes, kind_of
 from front_models._learngene import GeneRole
 from front_models._options import Progress
 from front_models._plan import Item, source_roles
-from front_models._report import RoleRow, TransferReport
+from front_models._report import TransferReport
 from front_models._roles import Role
-from front_models._walk import describe
+from front_models._walk import TensorInfo, describe
 
-__all__ = ["Reader", "Rebuild", "carry_out", "check_depths", "check_writable"]
+__all__ = ["Reader", "Rebuild", "carry_out", "check_depths", "check_writable", "copy_all"]
 
 
 class Reader:
@@ -57,6 +57,7 @@ class Reader:
             dtype=torch.float64 if wide else torch.float32,
             axes=(hidden in (None, 0), hidden in (None, 1)),
             keep_ratio=self._keep_ratio,
+            device=self.infos[role.names[0]].device,
             depth_kept=depth_kept,
             limit=limit,
         )
@@ -108,13 +109,26 @@ def check_writable(target: object, tensors: Mapping[str, Tensor], items: Sequenc
                 raise ValueError(f"target: {name} {cause}; allowed are tensors that can be written in place")
 
 
+def copy_all(targets: Sequence[Tensor], matrices: Sequence[Tensor]) -> None:
+    """Matrices into tensors of any shapes, strides, dtypes and devices; together where all are on one GPU."""
+    shaped = [matrix.reshape(target.shape) for target, matrix in zip(targets, matrices, strict=True)]
+    if targets[0].is_cuda:
+        torch._foreach_copy_(list(targets), shaped)
+    else:
+        for target, matrix in zip(targets, shaped, strict=True):
+            target.copy_(matrix)
+
+
 def carry_out(
     items: Sequence[Item],
     how: Rebuild,
     fetch: Callable[[Item, Role], GeneRole],
-    write: Callable[[str, Tensor], Tensor],
+    write: Callable[[Sequence[str], Sequence[Tensor]], None],
     read: Callable[[str], Tensor],
+    infos: Mapping[str, TensorInfo],
     progress: Progress | None,
+    *,
+    whole: bool,
 ) -> TransferReport:
     """Write every planned tensor and report on every role.
 
@@ -122,88 +136,71 @@ def carry_out(
         items: the plan.
         how: options of the initialisation.
         fetch: the source's coefficients for an item.
-        write: name, new matrix -> the written tensor.
+        write: takes names and their new matrices.
         read: name -> the target's tensor as it is now.
+        infos: of the target's tensors.
         progress: called after each role.
+        whole: as in `rebuild`.
     """
-    rows: list[RoleRow] = []
+    found: list[Figures] = []
     for done, item in enumerate(items, 1):
         if item.write and item.source is not None:
-            rows.append(_carry_out_one(item, how, fetch(item, item.source), write, read))
+            found.append(_carry_out_one(item, how, fetch(item, item.source), write, read, infos, whole))
         else:
-            rows.append(_row(item, std_target=_std_now(item, read)))
+            found.append(Figures(item, others=_of_unwritten(item, read, infos)))
         if progress is not None:
             progress(done, len(items), item.role.template)
-    return TransferReport(rows)
+    return TransferReport([row_of(figures) for figures in on_host(found)])
 
 
 def _carry_out_one(
     item: Item,
     how: Rebuild,
     gene: GeneRole,
-    write: Callable[[str, Tensor], Tensor],
+    write: Callable[[Sequence[str], Sequence[Tensor]], None],
     read: Callable[[str], Tensor],
-) -> RoleRow:
-    role = item.role
-    after: dict[int, Statistics] = {}
+    infos: Mapping[str, TensorInfo],
+    whole: bool,
+) -> Figures:
+    names = item.role.names
+    dtypes = {infos[names[i]].dtype for i in item.write}
+    after: list[Statistics] = []
 
-    def write_layer(i: int, matrix: Tensor) -> None:
-        after[i] = statistics(write(role.names[i], matrix))
+    def write_layers(layers: Sequence[int], matrices: Sequence[Tensor]) -> None:
+        some = [names[i] for i in layers]
+        write(some, matrices)
+        del matrices
+        if not gene.coefficients.is_cuda:  # while they are in the cache
+            after.extend(statistics(read(name)) for name in some)
 
+    depth_kept = how.kept_depth(item)
     rebuild(
         gene,
-        role.shape,
-        role.depth,
+        item.role.shape,
+        item.role.depth,
         item.write,
-        write_layer,
+        write_layers,
+        dtype=dtypes.pop() if len(dtypes) == 1 else gene.coefficients.dtype,
         gain=how.gain,
         depth_fill=how.depth_fill,
-        depth_kept=how.kept_depth(item),
+        depth_kept=depth_kept,
         generator=how.generator,
+        whole=whole,
     )
-    untouched = [statistics(read(name)) for i, name in enumerate(role.names) if i not in after]
-    numel = gene.matrix[0] * gene.matrix[1]
-    before = [
-        Statistics(numel, mean, std**2 * (numel - 1))
-        for mean, std in zip(gene.mean.tolist(), gene.std.tolist(), strict=True)
-    ]
-    row = _row(
+    written = set(item.write)
+    return Figures(
         item,
-        energy=kept_energy(gene, role.shape, how.kept_depth(item)),
-        std_source=pooled_std(before),
-        std_target=pooled_std([*after.values(), *untouched]),
+        before=torch.stack((gene.mean, gene.std, gene.energy)),
+        numel=gene.matrix[0] * gene.matrix[1],
+        energy=kept_energy(gene, item.role.shape, depth_kept),
+        after=after or measured([read(names[i]) for i in item.write]),
+        others=measured([read(name) for i, name in enumerate(names) if i not in written]),
     )
-    if not torch.isfinite(gene.energy).all():
-        return replace(row, action=f"{row.action} (NaN or Inf in the source)")
-    if not all(math.isfinite(part.deviations) for part in after.values()):
-        return replace(row, action=f"{row.action} (NaN or Inf in the result: its dtype is too small)")
-    return row
 
 
-def _std_now(item: Item, read: Callable[[str], Tensor]) -> float | None:
-    """Deviation of a role that is not written; of tied ones only where their writer comes earlier, so None for them."""
-    tensors = [read(name) for name in item.role.names]
-    if item.action.startswith("tied") or not all(tensor.dtype.is_floating_point for tensor in tensors):
+def _of_unwritten(item: Item, read: Callable[[str], Tensor], infos: Mapping[str, TensorInfo]) -> Measured | None:
+    """Of a role that is not written; of tied ones only where their writer comes earlier, so None for them."""
+    names = item.role.names
+    if item.action.startswith("tied") or not all(infos[name].dtype.is_floating_point for name in names):
         return None
-    return pooled_std([statistics(tensor) for tensor in tensors])
-
-
-def _row(
-    item: Item,
-    energy: float | None = None,
-    std_source: float | None = None,
-    std_target: float | None = None,
-) -> RoleRow:
-    source = item.source
-    return RoleRow(
-        role=item.role.template,
-        kind=item.kind,
-        source_shape=None if source is None else source.shape,
-        source_depth=None if source is None else (1 if item.layer is not None else source.depth),
-        target_shape=item.role.shape,
-        target_depth=item.role.depth,
-        energy_kept=energy,
-        std_source=std_source,
-        std_target=std_target,
-        action=item.action,
-    )
+    return measured([read(name) for name in names])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from front_models._plan import Item, plan, unusable
 from front_models._report import TransferReport
 from front_models._residual import transfer_residual
 from front_models._roles import Role
-from front_models._run import Reader, Rebuild, carry_out, check_depths, check_writable
+from front_models._run import Reader, Rebuild, carry_out, check_depths, check_writable, copy_all
 from front_models._walk import Weights, describe, matrix_shape, named_tensors, tied_names
 
 __all__ = ["extract", "initialize", "transfer"]
@@ -145,8 +145,9 @@ def initialize(
         Role(template, gene.roles[owner].layers, gene.roles[owner].shape) for template, owner in gene.ties.items()
     ]
     sources = [role.role for role in gene.roles.values()] + aliases
+    infos = describe(tensors)
     items = plan(
-        describe(tensors),
+        infos,
         tied_names(tensors),
         sources,
         _axes_of(sources),
@@ -161,11 +162,10 @@ def initialize(
         role = gene.roles[gene.ties.get(source.template, source.template)]
         return role if item.layer is None else one_layer(role, item.layer)
 
-    def write(name: str, matrix: Tensor) -> Tensor:
-        tensors[name].copy_(matrix.reshape(tensors[name].shape))
-        return tensors[name]
+    def write(names: Sequence[str], matrices: Sequence[Tensor]) -> None:
+        copy_all([tensors[name] for name in names], matrices)
 
-    return carry_out(items, how, fetch, write, tensors.__getitem__, progress)
+    return carry_out(items, how, fetch, write, tensors.__getitem__, infos, progress, whole=False)
 
 
 @torch.no_grad()
@@ -193,7 +193,9 @@ def transfer(
     chosen.
 
     Besides source and result, memory holds at most one role's kept coefficients and two matrices, or 16 MiB of smaller
-    ones that are transformed together (with `depth_fill="random"` also the drawn coefficients of that role).
+    ones that are transformed together (with `depth_fill="random"` also the drawn coefficients of that role). Tensors of
+    one role that are on a GPU are transformed together: its memory holds two sets of that role's coefficients, 256 MiB
+    and the workspace of the ops. Nothing is read back before the end.
 
     Args:
         source: the trained model, as in `extract`.
@@ -232,25 +234,42 @@ def transfer(
     usable = [role for role in reader.roles if unusable(role, reader.infos) is None]
     items = plan(infos, tied, usable, _axes_of(usable), depth=depth, skip=words, argument="like")
     check_depths(items, depth_fill)
-    # All results first: made between the temporaries of the roles, they would keep freed memory from being reused.
-    new = {
-        tied[name]: torch.empty(infos[name].shape, dtype=infos[name].dtype, device=tensors[name].device)
-        for item in items
-        for name in (item.role.names[i] for i in item.write)
-    }
+    new: dict[str, Tensor] = {}
+
+    def make(name: str) -> Tensor:
+        if tied[name] not in new:
+            info = infos[name]
+            new[tied[name]] = torch.empty(info.shape, dtype=info.dtype, device=info.device)
+        return new[tied[name]]
+
+    for item in items:
+        for name in (item.role.names[i] for i in item.write):
+            # All results first: made between the temporaries of the roles, they would keep freed memory from being
+            # reused. Not those on a GPU: what the transform makes there becomes the result.
+            if infos[name].device.type == "cpu":
+                make(name)
 
     def fetch(item: Item, source: Role) -> GeneRole:
         exact = depth_fill != "random"  # its draws have the mean and deviation of all that is kept
         limit = matrix_shape(item.role.shape) if exact else None
         return reader.extract(source, layer=item.layer, depth_kept=how.kept_depth(item), limit=limit)
 
-    def write(name: str, matrix: Tensor) -> Tensor:
-        return new[tied[name]].copy_(matrix.reshape(infos[name].shape))
+    def write(names: Sequence[str], matrices: Sequence[Tensor]) -> None:
+        copied: list[tuple[Tensor, Tensor]] = []
+        for name, matrix in zip(names, matrices, strict=True):
+            info = infos[name]
+            own = matrix.is_cuda and matrix.untyped_storage().nbytes() == matrix.nbytes
+            if own and (matrix.device, matrix.dtype) == (info.device, info.dtype):
+                new[tied[name]] = matrix.view(info.shape)
+            else:
+                copied.append((make(name), matrix))
+        if copied:
+            copy_all(*zip(*copied, strict=True))
 
     def read(name: str) -> Tensor:
         return new[tied[name]] if tied[name] in new else tensors[name]
 
-    report = carry_out(items, how, fetch, write, read, progress)
+    report = carry_out(items, how, fetch, write, read, infos, progress, whole=True)
     for name in tensors:
         if tied[name] not in new:
             new[tied[name]] = tensors[name].detach().clone(memory_format=torch.contiguous_format)

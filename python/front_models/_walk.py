@@ -22,10 +22,11 @@ Weights = Mapping[str, Tensor] | nn.Module | str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Shape and dtype of one tensor."""
+    """Shape, dtype and device of one tensor."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    device: torch.device
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -80,11 +81,11 @@ def _check_entries(weights: Mapping[str, Tensor], argument: str) -> None:
 
 
 def describe(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
-    """Shape and dtype of every tensor, without reading data where the mapping allows it."""
+    """Of every tensor, without reading data where the mapping allows it: what is read from a file comes to the CPU."""
     shape_of, dtype_of = getattr(tensors, "shape_of", None), getattr(tensors, "dtype_of", None)
     if shape_of is not None and dtype_of is not None:
-        return {name: TensorInfo(tuple(shape_of(name)), dtype_of(name)) for name in tensors}
-    return {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        return {name: TensorInfo(tuple(shape_of(name)), dtype_of(name), torch.device("cpu")) for name in tensors}
+    return {name: TensorInfo(tuple(tensor.shape), tensor.dtype, tensor.device) for name, tensor in tensors.items()}
 
 
 def tied_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:

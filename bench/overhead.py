@@ -1,0 +1,68 @@
+"""What a call of an op costs on a GPU before anything is launched: `python bench/overhead.py`. Needs no GPU.
+
+The kernels of the CUDA key run on CPU tensors here, with the launch itself left out: of the Triton engine Triton's, of
+the CUDA engine the private op, whose planning is C++. Everything else is what a warm call does: torch's dispatcher,
+the autograd kernel, argument checks or their cache, the result's allocation, the plan's arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # jit functions are made without a driver
+
+import front_kernels as fk
+from front_kernels import _autograd, engines
+from front_kernels.triton import launch
+
+CALLS, REPEATS = 1000, 50
+OPS = {op.name: engines._functional(op) for op in _autograd.OPS}
+
+
+def microseconds(call: Callable[[], object]) -> float:
+    """Of the fastest of many repeats: others share the machine."""
+    call()
+    best = float("inf")
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        for _ in range(CALLS):
+            call()
+        best = min(best, (time.perf_counter() - start) / CALLS)
+    return 1e6 * best
+
+
+def main() -> None:
+    library = torch.library.Library("front", "IMPL")
+    library.impl("_cuda_matrices", lambda *_: None, "CPU")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that kernels of the CPU engine are overridden
+        for name in ("dct_crop", "idct_pad"):
+            library.impl(name, OPS[name], "CPU", allow_override=True)
+    launch.launch = lambda kernel, grid, arguments: None
+    engines._absent = lambda name, gpu: None
+    engines._forget_choices()
+    x = torch.randn(1024, 1024)
+    y, g = x.clone().requires_grad_(), torch.ones(64, 64)
+    crop = torch.ops.front.dct_crop.default
+    print(
+        f"dct_crop of 1024 x 1024 to 64 x 64, torch {torch.__version__}, Python {sys.version.split()[0]}; microseconds"
+    )
+    for engine in ("cuda", "triton"):
+        with fk.set_engine(engine):
+            found = {
+                "kernel of the CUDA key": microseconds(lambda: OPS["dct_crop"](x, [64, 64])),
+                "op": microseconds(lambda: crop(x, (64, 64))),
+                "op with grad": microseconds(lambda: crop(y, (64, 64))),
+                "op with grad, and backward": microseconds(lambda: torch.autograd.grad(crop(y, (64, 64)), y, g)),
+            }
+        print(f"{engine}: " + ", ".join(f"{name} {us:.1f}" for name, us in found.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What a call of an op on a GPU does in Python before a launch: counted in calls, for there are no timers in tests.
+
+`python bench/overhead.py` measures it in microseconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import front_kernels as fk
+from fake_gpu import OPS, installed
+from front_kernels import engines
+from front_kernels.triton import launch
+
+# Functions that a warm dct_crop calls, Python's and C's, some of them of this fake: 15 and 41 when this was written.
+# When each call checked, chose and planned anew, they were more than twice as many.
+MOST = {"cuda": 20, "triton": 48}
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Engines that keep their plans instead of launching them."""
+    plans: list[Any] = []
+    with installed():
+        library = torch.library.Library("front", "IMPL")
+        library.impl("_cuda_matrices", lambda *arguments: plans.append(arguments[2:]), "CPU")
+        monkeypatch.setattr(launch, "carry_out", _kept(launch.carry_out, plans))
+        yield plans
+        library._destroy()
+
+
+def _kept(original: Any, plans: list[Any]) -> Any:
+    def carry_out(found: Any, xs: Any, outs: Any) -> None:
+        plans.append(found)
+        original(found, xs, outs)
+
+    return carry_out
+
+
+def calls_of_one(x: Tensor, *args: Any) -> int:
+    count = 0
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        OPS["dct_crop"](x, *args)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("engine", MOST)
+def test_a_warm_call_does_little(engine: str) -> None:
+    x = torch.randn(256, 512)
+    with fk.set_engine(engine):
+        first, warm = calls_of_one(x, [64, 64]), calls_of_one(x, [64, 64])
+        other = calls_of_one(torch.randn(256, 512), [64, 64])
+    print(f"{engine}: {first} calls at first, then {warm}")
+    assert warm == other <= MOST[engine] < first
+
+
+def test_what_is_kept_is_for_one_layout_and_setting(fake: list[Any]) -> None:
+    """Whatever a plan depends on makes another one."""
+    x = torch.randn(256, 256)
+    crop = OPS["dct_crop"]
+    with fk.set_engine("triton"):
+        crop(x, [64, 64])
+        crop(torch.randn(256, 256), [64, 64])
+        assert fake[0] is fake[1]
+        crop(x.T, [64, 64])
+        crop(x, [64, 32])
+        crop(x[:, :128], [64, 64])
+        crop(x.double(), [64, 64])
+        crop(x, [64, 64], norm="forward")
+        crop(x, [64, 64], norm="backward")
+        crop(x, [256, 256])
+        crop(x, [64, 64], out_dtype=torch.float16)
+        OPS["idct_pad"](x, [256, 256])
+        with fk.set_precision("fast"):
+            crop(x, [64, 64])
+    with fk.set_engine("cuda"):
+        crop(x, [64, 64])
+    del fake[0]
+    assert all(a != b for i, a in enumerate(fake) for b in fake[:i])
+    assert len(fake) == 12
+
+
+def test_arguments_are_checked_for_each_new_call() -> None:
+    x = torch.randn(8, 8)
+    OPS["dct_crop"](x, [4, 4])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"k\[0\] must be between 1 and 8"):
+            OPS["dct_crop"](x, [9, 4])
+    with pytest.raises(ValueError, match="norm must be"):
+        OPS["dct_crop"](x, [4, 4], norm="none")
+
+
+def test_few_calls_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_MOST_CALLS", 3)
+    engines._forget_choices()
+    for k in range(1, 9):
+        OPS["dct_crop"](torch.randn(8, 8), [k, k])
+        assert len(engines._calls) <= 3
