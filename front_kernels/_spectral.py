@@ -285,6 +285,8 @@ def _fake_grad(
 
 def _fake_crop(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool = False) -> tuple[Tensor, Tensor]:
     rows = xs[0].shape[0] if only_rows else k[0]
+    check("_spectral_crop", xs, [rows, k[1]] * len(xs), None)
+    _contract.check_alike("_spectral_crop", xs)
     coefficients = xs[0].new_empty((len(xs), rows, k[1]), dtype=compute_dtype(xs[0].dtype))
     return coefficients, xs[0].new_empty((len(xs), 3), dtype=torch.float64)
 
