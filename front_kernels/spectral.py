@@ -53,7 +53,9 @@ def spectral_loss(x: Tensor, k: Pair, *, standardize: bool = False) -> Tensor:
     return out
 
 
-def _flat(ks: Sequence[Pair]) -> list[int]:
+def _flat(op: str, xs: Sequence[Tensor], ks: Sequence[Pair]) -> list[int]:
+    if not xs:  # no tensor, so nothing that torch could dispatch on
+        raise ValueError(f"front::{op}: xs must not be empty")
     return [value for k in ks for value in _pair(k)]
 
 
@@ -74,7 +76,8 @@ def spectral_loss_many(
     Raises:
         ValueError: an argument is not allowed.
     """
-    out: Tensor = torch.ops.front.spectral_loss_many.default(list(xs), _flat(ks), standardize=standardize, decay=decay)
+    flat = _flat("spectral_loss_many", xs, ks)
+    out: Tensor = torch.ops.front.spectral_loss_many.default(list(xs), flat, standardize=standardize, decay=decay)
     return out
 
 
@@ -102,8 +105,9 @@ def spectral_grad_many_(
         ValueError: an argument is not allowed.
         RuntimeError: one of grads requires grad and grad mode is on.
     """
+    flat = _flat("spectral_grad_many_", xs, ks)
     out: Tensor = torch.ops.front.spectral_grad_many_.default(
-        list(grads), list(xs), _flat(ks), scale, standardize=standardize, decay=decay
+        list(grads), list(xs), flat, scale, standardize=standardize, decay=decay
     )
     return out
 

@@ -27,18 +27,22 @@ def sanitizer_works(folder: Path, flags: list[str] = FLAGS, run: list[str] | Non
 
 
 @pytest.mark.parametrize("vector_bytes", [16, 64])
-def test_axis_kernels_under_sanitizers(tmp_path, vector_bytes):
+def test_kernels_under_sanitizers(tmp_path, vector_bytes):
     if shutil.which("g++") is None or not sanitizer_works(tmp_path):
         pytest.skip("no g++ with AddressSanitizer on this machine")
     cpu = ROOT / "csrc" / "cpu"
     isa = ["-DFRONT_ISA=generic", "-DFRONT_ISA_ENTRY=kGeneric", f"-DFRONT_VECTOR_BYTES={vector_bytes}"]
-    sources = [ROOT / "tests" / "native" / "axis_test.cpp"]
-    sources += [cpu / f"{name}.cpp" for name in ("axis", "tables", "memory", "axis_isa")]
-    binary = tmp_path / "axis_test"
-    subprocess.run(["g++", *FLAGS, *isa, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(binary)], check=True)
-    run = subprocess.run([str(binary)], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.endswith("0 failed\n"), run.stdout
+    kernels = [cpu / f"{name}.cpp" for name in ("axis", "axis_isa", "matrix", "memory", "spectral", "tables")]
+    build = ["g++", *FLAGS, *isa, f"-I{ROOT / 'csrc'}"]
+    for source in kernels:  # once for both tests: they take longest
+        subprocess.run([*build, "-c", str(source), "-o", str(tmp_path / f"{source.stem}.o")], check=True)
+    objects = [str(tmp_path / f"{source.stem}.o") for source in kernels]
+    for test in ("axis_test", "spectral_test"):
+        source, binary = ROOT / "tests" / "native" / f"{test}.cpp", tmp_path / test
+        subprocess.run([*build, str(source), *objects, "-o", str(binary)], check=True)
+        run = subprocess.run([str(binary)], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert run.stdout.endswith("0 failed\n"), run.stdout
 
 
 def test_plan_cache_under_thread_sanitizer(tmp_path):
