@@ -3,9 +3,10 @@
 # make test-asan   the kernels without torch under AddressSanitizer, UBSan and ThreadSanitizer (also part of make test)
 # make bench-cpu   the ops against ducc0, scipy, matmul and torch_dct, dtypes and instruction sets against each other;
 #                  appends to bench/results/cpu.csv and makes README's table and docs/cpu.png of it
+# make bench-spectral   the spectral loss against torch.fft: time, memory, share of a training step, error
 # make bench-cpu-short   a few small cases with pytest-benchmark;  make bench-report   only the table and the picture
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
-.PHONY: setup demo test test-asan bench-cpu bench-cpu-short bench-report lint format clean
+.PHONY: setup demo test test-asan bench-cpu bench-spectral bench-cpu-short bench-report lint format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -50,6 +51,10 @@ bench-cpu: $(VENV)/.built
 bench-cpu-short: $(VENV)/.built
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
 	$(BIN)/python -m pytest bench/test_cpu_short.py
+
+bench-spectral: $(VENV)/.built
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
+	$(BIN)/python bench/spectral.py
 
 bench-report: $(VENV)/.built
 	$(BIN)/python bench/report.py
