@@ -27,7 +27,7 @@ except ImportError as error:
 
 torch.ops.load_library(_LIBRARY_FILE)
 
-from . import _autograd, _kernels, _spectral, _variants, engines, reference  # noqa: E402
+from . import _autograd, _kernels, _spectral, _spectral_gpu, _variants, engines, reference  # noqa: E402
 from ._settings import set_engine, set_precision  # noqa: E402
 from .info import build_info, empty_cache, plan_for  # noqa: E402
 from .ops import (  # noqa: E402
@@ -59,6 +59,7 @@ _registrations = (
     _autograd.register(),
     _variants.register(),
     _spectral.register(),
+    _spectral_gpu.register(),
     _kernels.register(),
     engines.register(),
 )

@@ -1,0 +1,89 @@
+"""What CUDA devices run for the spectral loss, called by hand on CPU tensors: against the CPU's fused form."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import front_kernels as fk
+from front_kernels import _spectral_gpu, _spectral_parts
+
+
+@pytest.fixture
+def halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The forms that go through the halves find those of the GPU."""
+
+    class Halves:
+        class _spectral_crop:  # noqa: N801, an op's name
+            default = staticmethod(_spectral_gpu.crop)
+
+        class _spectral_residual_:  # noqa: N801
+            default = staticmethod(_spectral_gpu.residual_)
+
+        dct, idct = torch.ops.front.dct, torch.ops.front.idct
+
+    class Ops:
+        front = Halves
+
+    class Torch:
+        ops = Ops
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(torch, name)
+
+    monkeypatch.setattr(_spectral_parts, "torch", Torch())
+    return
+
+
+def tensors(dtype: torch.dtype) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    xs = [(torch.randn(shape) * 0.1 + 0.3).to(dtype) for shape in ((30, 22), (30, 22), (1, 50), (2, 9, 14))]
+    return [*xs, torch.full((6, 5), 0.3).to(dtype)], [(7, 8), (7, 8), (1, 20), (9, 5), (2, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.usefixtures("halves")
+def test_the_halves_of_the_gpu(dtype: torch.dtype) -> None:
+    xs, ks = tensors(dtype)
+    flat = [n for k in ks for n in k]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    close = {"rtol": 1e-5, "atol": 1e-4} if wide == torch.float32 else {"rtol": 1e-11, "atol": 1e-11}
+    for standardize, decay in itertools.product((False, True), (None, (1.0, 2.0))):
+        fused, found = ([torch.ones(x.shape, dtype=wide) for x in xs] for _ in range(2))
+        expected = fk.spectral_grad_many_(fused, xs, ks, 0.5, standardize=standardize, decay=decay)
+        loss = _spectral_parts.list_loss(found, xs, flat, 0.5, standardize, decay)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        for a, b in zip(fused, found, strict=True):
+            torch.testing.assert_close(a, b, **close)
+        value = _spectral_gpu._loss_many(xs, flat, standardize=standardize, decay=decay)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+        for grad, fuse in zip(
+            _spectral_gpu._grad_many(torch.tensor(0.5), xs, flat, standardize=standardize, decay=decay),
+            fused,
+            strict=True,
+        ):
+            assert grad.dtype == dtype
+            assert (grad.to(wide) - (fuse - 1)).abs().max() <= (1e-4 + 8 * torch.finfo(dtype).eps) * fuse.abs().max()
+
+
+def test_rows_alone() -> None:
+    xs = [torch.randn(9, 14, dtype=torch.float64) for _ in range(2)]
+    for ours, theirs in zip(
+        _spectral_gpu.crop(xs, (9, 5), True), torch.ops.front._spectral_crop(xs, (9, 5), True), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+    c = torch.ops.front._spectral_crop(xs, (9, 5), True)[0]
+    terms = torch.rand(2, 3, dtype=torch.float64)
+    grads = [[torch.ones_like(x) for x in xs] for _ in range(2)]
+    ours = _spectral_gpu.residual_(grads[0], xs, c, terms, True)
+    theirs = torch.ops.front._spectral_residual_(grads[1], xs, c, terms, True)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_every_form_is_registered_for_cuda() -> None:
+    for name in ("spectral_loss", "spectral_loss_many", "spectral_grad_many_", "_spectral_grad_many"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"front::{name}", "CUDA")
