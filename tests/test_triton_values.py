@@ -325,42 +325,6 @@ def test_bases(norm, n):
         assert torch.allclose(found, rows, rtol=0, atol=1e-15 * float(exact.abs().max()))
 
 
-def test_bases_are_kept_up_to_a_limit(monkeypatch):
-    cache = basis.Cache()
-    keys = [basis.Key(64, k, False, "ortho", torch.float32, 1, False) for k in (16, 32, 64)]
-    first = cache.get(keys[0], CPU)
-    assert cache.get(keys[0], CPU) is first
-    monkeypatch.setattr(basis, "CACHE_BYTES", 4 * 64 * (32 + 64) + 1)
-    for key in keys[1:]:
-        cache.get(key, CPU)
-    assert cache.nbytes == 4 * 64 * (32 + 64)
-    assert cache.get(keys[0], CPU) is not first
-    cache.clear()
-    assert cache.nbytes == 0
-
-
-def test_bases_and_cuda_graphs(monkeypatch):
-    """During capture a basis must be there; then it stays, whatever is dropped."""
-    capturing = True
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    monkeypatch.setattr(basis, "_wait", lambda device: None)
-    cuda = torch.device("cuda")
-    built = torch.zeros(1, 1, 16, 16)
-    monkeypatch.setattr(basis, "build", lambda key, device: built)
-    cache = basis.Cache()
-    key = basis.Key(16, 16, False, "ortho", torch.float32, 1, False)
-    with pytest.raises(
-        RuntimeError, match="length 16, 16 kept, is not in memory, and cannot be built while a CUDA graph"
-    ):
-        cache.get(key, cuda)
-    capturing = False
-    cache.get(key, cuda)
-    capturing = True
-    assert cache.get(key, cuda) is built
-    cache.clear()
-    assert cache.get(key, cuda) is built
-
-
 def test_a_plan_is_made_once():
     plan.matrices.cache_clear()
     x = randn(24, 48)

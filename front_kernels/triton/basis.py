@@ -108,10 +108,50 @@ def build(key: Key, device: torch.device) -> Tensor:
     return data
 
 
-def _wait(device: torch.device) -> None:
-    # Memory goes back to the stream that it came from, and another one may still be reading it.
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _build_apart(key: Key, device: torch.device) -> Tensor:
+    """The basis, complete when this returns: built by another thread on another stream.
+
+    While torch.compile warms up a CUDA graph, what this thread allocates lies in the graph's memory and is taken back
+    with it; what another thread allocates does not. And a stream may be waited for while other threads capture graphs,
+    a device may not.
+    """
+    if device.type != "cuda":
+        return build(key, device)
+    found: list[Tensor | BaseException] = []
+
+    def work() -> None:
+        try:
+            with torch.cuda.device(device), torch.no_grad():
+                stream = torch.cuda.Stream()
+                with torch.cuda.stream(stream):
+                    data = build(key, device)
+                stream.synchronize()
+            found.append(data)
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=work, name="front: DCT basis")
+    thread.start()
+    thread.join()
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
+
+
+class _Entry:
+    """A basis, and the streams that have read it: its memory is not used again before they are through with it."""
+
+    def __init__(self, data: Tensor) -> None:
+        self.data = data
+        self._streams: set[int] = set()
+
+    def used(self) -> Tensor:
+        if self.data.is_cuda:
+            stream = torch.cuda.current_stream(self.data.device)
+            if stream.cuda_stream not in self._streams:
+                self._streams.add(stream.cuda_stream)
+                self.data.record_stream(stream)
+        return self.data
 
 
 class Cache:
@@ -119,19 +159,18 @@ class Cache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._found: OrderedDict[tuple[Key, torch.device], Tensor] = OrderedDict()
+        self._building = threading.Lock()
+        self._found: OrderedDict[tuple[Key, torch.device], _Entry] = OrderedDict()
         self._captured: dict[tuple[Key, torch.device], Tensor] = {}
 
     @property
     def nbytes(self) -> int:
         with self._lock:
-            return sum(data.nbytes for data in self._found.values())
+            return sum(entry.data.nbytes for entry in self._found.values())
 
     def clear(self) -> None:
         """Drops all but those that CUDA graphs have captured."""
         with self._lock:
-            for _, device in self._found:
-                _wait(device)
             self._found.clear()
 
     def get(self, key: Key, device: torch.device) -> Tensor:
@@ -142,31 +181,41 @@ class Cache:
         """
         capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         at = key, device
-        with self._lock:
-            found = self._captured.get(at) if self._captured else None
-            if found is None and (found := self._found.get(at)) is not None:
-                self._found.move_to_end(at)
-            if found is not None:
-                if capturing:
-                    self._captured[at] = found
-                return found
+        found = self._look(at, capturing)
+        if found is not None:
+            return found
         if capturing:
             raise RuntimeError(
                 f"front: the DCT basis for length {key.n}, {key.k} kept, is not in memory, and cannot be built while a "
                 "CUDA graph is captured. Call the op once before, with the same sizes (as torch.compile's "
                 "mode='reduce-overhead' does)"
             )
-        built = build(key, device)
-        _wait(device)  # before others see it: they may use other streams
+        with self._building:  # threads that want the same one wait for it
+            found = self._look(at, False)
+            if found is not None:
+                return found
+            entry = _Entry(_build_apart(key, device))
+            with self._lock:
+                self._found[at] = entry
+                total = sum(each.data.nbytes for each in self._found.values())
+                # The two of one matrix stay, whatever they take: else every call would build both anew.
+                while total > CACHE_BYTES and len(self._found) > 2:
+                    total -= self._found.popitem(last=False)[1].data.nbytes
+                return entry.used()
+
+    def _look(self, at: tuple[Key, torch.device], capturing: bool) -> Tensor | None:
         with self._lock:
-            self._found[at] = built
-            total = sum(data.nbytes for data in self._found.values())
-            # The two of one matrix stay, whatever they take: else every call would build both anew.
-            while total > CACHE_BYTES and len(self._found) > 2:
-                (_, where), dropped = self._found.popitem(last=False)
-                _wait(where)
-                total -= dropped.nbytes
-        return built
+            captured = self._captured.get(at) if self._captured else None
+            if captured is not None:
+                return captured
+            entry = self._found.get(at)
+            if entry is None:
+                return None
+            self._found.move_to_end(at)
+            if capturing:  # kept for good: no other stream's work is waited for in a graph
+                self._captured[at] = entry.data
+                return entry.data
+            return entry.used()
 
 
 cache = Cache()

@@ -38,11 +38,18 @@ def carry_out(found: plan.Plan, xs: Sequence[Tensor], outs: Sequence[Tensor]) ->
         launch(step.kernel, step.grid, arguments)
 
 
+_loaded: set[torch.device] = set()
+
+
 def _addresses(tensors: Sequence[Tensor]) -> Tensor:
     values = [t.data_ptr() for t in tensors]
     device = tensors[0].device
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return _addresses_by_kernels(values, device)
+    if device.type == "cuda" and device not in _loaded:
+        # A kernel cannot be loaded while a graph is captured, which is when this one is needed first.
+        _addresses_by_kernels(values[:1], device)
+        _loaded.add(device)
     table = torch.tensor(values, dtype=torch.int64)
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
