@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["DEVICES", "Device", "Problem", "cuda_us", "device_named", "triton_us"]
+__all__ = ["DEVICES", "Device", "Problem", "cuda_us", "device_named", "too_large", "triton_us"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,10 @@ DEVICES = {
 }
 UNKNOWN = DEVICES["NVIDIA H200"]
 FUSED_MOST = 128
-"""Most coefficients per axis that one Triton kernel takes through both axes."""
+"""Most coefficients per axis that one Triton kernel takes through both axes: what fits the registers."""
+_MOST_BASIS = 1 << 30
+"""Bytes of one basis, and of the partial sums, beyond which the GEMM-shaped kernels are used only where they must."""
+_PROGRAMS, _LANES = 132, 64  # of the kernel for both axes: as many at least, each with so many lanes
 
 
 def device_named(name: str) -> Device:
@@ -54,7 +57,8 @@ class Pass(NamedTuple):
 class Problem(NamedTuple):
     """As many matrices of `shape`, of which the corner `k` is kept (or, inverse, given), between tensors of two dtypes.
 
-    A transform of one axis is that of matrices whose other side is not transformed: its k is None.
+    A transform of one axis is that of matrices whose other side is not transformed: its k is None. `by_columns`: the
+    first axis is the contiguous one.
     """
 
     matrices: int
@@ -63,6 +67,7 @@ class Problem(NamedTuple):
     inverse: bool
     x: torch.dtype
     out: torch.dtype
+    by_columns: bool = False
 
     @property
     def compute(self) -> torch.dtype:
@@ -72,10 +77,11 @@ class Problem(NamedTuple):
     def passes(self) -> list[Pass]:
         """In the order that needs fewer products."""
         (n0, n1), (k0, k1) = self.shape, self.k
+        first = not self.by_columns  # of x; an intermediate has contiguous rows
         if k1 is None:
-            return [Pass(n0, k0, n1, True)]
-        rows_first = [Pass(n1, k1, n0, False), Pass(n0, k0, k1, True)]
-        columns_first = [Pass(n0, k0, n1, True), Pass(n1, k1, k0, False)]
+            return [Pass(n0, k0, n1, first)]
+        rows_first = [Pass(n1, k1, n0, not first), Pass(n0, k0, k1, True)]
+        columns_first = [Pass(n0, k0, n1, first), Pass(n1, k1, k0, False)]
         # The inverse is the transpose: what comes first there is last here.
         found = min(rows_first, columns_first, key=lambda passes: sum(n * k * lanes for n, k, lanes, _ in passes))
         return found[::-1] if self.inverse else found
@@ -111,10 +117,50 @@ def _product_us(operations: float, dtype: torch.dtype, precision: str, device: D
     return operations * (1 if precision == "fast" else 2) / device.half
 
 
+def _padded(size: int) -> int:
+    """As the Triton engine pads bases (triton/basis.py)."""
+    return -(-size // 128) * 128 if size > 128 else max(16, 1 << (size - 1).bit_length())
+
+
+def _basis_bytes(n: int, k: int, dot: torch.dtype, precision: str) -> int:
+    terms = 2 if dot.itemsize == 2 and precision != "fast" else 1
+    return _padded(n) * _padded(k) * dot.itemsize * terms
+
+
+def _is_fused(problem: Problem) -> bool:
+    passes = problem.passes
+    return len(passes) == 2 and problem.compute == torch.float32 and max(p.k for p in passes) <= FUSED_MOST
+
+
+def _partial_bytes(problem: Problem) -> int:
+    """Of the sums that the programs of the kernel for both axes leave behind."""
+    if not _is_fused(problem) or problem.inverse:
+        return 0
+    first, second = problem.passes
+    programs = max(_PROGRAMS, -(-min(first.lanes, second.n) // _LANES) * problem.matrices)
+    return programs * _padded(first.k) * _padded(second.k) * 4
+
+
+def too_large(problem: Problem, precision: str) -> str | None:
+    """Why the GEMM-shaped kernels had better not, if they would take too much memory."""
+    for n, k, _, _ in problem.passes:
+        if (size := _basis_bytes(n, k, problem.x, precision)) > _MOST_BASIS:
+            return (
+                f"its basis for length n = {n} with k = {k} kept would take {size / 2**30:.1f} GiB (more "
+                f"than {_MOST_BASIS / 2**30:g})"
+            )
+    if (size := _partial_bytes(problem)) > _MOST_BASIS:
+        return (
+            f"its partial sums for {problem.matrices} matrices with k = {problem.k} kept would take {size / 2**30:.1f} "
+            f"GiB (more than {_MOST_BASIS / 2**30:g})"
+        )
+    return None
+
+
 def triton_us(problem: Problem, precision: str, device: Device) -> float:
     """Of the GEMM-shaped kernels: two passes, or one for both axes that moves the larger side of the matrix once."""
     passes = problem.passes
-    fused = len(passes) == 2 and problem.compute == torch.float32 and max(p.k for p in passes) <= FUSED_MOST
+    fused = _is_fused(problem)
     total = largest = 0.0
     for i, (n, k, lanes, strided) in enumerate(passes):
         x = problem.x if i == 0 else problem.compute
@@ -122,14 +168,19 @@ def triton_us(problem: Problem, precision: str, device: Device) -> float:
         dot = problem.compute if problem.compute == torch.float64 else x
         allowed = dot == torch.float32 or (precision == "fast" and dot == torch.bfloat16)
         folds = allowed and not problem.inverse and (strided or fused)
-        products = 2.0 * n * k * lanes * problem.matrices / (2 if folds else 1)
+        # Tiles are whole on the basis's side; what a tile of lanes lacks is not multiplied by much.
+        rows, terms = (n, _padded(k)) if problem.inverse else (_padded(k), n)
+        products = 2.0 * rows * terms * lanes * problem.matrices / (2 if folds else 1)
         arithmetic = _product_us(products, dot, precision, device)
         read, written = (k, n) if problem.inverse else (n, k)
-        basis = n * max(k, 16) * 4 / device.bytes  # built once, and read
+        basis = _basis_bytes(n, k, dot, precision) / device.bytes  # built once, and read
         memory = basis + problem.matrices * lanes * (read * x.itemsize + written * out.itemsize) / device.bytes
         if fused:
             total += arithmetic
             largest = max(largest, memory)
         else:
             total += max(arithmetic, memory) + device.launch_us
-    return max(total, largest) + device.launch_us * (1 if problem.inverse else 2) if fused else total
+    if not fused:
+        return total
+    largest += 2 * _partial_bytes(problem) / device.bytes  # written, and read to be summed
+    return max(total, largest) + device.launch_us * (1 if problem.inverse else 2)

@@ -113,6 +113,10 @@ def _chosen(problems: tuple[_costs.Problem, ...], gpu: Gpu, asked: str | None, p
     if not predicted:
         reasons = "; ".join(f"{name}: {why}" for name, why in absent.items())
         raise NotImplementedError(f"no engine for CUDA tensors ({reasons}). Or move x to the CPU (x.cpu())")
+    large = next((why for p in problems if (why := _costs.too_large(p, precision)) is not None), None)
+    if asked is None and large is not None and len(predicted) > 1:  # alone it has to do, as long as memory lasts
+        absent["triton"] = large
+        del predicted["triton"]
     engine = asked or min(predicted, key=lambda name: predicted[name])
     return Choice(engine, predicted, absent, asked is not None)
 
@@ -159,19 +163,21 @@ def problems_of(
     out: Sequence[int | None],
     k: Sequence[int],
     dtypes: Sequence[torch.dtype],
+    by_columns: bool = False,
 ) -> list[_costs.Problem]:
     """What the model is asked about matrices of shape x that become matrices of shape out.
 
-    Of one axis: its size, and the lanes; the side with fewer coefficients has None for them.
+    Of one axis: its size, and the lanes; the side with fewer coefficients has None for them. `by_columns`: the first
+    axis of x is the contiguous one.
     """
     first, last = dtypes
     if direction == _FORWARD:
-        return [_costs.Problem(count, _pair(x), _pair(out), False, first, last)]
+        return [_costs.Problem(count, _pair(x), _pair(out), False, first, last, by_columns)]
     if direction == _INVERSE:
         return [_costs.Problem(count, _pair(out), _pair(x), True, first, last)]
     middle = torch.float64 if torch.float64 in dtypes else torch.float32
     return [
-        _costs.Problem(count, _pair(x), _pair(k), False, first, middle),
+        _costs.Problem(count, _pair(x), _pair(k), False, first, middle, by_columns),
         _costs.Problem(count, _pair(out), _pair(k), True, middle, last),
     ]
 
@@ -225,12 +231,14 @@ def _engine_of(op: str, count: int, x: Tensor, out: Tensor, task: Task) -> str:
     ends: tuple[Sequence[int | None], Sequence[int | None]] = x.shape, out.shape
     if task.dim is None:
         count = max(1, count * _count(x.shape[:-2]))
+        by_columns = x.stride(-2) == 1 and x.stride(-1) != 1
     else:
         lanes = _count(x.shape) // x.shape[task.dim]
+        by_columns = x.stride(task.dim) == 1 and lanes > 1
         ends = (x.shape[task.dim], lanes), (out.shape[task.dim], None)
         if task.direction == _INVERSE:
             ends = (x.shape[task.dim], None), (out.shape[task.dim], lanes)
-    return _engine(op, gpu_of(x.device), task.direction, count, *ends, task.k, (x.dtype, out.dtype))
+    return _engine(op, gpu_of(x.device), task.direction, count, *ends, task.k, (x.dtype, out.dtype), by_columns)
 
 
 def _run(op: str, xs: Sequence[Tensor], outs: Sequence[Tensor], task: Task) -> None:

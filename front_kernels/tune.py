@@ -140,7 +140,7 @@ def main(output: Path | None) -> None:
         raise click.ClickException("no GPU: torch.cuda.is_available() is false")
     device = torch.device("cuda", torch.cuda.current_device())
     gpu = engines.gpu_of(device)
-    file = output or tiles.CONFIGS / (gpu.name.replace(" ", "_") + ".json")
+    file = output or tiles.CONFIGS / tiles.file_name(gpu.name)
     if not os.access(file.parent, os.W_OK):
         raise click.ClickException(f"cannot write to {file.parent}; name another file with --output")
     import triton

@@ -56,8 +56,69 @@ def test_the_faster_one_by_the_model(shape, k, dtype, forward, back, inverse):
     choice = engines.choose([problem(shape, k, dtype, inverse)], engines.H200)
     assert choice.engine == expected
     assert not choice.forced
-    assert choice.absent == {}
+    assert choice.absent.keys() <= {"triton"}
     assert choice.predicted_us[expected] == min(choice.predicted_us.values())
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        (
+            problem((1, 1 << 27), (1, 64), SINGLE),
+            "its basis for length n = 134217728 with k = 64 kept would take 32.0 GiB (more than 1)",
+        ),
+        (
+            problem((64, 64), (64, 64), SINGLE, count=1 << 20),
+            "its partial sums for 1048576 matrices with k = (64, 64) kept would take 16.0 GiB (more than 1)",
+        ),
+    ],
+)
+def test_products_that_take_too_much_memory_are_out_where_there_is_another_engine(both_engines, at, message):
+    choice = engines.choose([at], engines.H200)
+    assert (choice.engine, choice.absent) == ("cuda", {"triton": message})
+    assert engines.choose([at], engines.H200, "triton").engine == "triton"
+    both_engines["cuda"] = "not built"
+    engines._forget_choices()
+    assert engines.choose([at], engines.H200).engine == "triton"
+
+
+def test_a_basis_that_no_memory_holds_says_so():
+    from front_kernels.triton import basis
+
+    key = basis.Key(1 << 30, 1 << 29, False, "ortho", SINGLE, 1, False)
+    with pytest.raises(RuntimeError, match=r"cannot allocate .* GiB for the DCT basis of length n = 1073741824 with k"):
+        basis.build(key, torch.device("cpu"))
+
+
+def test_the_layout_decides_what_is_folded():
+    """Products along the contiguous axis cannot be folded, and are twice as many."""
+    rate = _costs.device_named("NVIDIA H200")
+    rows = _costs.Problem(1, (8192, 8192), (4096, None), False, SINGLE, SINGLE)
+    assert _costs.triton_us(rows._replace(by_columns=True), "highest", rate) == pytest.approx(
+        2 * _costs.triton_us(rows, "highest", rate), rel=0.01
+    )
+    asked = []
+    engine_for = engines._engine_for
+
+    def asking(*args):
+        asked.append(args[-1])
+        return engine_for(*args)
+
+    x = torch.empty(64, 32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "_engine_for", asking)
+        for tensor, dim in ((x, 0), (x, 1), (x.t(), 0), (x.t(), None), (x, None)):
+            out = tensor.new_empty(8, 8) if dim is None else tensor
+            engines._engine_of("dct", 1, tensor, out, engines.Task(0, "ortho", dim=dim))
+    assert asked == [False, True, True, True, False]
+
+
+def test_small_tiles_and_partial_sums_cost():
+    rate = _costs.device_named("NVIDIA H200")
+    few, many = (problem((512, 512), (k, k), SINGLE, count=4096) for k in (1, 16))
+    assert _costs.triton_us(few, "highest", rate) == pytest.approx(_costs.triton_us(many, "highest", rate), rel=0.05)
+    assert _costs._partial_bytes(problem((8192, 8192), (64, 64), SINGLE)) == 132 * 64 * 64 * 4
+    assert _costs._partial_bytes(problem((64, 64), (8, 8), SINGLE, count=1000)) == 1000 * 16 * 16 * 4
 
 
 def test_fast_products_reach_further():

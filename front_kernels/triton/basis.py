@@ -92,7 +92,13 @@ def build(key: Key, device: torch.device) -> Tensor:
     first, other = (factor / key.scale for factor in _factors(n, key.norm, key.inverse))
     factors = [torch.tensor(factor, dtype=torch.float64, device=device) for factor in (first, other)]
     rows, columns = key.sizes
-    data = torch.zeros(key.shape, dtype=key.dtype, device=device)
+    try:
+        data = torch.zeros(key.shape, dtype=key.dtype, device=device)
+    except RuntimeError as error:
+        size = math.prod(key.shape) * key.dtype.itemsize / 2**30
+        raise RuntimeError(
+            f"front: cannot allocate {size:.1f} GiB for the DCT basis of length n = {n} with k = {key.k} kept: {error}"
+        ) from error
     column = torch.arange(columns, device=device)
     step = max(1, _WORKING_ELEMENTS // columns)
     for parity in range(key.shape[1]):

@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .. import _costs
 from . import kernels, tiles
 from .basis import Key, padded
 
@@ -280,7 +281,7 @@ def _compute_dtype(x: torch.dtype, out: torch.dtype) -> torch.dtype:
 
 
 def _fits_one_pass(k: Sequence[int], x: torch.dtype, out: torch.dtype) -> bool:
-    return max(k) <= tiles.FUSED_MOST and _compute_dtype(x, out) == torch.float32
+    return max(k) <= _costs.FUSED_MOST and _compute_dtype(x, out) == torch.float32
 
 
 Axes = list[tuple[int, int, int]]  # size, stride of x, stride of out

@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["CONFIGS", "FUSED_MOST", "LARGEST", "Tile", "file_for", "forced", "nearest"]
+__all__ = ["CONFIGS", "LARGEST", "Tile", "file_for", "file_name", "forced", "nearest"]
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-FUSED_MOST = 128
-"""Most coefficients per axis that the kernels take which transform both axes at once: what fits the registers."""
-
 LARGEST = 128
 """Of each side of a tile: bases are padded to whole tiles of up to this size, and no further."""
 
@@ -33,9 +31,14 @@ class Tile(NamedTuple):
     stages: int
 
 
+def file_name(device: str) -> str:
+    """The name of a device's file: "NVIDIA H200" -> "NVIDIA_H200.json"."""
+    return re.sub(r"[^A-Za-z0-9.+-]", "_", device) + ".json"
+
+
 def file_for(names: Sequence[str]) -> Path:
     """The first file there is for one of the names (a device's, "NVIDIA H200", then its architecture's, "sm_90")."""
-    files = [CONFIGS / (name.replace(" ", "_") + ".json") for name in names]
+    files = [CONFIGS / file_name(name) for name in names]
     return next((file for file in files if file.exists()), CONFIGS / "default.json")
 
 
