@@ -103,11 +103,13 @@ def test_precisions(dtype, shape, k, direction, architecture, tf32, tensor_core)
     # A mean, so that sums grow: random signs hide what cutting off does.
     x += 1
     limit = 1e-6 if dtype == torch.float32 else 1e-5
+    # 16-bit products are what they are; the kernel for both axes of the inverse takes its coefficients as float32.
+    half = {"ieee"} if dtype != torch.float32 and shape != (100, 20) else set()
     highest = error(x, k, direction, plan.Target((architecture,), 4, "highest", tf32))
-    assert {"ieee"} | {"tf32x3" if tf32 else "bf16x6"} >= set(tensor_core)
+    assert set(tensor_core) == half | {"tf32x3" if tf32 else "bf16x6"}
     tensor_core.clear()
     fast = error(x, k, direction, plan.Target((architecture,), 4, "fast", tf32))
-    assert {"ieee"} | {"tf32" if tf32 else "bf16x3"} >= set(tensor_core)
+    assert set(tensor_core) == half | {"tf32" if tf32 else "bf16x3"}
     print(f"{dtype} {shape} -> {k} {direction} {architecture}: highest {highest:.2e}, fast {fast:.2e}")
     assert highest <= limit
     assert highest < fast <= 3e-3

@@ -292,10 +292,39 @@ def test_offsets_beyond_32_bits():
         assert_matches(out, reference.dct_crop(x, (4, 12)), dtype=torch.float32, tolerance=1e-5)
 
 
-def test_the_same_bits_every_time():
-    for k in ([8, 12], [140, 12]):
-        x = randn(150, 48)
-        assert torch.equal(call("dct_crop", x, k), call("dct_crop", x, k))
+def test_the_same_bits_in_whatever_order_programs_run(monkeypatch):
+    """No program adds to what another one has written."""
+    x = randn(150, 48)
+    calls = [("dct_crop", [8, 12]), ("dct_crop", [140, 12]), ("idct_pad", [300, 60]), ("lowpass", [20, 20])]
+    forwards = [call(name, x, argument) for name, argument in calls]
+    set_index = interpreter.InterpreterBuilder.set_grid_idx
+    seen = []
+
+    def backwards(self, i, y, z):
+        seen.append(self.grid_dim[0] - 1 - i)
+        set_index(self, seen[-1], y, z)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "set_grid_idx", backwards)
+    for (name, argument), expected in zip(calls, forwards, strict=True):
+        assert torch.equal(call(name, x, argument), expected)
+    assert max(seen) > 0
+
+
+@pytest.mark.parametrize("architecture", ["sm_90", "sm_100"])  # the others' sizes are those of all other tests
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_tiles_of_other_architectures(architecture, dtype, monkeypatch):
+    """With tails on every side."""
+    gpu = engines.Gpu("a GPU for tests", architecture, 4)
+    monkeypatch.setattr(engines, "gpu_of", lambda device: gpu)
+    engines._forget_choices()
+    x, c = randn(190, 150, dtype=dtype), randn(70, 140, dtype=dtype)
+    for k in ((70, 33), (129, 70)):
+        found = call("dct_crop", x, list(k), out_dtype=torch.float32)
+        assert_matches(found, reference.dct_crop(x, k), dtype=torch.float32, tolerance=TERMS)
+    for k in ((70, 100), (70, 140)):
+        part = c[:, : k[1]]
+        found = call("idct_pad", part, [190, 150], out_dtype=torch.float32)
+        assert_matches(found, reference.idct_pad(part, (190, 150)), dtype=torch.float32, tolerance=TERMS)
 
 
 @pytest.mark.parametrize("norm", ["ortho", "backward", "forward", "adjoint:backward", "adjoint:forward"])

@@ -90,3 +90,18 @@ def test_without_a_gpu():
     run = CliRunner().invoke(tune.main, [])
     assert run.exit_code == 1
     assert "no GPU: torch.cuda.is_available() is false" in run.output
+
+
+def test_a_lost_second_term_is_seen(monkeypatch):
+    """Which the rounding of a 16-bit result would hide."""
+    monkeypatch.setattr(tune, "candidates", few)
+    run = launch.launch
+
+    def one_term(kernel, grid, arguments):
+        if "TERMS" in arguments:
+            arguments["TERMS"] = 1
+        run(kernel, grid, arguments)
+
+    monkeypatch.setattr(launch, "launch", one_term)
+    with pytest.raises(RuntimeError, match="no tile of kernel 'crop', kind 'half'"):
+        tune.measure(ENTRIES[1] | START, CPU, TARGET, lambda call: 1.0)

@@ -52,6 +52,7 @@ CASES: list[tuple[torch.dtype, str, int, int, str, int]] = [
     (torch.float32, "highest", 8192, 512, "inverse", 1),
     (torch.float32, "fast", 8192, 128, "forward", 1),
     (torch.float32, "fast", 8192, 128, "inverse", 1),
+    (torch.float32, "fast", 8192, 64, "inverse", 1),
     (torch.float64, "highest", 8192, 512, "forward", 1),
     (torch.float64, "highest", 8192, 512, "inverse", 1),
     (torch.bfloat16, "highest", 768, 64, "forward", 12),
@@ -147,12 +148,16 @@ def main(architecture: str) -> None:
         for step in planned.steps:
             code, options = source(step, types)
             compiled = triton.compile(code, target=TARGETS[architecture], options=options)
+            text = compiled.asm["ttgir"]
+            loop = text[text.index("scf.for") :] if "scf.for" in text else ""
             found.append(
                 {
                     "case": f"{str(dtype)[6:]} {precision} {large}->{small} {direction} x{count}",
                     "kernel": step.kernel.__name__,
                     "rows": step.arguments.get("BI", step.arguments.get("BU", 0)),
                     "shared": compiled.metadata.shared,
+                    "terms": step.arguments.get("TERMS", 1),
+                    "sums": loop.count("arith.addf"),
                     **resources(compiled, architecture),
                 }
             )
