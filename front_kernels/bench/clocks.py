@@ -63,13 +63,13 @@ def in_turn(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[st
 class CpuClock:
     """The host's; calls are warm: what fits the caches is in them."""
 
-    COPIED = 1 << 28  # bytes
+    COPIED, SECONDS = 1 << 28, 0.5  # bytes of the copy that is the limit, and how long it is repeated
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
         source = torch.ones(self.COPIED, dtype=torch.uint8)
         target = torch.ones_like(source)
-        copies = in_turn({"copy": lambda: target.copy_(source)}, 0.5)["copy"]
+        copies = in_turn({"copy": lambda: target.copy_(source)}, self.SECONDS)["copy"]
         self.bytes_per_us = 2 * self.COPIED / (1e6 * statistics.median(copies))
 
     def copies(self, case: Case) -> int:

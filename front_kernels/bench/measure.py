@@ -54,7 +54,7 @@ def measure_case(case: Case, clock: Clock, seconds: float, peers: list[str], say
     first_ms = 1e3 * (time.perf_counter() - begun)
     runs = {OURS: Peer(p.run, False, None, tensor)}
     found = {OURS: problems.verified(p)}
-    for name, engine in engines(p, say):
+    for name, engine in engines(p, say).items():
         found[name] = problems.verified(p, engine.run)
         runs[name] = engine
     for name in list(peers):
@@ -85,19 +85,22 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def engines(p: Problem, say: Say) -> Iterator[tuple[str, Peer]]:
+def engines(p: Problem, say: Say) -> dict[str, Peer]:
     """What the planner decides between on a GPU; the one that it chose once more."""
+    found: dict[str, Peer] = {}
     if p.outs[0].device.type != "cuda":
-        return
+        return found
     for engine in fk.engines.available():
 
         def run(i: int, engine: str = engine) -> object:
             with fk.set_engine(engine):
                 return p.run(i)
 
-        with left_out(f"{OURS} {engine}", p.case, say, []):
+        name = f"{OURS} {engine}"
+        with left_out(name, p.case, say, []):
             run(0)
-            yield f"{OURS} {engine}", Peer(run, False, None, tensor)
+            found[name] = Peer(run, False, None, tensor)
+    return found
 
 
 @contextmanager
@@ -109,7 +112,8 @@ def left_out(name: str, case: Case, say: Say, peers: list[str]) -> Iterator[None
         say(f"left out: {name}, {case}: {error}")
     except ImportError as error:
         say(f"left out from here on: {name}: {error}")
-        peers.remove(name)
+        if name in peers:
+            peers.remove(name)
     except Exception as error:  # of other people's code: of any kind
         say(f"left out: {name}, {case}: {one_line(error)}")
 
@@ -143,7 +147,9 @@ def summary(case: Case, times: Times, clock: Clock) -> dict[str, object]:
 
 
 def plan_text(case: Case, device: torch.device) -> str:
-    """How it is computed, in words; the reason where no plan can be told."""
+    """How a crop or padding is computed, in words; the reason where no plan can be told."""
+    if case.op not in ("dct_crop", "idct_pad"):
+        return ""
     try:
         plan = fk.plan_for(
             case.size, case.kept, getattr(torch, case.dtype), inverse=case.op == "idct_pad", device=device

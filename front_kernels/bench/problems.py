@@ -106,8 +106,9 @@ def exact(case: Case, x: Tensor) -> list[tuple[Index, Tensor]]:
 def entries(n: int, u: Tensor, i: Tensor) -> Tensor:
     """Rows u and columns i of ``D_n`` (reference.basis): float64, shape [len(u), len(i)]."""
     angle = ((2 * i + 1) * u[:, None]) % (4 * n)
-    scale = torch.where(u == 0, math.sqrt(1 / n), math.sqrt(2 / n)).double()
-    return torch.cos(angle.double() * (math.pi / (2 * n))) * scale[:, None]
+    d = torch.cos(angle.double() * (math.pi / (2 * n))) * math.sqrt(2 / n)
+    d[u == 0] = math.sqrt(1 / n)
+    return d
 
 
 def sampled(case: Case, x: Tensor) -> list[tuple[Index, Tensor]]:
