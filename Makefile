@@ -1,12 +1,14 @@
 # make demo   start BERT models of two other sizes from a trained text encoder (first call: sets up .venv)
 # make test   every test
 # make test-asan   the kernels without torch under AddressSanitizer, UBSan and ThreadSanitizer (also part of make test)
-# make bench-cpu   the ops against ducc0, scipy, matmul and torch_dct, dtypes and instruction sets against each other;
-#                  appends to bench/results/cpu.csv and makes README's table and docs/cpu.png of it
+# make bench   the ops against the machine's limit and other libraries, on the GPU where there is one; a ledger and two
+#              pictures in bench/results. make bench ARGS="--set models": python -m front_kernels.bench --help has all options
+# make bench-short   a few small cases with pytest-benchmark
 # make bench-spectral   the spectral loss against torch.fft: time, memory, share of a training step, error
-# make bench-cpu-short   a few small cases with pytest-benchmark;  make bench-report   only the table and the picture
+# make bench-cpu   README's table of the CPU: peers, dtypes and instruction sets; appends to bench/results/cpu.csv and
+#                  makes the table and docs/cpu.png of it.  make bench-report   only the table and the picture
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
-.PHONY: setup demo test test-asan bench-cpu bench-spectral bench-cpu-short bench-report lint format clean
+.PHONY: setup demo test test-asan bench bench-short bench-spectral bench-cpu bench-report lint format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -43,14 +45,19 @@ test: $(VENV)/.built $(VENV)/.model
 test-asan: $(VENV)/.built
 	$(BIN)/python -m pytest tests/test_native.py
 
-bench-cpu: $(VENV)/.built
+$(VENV)/.bench: $(VENV)/.built
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
+	touch $@
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m front_kernels.bench --out bench/results $(ARGS)
+
+bench-short: $(VENV)/.bench
+	$(BIN)/python -m pytest bench
+
+bench-cpu: $(VENV)/.bench
 	$(BIN)/python bench/cpu.py
 	$(BIN)/python bench/report.py
-
-bench-cpu-short: $(VENV)/.built
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
-	$(BIN)/python -m pytest bench/test_cpu_short.py
 
 bench-spectral: $(VENV)/.built
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"

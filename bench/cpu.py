@@ -1,7 +1,7 @@
 """CPU ops against the alternatives: `make bench-cpu`, or `python bench/cpu.py [--rows 4096x4096:512x512 ...]`.
 
 Warm, into `out=`, medians, what is compared taken in turn. Each result is compared with float64 before it is timed.
-Three tables: float32 against the peers of peers.py; other dtypes against float32 in the same process; each instruction
+Three tables: float32 against the package's peers; other dtypes against float32 in the same process; each instruction
 set that this machine has against the others, a process each. `% of read` is the time to read the larger side once
 (a sum) in percent of the op's; `x NAME` how many times faster than NAME the op is. Errors: relative L2, and that of the
 worst element in eps of the dtype, relative to the element or to the root mean square of all, whichever is larger.
@@ -16,8 +16,7 @@ import math
 import multiprocessing
 import os
 import statistics
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -30,8 +29,10 @@ from torch import Tensor
 
 import front_kernels as fk
 import ledger
+from front_kernels.bench.clocks import in_turn
+from front_kernels.bench.libraries import BUILDERS, numpy_padded
+from front_kernels.bench.peers import Peer
 from ledger import CASES, COMPARED, Case
-from peers import padded, peers
 
 TOLERANCE = {torch.float32: 5e-7, torch.bfloat16: 2**-8, torch.float64: 2e-14}  # relative L2 error
 PEER_TOLERANCE = 5e-6
@@ -73,7 +74,7 @@ def problem(case: Case, dtype: torch.dtype, threads: int) -> Problem:
         exact = scipy.fft.dct(wide, norm="ortho", workers=threads)[:, : k[1]]
         exact = scipy.fft.dct(exact, axis=0, norm="ortho", workers=threads)[: k[0]]
     else:
-        exact = scipy.fft.idctn(padded(wide, m, n), norm="ortho", workers=threads)
+        exact = scipy.fft.idctn(numpy_padded(wide, (m, n)), norm="ortho", workers=threads)
     return Problem(case, x, torch.empty(exact.shape, dtype=dtype), exact)
 
 
@@ -86,18 +87,15 @@ def verified(p: Problem) -> Result:
     return {"relative_error": f"{relative:.2g}", "element_error": f"{element:.2f}"}
 
 
-def seconds(runs: dict[str, Callable[[], object]], budget: float) -> Times:
-    """Times of all runs, taken in turn until each has been run 5 times and `budget` seconds are over."""
-    times: Times = {name: [] for name in runs}
-    started = time.perf_counter()
-    with torch.inference_mode():
-        while len(next(iter(times.values()))) < 5 or time.perf_counter() - started < budget:
-            for name, run in runs.items():
-                run()  # warm: the one before it has emptied the caches
-                begun = time.perf_counter()
-                run()
-                times[name].append(time.perf_counter() - begun)
-    return times
+def peers(case: Case, x: Tensor) -> dict[str, Peer]:
+    """The alternatives that can do the case."""
+    found = {}
+    for name, build in BUILDERS["cpu"].items():
+        try:
+            found[name] = build(case.of_op, [x])
+        except NotImplementedError as error:
+            print(f"{case}: without {name}: {error}")
+    return found
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -126,12 +124,13 @@ def ratios(times: Times, name: str) -> Result:
 def against_peers(case: Case, threads: int, budget: float) -> Result:
     p = problem(case, torch.float32, threads)
     errors = verified(p)
-    others = peers(case, p.x, threads)
-    for name, run in others.items():
-        if not (wrong := p.errors(torch.from_numpy(run()))[0]) <= PEER_TOLERANCE:
+    others = peers(case, p.x)
+    for name, peer in others.items():
+        if not (wrong := p.errors(peer.tensor(peer.run(0)))[0]) <= PEER_TOLERANCE:
             raise SystemExit(f"{case}: {name} is wrong: relative L2 error {wrong:.2g}")
     larger = max(p.x, p.out, key=Tensor.numel)
-    times = seconds({"front": p.run, "read": larger.sum, **others}, budget)
+    runs = {name: functools.partial(peer.run, 0) for name, peer in others.items()}
+    times = in_turn({"front": p.run, "read": larger.sum, **runs}, budget)
     read = statistics.median(times.pop("read")) / statistics.median(times["front"])
     best = min(others, key=lambda name: statistics.median(times[name]))
     compared = ratios(times, "front")
@@ -149,7 +148,7 @@ def against_float32(case: Case, threads: int, budget: float) -> list[Result]:
     """The other dtypes, in turn with float32."""
     problems = {dtype_name(dtype): problem(case, dtype, threads) for dtype in TOLERANCE}
     errors = {name: verified(p) for name, p in problems.items()}
-    times = seconds({name: p.run for name, p in problems.items()}, budget)
+    times = in_turn({name: p.run for name, p in problems.items()}, budget)
     return [
         {
             **summary(case, problems[name].x.dtype, times[name]),
@@ -193,7 +192,7 @@ def verified_problem(case: Case, threads: int) -> tuple[Problem, Result]:
 
 def isa_round(case: Case, threads: int, budget: float) -> tuple[list[float], Result]:
     p, errors = verified_problem(case, threads)
-    return seconds({"front": p.run}, budget)["front"], errors
+    return in_turn({"front": p.run}, budget)["front"], errors
 
 
 def against_isas(case: Case, workers: dict[str, ProcessPoolExecutor], threads: int, budget: float) -> list[Result]:

@@ -3,8 +3,8 @@
 #
 #   [OUT=folder] [PYTHON=python3] [FRONT_COMMIT=name] bash bench/gpu_check.sh
 #
-# No network. At most 8 minutes: every step has its limit, the benchmark gets what is left. Logs and gpu.csv go to OUT
-# (bench/results); a table of the steps comes last. Exit status 1 if the build, a test or a comparison failed.
+# No network. At most 8 minutes: every step has its limit, the benchmark gets what is left. Logs, bench.csv and pictures go to
+# OUT (bench/results); a table of the steps comes last. Exit status 1 if the build, a test or a comparison failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 ROOT=$PWD
@@ -43,7 +43,7 @@ finish() {
   echo
   echo "step       what  time    note"
   printf '%s\n' "${SUMMARY[@]}"
-  echo "logs and gpu.csv: $OUT"
+  echo "logs and bench.csv: $OUT"
   exit "$STATUS"
 }
 
@@ -98,7 +98,7 @@ ensure_writable() {
 }
 
 build() {
-  local begun=$SECONDS lacking code built
+  local begun=$SECONDS lacking code built name
   : >"$OUT/build.log"
   if ! importable pip; then
     record build FAIL 0 "$PY has no pip"
@@ -111,8 +111,7 @@ build() {
   lacking=$(missing)
   # shellcheck disable=SC2086  # a list of names
   if [ -n "$lacking" ]; then carried $lacking; fi
-  importable pytest || carried pytest
-  importable hypothesis || carried hypothesis
+  for name in pytest hypothesis click rich; do importable "$name" || carried "$name"; done
   lacking=$(missing | tr '\n' ' ')
   if [ -n "$lacking" ]; then
     record build FAIL $((SECONDS - begun)) "missing Python packages, here and in .whl: $lacking(setuptools >= 77)"
@@ -222,16 +221,23 @@ judged() {
 }
 
 bench() {
-  local begun=$SECONDS code limit
+  local begun=$SECONDS code limit name
+  for name in click rich; do
+    importable "$name" && continue
+    record bench FAIL 0 "missing Python package, here and in .whl: $name"
+    return
+  done
   limit=$(seconds_left)
-  limited "$limit" "$OUT/bench.log" "$PY" bench/gpu.py --csv "$OUT/gpu.csv" --deadline $((limit > 60 ? limit - 40 : 1))
+  limited "$limit" "$OUT/bench.log" "$PY" -m front_kernels.bench --device cuda --set check --out "$OUT" \
+    --deadline $((limit > 60 ? limit - 40 : 1))
   code=$?
-  sed '/^front  /,$d' "$OUT/bench.log" | tail -n 30 | cut -c 1-200
-  sed -n '/^front  /,$p' "$OUT/bench.log"
+  sed '/^results$/,$d' "$OUT/bench.log" | tail -n 30 | cut -c 1-200
+  sed -n '/^results$/,$p' "$OUT/bench.log"
+  if [ -f "$OUT/bench.csv" ]; then "$PY" bench/gpu_figures.py "$OUT/bench.csv"; fi
   if [ "$code" -eq 0 ]; then
     record bench PASS $((SECONDS - begun)) "every result was right"
   elif timed_out "$code"; then
-    record bench FAIL $((SECONDS - begun)) "no time left; gpu.csv has what was measured"
+    record bench FAIL $((SECONDS - begun)) "no time left; bench.csv has what was measured"
   else
     record bench FAIL $((SECONDS - begun)) "exit status $code, bench.log"
   fi

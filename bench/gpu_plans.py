@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 import front_kernels as fk
-import gpu_ledger
 from front_kernels import _C, _kernels, _nvrtc
-from gpu_ledger import Size
+from front_kernels.bench import ledger
+from front_kernels.bench.cases import Size
 
 FORWARD, INVERSE = 0, 1  # csrc/params.h's Direction
 ROWS, COLUMNS = 1, 2  # plan.h's Fours
@@ -193,7 +193,7 @@ def main() -> None:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for failure in filter(None, pool.map(compiled, kernels)):
             print(f"FAILED {failure}", flush=True)
-    run = gpu_ledger.run_columns(properties.name, torch.__version__, str(torch.version.cuda))
+    run = ledger.run_columns(torch.device("cuda", 0))
     flush = torch.empty(FLUSHED, dtype=torch.uint8, device="cuda")
     x, failures = torch.empty(0), 0
     for job in jobs:
@@ -205,7 +205,7 @@ def main() -> None:
             print(f"FAILED {job.rows} | {job.columns}: {str(error)[:200]}", flush=True)
             failures += 1
             continue
-        gpu_ledger.append([run | row], options.csv)
+        ledger.append([run | row], options.csv)
         print("  ".join(map(str, row.values())), flush=True)
     if failures:
         raise SystemExit(1)

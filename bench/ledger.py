@@ -1,19 +1,18 @@
-"""The CPU benchmark's cases, and the ledger that its rows are kept in."""
+"""The cases of README's table of the CPU, and the ledger that their rows are kept in."""
 
 from __future__ import annotations
 
-import csv
-import datetime
-import platform
-import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from front_kernels.bench import cases, ledger
+from front_kernels.bench.cases import Size
+
 LEDGER = Path(__file__).parent / "results" / "cpu.csv"
 PACKAGES = ("torch", "scipy", "ducc0", "torch-dct")
 Row = dict[str, str]  # a line of the ledger; the oldest lack columns, no dtype means float32
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,11 @@ class Case:
     @property
     def columns(self) -> Row:
         return {"direction": self.direction, "size": "{}x{}".format(*self.size), "kept": "{}x{}".format(*self.kept)}
+
+    @property
+    def of_op(self) -> cases.Case:
+        """The same for the package's peers, in float32."""
+        return cases.Case("dct_crop" if self.direction == "forward" else "idct_pad", self.size, self.kept)
 
     @property
     def name(self) -> str:
@@ -63,39 +67,21 @@ COMPARED = [
 
 def read(path: Path = LEDGER) -> list[Row]:
     """All rows, oldest first."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return ledger.read(path)
 
 
-def append(results: list[dict[str, object]], path: Path = LEDGER) -> None:
+def append(results: Sequence[cases.Row], path: Path = LEDGER) -> None:
     """Adds rows, and the columns that only they have behind the old ones."""
-    rows: list[dict[str, object]] = [*read(path), *results]
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(c for row in rows for c in row)), "", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def cpu_name() -> str:
-    """The CPU's name with its numbers: virtual machines call different ones by the same name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    numbers = [f"{key.removeprefix('cpu ')} {info[key]}" for key in ("cpu family", "model", "stepping") if key in info]
-    return " ".join([info.get("model name", platform.machine()), *numbers])
+    ledger.append(results, path)
 
 
 def run_columns(threads: int, isa: str) -> dict[str, object]:
     """What all rows of one run have in common."""
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     return {
-        "cpu": cpu_name(),
+        "cpu": ledger.cpu_name(),
         "threads": threads,
         "isa": isa,
         **{name: version(name) for name in PACKAGES},
-        "commit": commit.stdout.strip(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "commit": ledger.commit(),
+        "date": ledger.today(),
     }

@@ -30,7 +30,7 @@ def test_the_source_distribution_can_be_built_from(tmp_path):
     needed = [p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.is_file()]
     packages = [p for folder in ("front_kernels", "python/front_models") for p in (ROOT / folder).glob("*.py*")]
     needed += [p.relative_to(ROOT).as_posix() for p in packages if p.suffix in (".py", ".pyi")]
-    for pattern in ("triton/*.py", "configs/*.json"):
+    for pattern in ("bench/*.py", "triton/*.py", "configs/*.json"):
         packages = [p.relative_to(ROOT).as_posix() for p in (ROOT / "front_kernels").glob(pattern)]
         assert packages
         needed += packages

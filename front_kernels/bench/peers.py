@@ -1,40 +1,58 @@
-"""The alternatives that the ops are measured against on a GPU. Those of torch run on the CPU too, for the tests.
+"""The alternatives that need torch only, on any device.
 
 Full transforms, cut or padded as the op asks: torch.fft by axis (the algorithm of torch_dct), one two-dimensional real
 FFT between a reordering and a combination (Jiang, Gu, Pan, arXiv:2110.01172), the same with both of these fused by
-torch.compile, cupyx.scipy.fft, jax.scipy.fft under jit, VkFFT. Only what is kept: torch.fft with the crop or padding
-between the axes, matmul with a cached basis in float32, TF32 and bfloat16.
+torch.compile. Only what is kept: torch.fft with the crop or padding between the axes, matmul with a cached basis in the
+case's dtype, TF32 and bfloat16.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-# NOTE: before jax is imported: it would take three quarters of the memory.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from front_kernels.reference import basis
-from gpu_ledger import Case
+from ..reference import basis
+from .cases import Case
 
-TOLERANCE = {"float32": 5e-6, "bfloat16": 2.0**-8}  # relative L2 error of a peer that is timed
+__all__ = [
+    "TOLERANCE",
+    "Builder",
+    "Peer",
+    "composed",
+    "dct",
+    "idct",
+    "matmul",
+    "release",
+    "rfft2",
+    "torch_fft",
+    "torch_fft_cut",
+    "torch_padded",
+]
+
+TOLERANCE = {
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+    "float32": 5e-6,
+    "float64": 1e-12,
+}  # relative L2 error of a peer that is timed
+BASIS = 1 << 28  # most elements of a basis: it is built in float64, and a process that the system ends says nothing
 Transform = Callable[[Any], Any]
+Step = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Peer:
     """`run(i)` computes the case from input i; `tensor` makes a tensor of what it returns, which may be off by
-    `tolerance` (None: only reported). `wait` is given for what runs on streams of its own: it blocks until a result
-    is there, and is timed by the host's clock."""
+    `tolerance` (None: only reported). `full`: it computes every coefficient. `wait` is given for what runs on streams
+    of its own: it blocks until a result is there, and is timed by the host's clock."""
 
     run: Callable[[int], Any]
     full: bool
@@ -43,20 +61,23 @@ class Peer:
     wait: Callable[[Any], object] | None = None
 
 
+Builder = Callable[[Case, list[Tensor]], Peer]
+
+
 @functools.lru_cache(maxsize=16)
-def twiddles(n: int, device: torch.device, *, inverse: bool = False) -> Tensor:
+def twiddles(n: int, dtype: torch.dtype, device: torch.device, *, inverse: bool = False) -> Tensor:
     """exp(-i pi u / 2n), u = 0 .. n // 2, times the orthonormal scale; inverse: its reciprocal."""
     u = torch.arange(n // 2 + 1, dtype=torch.float64)
     scale = torch.full_like(u, math.sqrt(2 / n))
     scale[0] = math.sqrt(1 / n)
     w = torch.polar(1 / scale if inverse else scale, u * (math.pi / (2 * n)) * (1 if inverse else -1))
-    return w.to(torch.complex64).to(device)
+    return w.to(dtype.to_complex()).to(device)
 
 
 def dct(x: Tensor) -> Tensor:
     """DCT-II of the last axis: real FFT of the even elements up and the odd ones down (Makhoul, 1980)."""
     n = x.shape[-1]
-    spectrum = torch.fft.rfft(torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)) * twiddles(n, x.device)
+    spectrum = torch.fft.rfft(torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)) * twiddles(n, x.dtype, x.device)
     return torch.cat([spectrum.real, -spectrum.imag[..., 1 : (n + 1) // 2].flip(-1)], -1)
 
 
@@ -65,7 +86,7 @@ def idct(y: Tensor) -> Tensor:
     n = y.shape[-1]
     half = n // 2 + 1
     imag = pad(y[..., n - half + 1 :].flip(-1), (1, 0))  # coefficient n - u, and none for u = 0
-    v = torch.fft.irfft(torch.complex(y[..., :half], -imag) * twiddles(n, y.device, inverse=True), n)
+    v = torch.fft.irfft(torch.complex(y[..., :half], -imag) * twiddles(n, y.dtype, y.device, inverse=True), n)
     x = torch.empty_like(v)
     x[..., ::2] = v[..., : (n + 1) // 2]
     x[..., 1::2] = v[..., (n + 1) // 2 :].flip(-1)
@@ -139,18 +160,21 @@ def spread(y: Tensor, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tup
 def two_dimensional(compiled: bool) -> tuple[Transform, Transform]:
     """Orthonormal DCT-II of the last two axes by one real FFT, and its inverse; what is before and after the FFT is in
     real arithmetic, since torch.compile fuses no other."""
-    before, after, before_inverse = compiled_steps() if compiled else (gather, combine, spread)
+    steps: tuple[Step, ...] = compiled_steps() if compiled else (gather, combine, spread)
+    before, after, before_inverse = steps
 
     def forward(x: Tensor) -> Tensor:
         (m, n), on = x.shape[-2:], x.device
         v = torch.view_as_real(torch.fft.rfft2(before(x, order(m, on), order(n, on))))
-        return after(v, mirrored(m, on), angles(m, m, on), angles(n, n // 2 + 1, on), n)
+        y: Tensor = after(v, mirrored(m, on), angles(m, m, on), angles(n, n // 2 + 1, on), n)
+        return y
 
     def inverse(y: Tensor) -> Tensor:
         (m, n), on = y.shape[-2:], y.device
         tables = angles(m, m, on, inverse=True), angles(n, n // 2 + 1, on, inverse=True)
         v = torch.fft.irfft2(torch.complex(*before_inverse(y, *tables)), (m, n))
-        return before(v, order(m, on, inverse=True), order(n, on, inverse=True))
+        x: Tensor = before(v, order(m, on, inverse=True), order(n, on, inverse=True))
+        return x
 
     return forward, inverse
 
@@ -161,7 +185,7 @@ def mirrored(m: int, device: torch.device) -> Tensor:
 
 
 @functools.lru_cache(maxsize=1)
-def compiled_steps() -> tuple[Transform, ...]:
+def compiled_steps() -> tuple[Step, ...]:
     return tuple(torch.compile(step, dynamic=True, fullgraph=True) for step in (gather, combine, spread))
 
 
@@ -218,9 +242,11 @@ def composed(
 
 def of_torch(case: Case, xs: list[Tensor], transform: Transform, *, full: bool) -> Peer:
     dtype = getattr(torch, case.dtype)
+    wide = torch.promote_types(dtype, torch.float32)
 
     def run(i: int) -> Tensor:
-        return transform(xs[i].float()).to(dtype)  # torch's FFTs have no bfloat16; float32 stays as it is
+        result: Tensor = transform(xs[i].to(wide))  # torch's FFTs have no bfloat16; others stay as they are
+        return result.to(dtype)
 
     return Peer(run, full, TOLERANCE[case.dtype])
 
@@ -235,116 +261,31 @@ def torch_fft_cut(case: Case, xs: list[Tensor]) -> Peer:
 
 
 def rfft2(case: Case, xs: list[Tensor], *, compiled: bool = False) -> Peer:
+    if case.dtype == "float64":
+        raise NotImplementedError("its factors are float32: not run in float64")
     return of_torch(case, xs, composed(case, *two_dimensional(compiled), torch_padded), full=True)
 
 
-def matmul(case: Case, xs: list[Tensor], *, dtype: torch.dtype = torch.float32, high: bool = False) -> Peer:
+def matmul(case: Case, xs: list[Tensor], *, dtype: torch.dtype | None = None, high: bool = False) -> Peer:
+    """Two products in the case's dtype, 16-bit ones in float32; in `dtype` or with TF32 (`high`) of any precision."""
+    precise = dtype is None and not high
+    if not precise and case.dtype == "float64":
+        raise NotImplementedError("not run in float64")
+    if (largest := max(n * k for n, k in zip(case.size, case.kept, strict=True))) > BASIS:
+        raise NotImplementedError(f"not run with a basis of {largest} elements, more than {BASIS}")
+    dtype = dtype or torch.promote_types(getattr(torch, case.dtype), torch.float32)
     transform = products(case, dtype, xs[0].device)
 
-    def run(i: int) -> Tensor:
+    def run(i: int) -> Any:
         if not high:
             return transform(xs[i])
         with tf32():
             return transform(xs[i])
 
-    return Peer(run, False, TOLERANCE["float32"] if dtype == torch.float32 and not high else None)
-
-
-def only_float32(case: Case) -> None:
-    if case.dtype != "float32":
-        raise NotImplementedError(f"not run in {case.dtype}")
-
-
-def from_cupy(result: Any) -> Tensor:
-    torch.cuda.synchronize()
-    return torch.from_dlpack(result)
-
-
-def cupyx_fft(case: Case, xs: list[Tensor]) -> Peer:
-    """On the default stream, as torch: CUDA events of torch time it."""
-    only_float32(case)
-    import cupy
-    import cupyx.scipy.fft as fft
-
-    torch.cuda.synchronize()
-    arrays = [cupy.from_dlpack(x) for x in xs]
-    options = {"norm": "ortho", "axes": (-2, -1)}
-
-    def padded(y: Any, size: Sequence[int]) -> Any:
-        whole = cupy.zeros((*y.shape[:-2], *size), y.dtype)
-        whole[..., : y.shape[-2], : y.shape[-1]] = y
-        return whole
-
-    transform = composed(case, lambda x: fft.dctn(x, **options), lambda y: fft.idctn(y, **options), padded)
-    return Peer(lambda i: transform(arrays[i]), True, TOLERANCE["float32"], from_cupy)
-
-
-def jax_fft(case: Case, xs: list[Tensor]) -> Peer:
-    only_float32(case)
-    import jax
-    import jax.numpy as jnp
-    import jax.scipy.fft as fft
-
-    if xs[0].is_cuda and jax.default_backend() != "gpu":
-        raise RuntimeError(f"jax runs on {jax.default_backend()} only")
-    if xs[0].is_cuda:
-        torch.cuda.synchronize()
-    arrays = [jax.dlpack.from_dlpack(x) for x in xs]
-    options = {"norm": "ortho", "axes": (-2, -1)}
-
-    def padded(y: Any, size: Sequence[int]) -> Any:
-        return jnp.pad(y, [(0, 0)] * (y.ndim - 2) + [(0, size[i] - y.shape[i - 2]) for i in (0, 1)])
-
-    transform = jax.jit(composed(case, lambda x: fft.dctn(x, **options), lambda y: fft.idctn(y, **options), padded))
-    finished = jax.block_until_ready
-    return Peer(
-        lambda i: transform(arrays[i]), True, TOLERANCE["float32"], lambda y: torch.from_dlpack(finished(y)), finished
-    )
-
-
-def vkfft(case: Case, xs: list[Tensor]) -> Peer:
-    """Unscaled (twice the sums), as VkFFT computes it: its scale is applied after the clock has stopped."""
-    only_float32(case)
-    if case.op not in ("dct_crop", "dct_crop_many"):
-        raise NotImplementedError(f"not written for {case.op}")
-    import cupy
-    from pyvkfft.fft import dctn
-
-    torch.cuda.synchronize()
-    arrays = [cupy.from_dlpack(x) for x in xs]
-    result = cupy.empty_like(arrays[0])
-    (m, n), (k0, k1) = case.size, case.kept
-
-    def scaled(y: Any) -> Tensor:
-        ortho = [torch.full((size, 1), math.sqrt(0.5 / size), device=xs[0].device) for size in (m, n)]
-        ortho[0][0], ortho[1][0] = math.sqrt(0.25 / m), math.sqrt(0.25 / n)
-        return (from_cupy(y) * ortho[0] * ortho[1].mT)[..., :k0, :k1]
-
-    return Peer(lambda i: dctn(arrays[i], result, ndim=2, norm=1), True, TOLERANCE["float32"], scaled)
-
-
-BUILDERS: dict[str, Callable[[Case, list[Tensor]], Peer]] = {
-    "torch.fft": torch_fft,
-    "torch.fft cut": torch_fft_cut,
-    "rfft2": rfft2,
-    "rfft2 compiled": functools.partial(rfft2, compiled=True),
-    "cupyx": cupyx_fft,
-    "jax": jax_fft,
-    "vkfft": vkfft,
-    "matmul float32": matmul,
-    "matmul TF32": functools.partial(matmul, high=True),
-    "matmul bfloat16": functools.partial(matmul, dtype=torch.bfloat16),
-}
+    return Peer(run, False, TOLERANCE[str(dtype).removeprefix("torch.")] if precise else None)
 
 
 def release() -> None:
-    """Gives back what the tables and the peers' pools hold."""
+    """Gives back what the tables hold."""
     for cache in (twiddles, order, angles, mirrored, cached_basis):
         cache.cache_clear()
-    torch.backends.cuda.cufft_plan_cache.clear()
-    torch.cuda.empty_cache()
-    try:
-        import cupy
-    except ImportError:
-        return
-    cupy.get_default_memory_pool().free_all_blocks()

@@ -1,0 +1,113 @@
+"""The ledger: a CSV file of rows, one per case and implementation, with what machine and which versions they are of."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import front_kernels as fk
+
+from .cases import Row
+
+__all__ = ["append", "commit", "cpu_name", "output", "read", "run_columns"]
+
+PACKAGES = {  # columns: distributions that may have it
+    "triton": ("triton",),
+    "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+    "jax": ("jax",),
+    "pyvkfft": ("pyvkfft",),
+    "scipy": ("scipy",),
+    "ducc0": ("ducc0",),
+    "torch-dct": ("torch-dct",),
+}
+ROOT = Path(__file__).parents[2]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """All rows, oldest first."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(results: Sequence[Row], path: Path) -> None:
+    """Adds rows, and the columns that only they have behind the old ones; the file is replaced whole or not at all."""
+    rows: list[Mapping[str, object]] = [*read(path), *results]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    try:
+        with new.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(c for row in rows for c in row)), "", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def first_version(distributions: Sequence[str]) -> str:
+    for name in distributions:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return ""
+
+
+def output(command: Sequence[str]) -> str:
+    """What a command prints, in one line; "unknown" where it cannot run."""
+    try:
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    lines = run.stdout.split("\n")
+    return lines[0].strip() or "unknown" if run.returncode == 0 else "unknown"
+
+
+def commit() -> str:
+    """FRONT_COMMIT where it is set (a copy of the files without .git does not know its commit), else git's word."""
+    if name := os.environ.get("FRONT_COMMIT"):
+        return name
+    if not (ROOT / ".git").exists():  # installed elsewhere; git would tell of whatever repository is above
+        return "unknown"
+    return output(["git", "describe", "--always", "--dirty"])
+
+
+def cpu_name() -> str:
+    """The CPU's name with its numbers: virtual machines call different ones by the same name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    numbers = [f"{key.removeprefix('cpu ')} {info[key]}" for key in ("cpu family", "model", "stepping") if key in info]
+    return " ".join([info.get("model name", platform.machine()), *numbers])
+
+
+def today() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+
+
+def run_columns(device: torch.device) -> dict[str, object]:
+    """What all rows of one run have in common."""
+    cuda = device.type == "cuda"
+    driver = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else cpu_name(),
+        "driver": output(driver) if cuda else "",
+        "cuda": str(torch.version.cuda) if cuda else "",
+        "threads": "" if cuda else torch.get_num_threads(),
+        "isa": "" if cuda else fk.build_info()["cpu_isa"],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: first_version(distributions) for name, distributions in PACKAGES.items()},
+        "version": fk.__version__,
+        "commit": commit(),
+        "date": today(),
+    }
