@@ -84,12 +84,18 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
         return a @ b
 
 
+def _all_gather(whole: Tensor, own: Tensor, group: Any) -> None:
+    # torch 2.13 has renamed it, and warns of the old name.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(whole, own, group=group)
+
+
 def _gathered(shard: Shard, group: Any) -> Tensor:
     size, rows = dist.get_world_size(group), len(shard.local)
     own = shard.local.new_zeros(shard.chunk, shard.shape[1])
     own[:rows] = shard.local
     whole = own.new_empty(size * shard.chunk, shard.shape[1])
-    dist.all_gather_into_tensor(whole, own, group=group)
+    _all_gather(whole, own, group)
     return whole[: shard.total]
 
 
@@ -116,7 +122,7 @@ def _first_half(parts: Sequence[Part], group: Any) -> list[tuple[Tensor, Tensor]
         coefficients.append(torch.stack(blocks))
     _reduce([c for c, part in zip(coefficients, parts, strict=True) if not part.gathers(size)], group)
     every = own[0].new_empty(size * len(own), 3)
-    dist.all_gather_into_tensor(every, torch.stack(own), group=group)
+    _all_gather(every, torch.stack(own), group)
     counts, means, energies = every.view(size, len(own), 3).unbind(2)
     count = counts.sum(0)
     mean = (counts * means).sum(0) / count
@@ -182,13 +188,12 @@ class _ShardedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parts: Sequence[Part], group: Any, standardize: bool, *locals_: Tensor) -> Tensor:
         ctx.parts, ctx.group, ctx.standardize = parts, group, standardize
-        ctx.save_for_backward(*locals_)
         return sharded_loss(None, parts, group, 0.0, standardize)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        _ = ctx.saved_tensors  # raises where they have been modified since
+        if torch.is_grad_enabled():  # once_differentiable would return constants where the scale is one
+            raise RuntimeError("the spectral loss of shards is differentiable once: create_graph=True is not possible")
         found = [[torch.zeros_like(shard.local) for shard in part.shards] for part in ctx.parts]
         sharded_loss(found, ctx.parts, ctx.group, grads[0], ctx.standardize)
         return None, None, None, *(grad for part in found for grad in part)

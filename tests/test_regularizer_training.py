@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import models
 from front_models import SpectralRegularizer
 from penalties import Mixed, assert_close, dense_penalty, gradients
+from processes import run_processes
 
 LAM = 0.05
 FORMS: dict[str, dict[str, Any]] = {
@@ -231,9 +229,7 @@ def test_compiled_accumulation(options: dict[str, Any]) -> None:
     assert_close(grads_of(b), grads_of(a), 5e-6)
 
 
-def _ddp(rank: int, size: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+def _ddp(rank: int, size: int) -> dict[tuple[str, str], list[Tensor]]:
     found = {}
     for name, options in FORMS.items():
         for form in ("autograd", "in-place"):
@@ -246,21 +242,11 @@ def _ddp(rank: int, size: int, folder: str) -> None:
             if form == "in-place":
                 reg.accumulate_grad_(LAM)
             found[name, form] = grads_of(model)
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 def test_ddp_equals_one_process(tmp_path: Path) -> None:
-    context = mp.start_processes(_ddp, (2, str(tmp_path)), nprocs=2, join=False, start_method="spawn")
-    try:
-        finished = context.join(timeout=90)
-        while not finished:
-            finished = context.join(timeout=90)
-    finally:
-        for process in context.processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    results = run_processes(_ddp, 2, tmp_path)
     for name, options in FORMS.items():
         torch.manual_seed(0)
         model = Mixed()

@@ -243,6 +243,12 @@ def _penalties(apart: Sequence[tuple[Member, Kept]], stacks: Sequence[tuple[Sequ
             shards[mesh].append(([member], kept))
     for members, kept in stacks:
         mesh = mesh_of(members[0])
+        for member in members[1:]:
+            if mesh_of(member) != mesh:
+                raise ValueError(
+                    f"model: {member.name} is divided among processes in another way than {members[0].name}; with "
+                    "depth the layers of a role must be divided alike"
+                )
         if mesh is None:
             penalties.append(Stack(members, kept))
         else:
