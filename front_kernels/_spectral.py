@@ -230,25 +230,32 @@ def _grad_kernel(
     return grads
 
 
-def _accumulate_kernels() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """Of spectral_grad_many_. Autograd: no graph; ADInplaceOrView: tells autograd that the gradients have changed."""
-    op = torch.ops.front.spectral_grad_many_.default
+def check_graph(op: str, grads: Sequence[Tensor]) -> None:
+    """No graph is recorded of what is added to gradients."""
+    if torch.is_grad_enabled() and any(grad.requires_grad for grad in grads):
+        raise RuntimeError(f"front::{op}: grads must not require grad: they are added to in place")
 
-    def autograd(keyset: torch._C.DispatchKeySet, grads: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        if torch.is_grad_enabled() and any(grad.requires_grad for grad in grads):
-            raise RuntimeError("front::spectral_grad_many_: grads must not require grad: they are added to in place")
-        with torch._C._AutoDispatchBelowAutograd():
-            out: Tensor = op.redispatch(keyset & torch._C._after_autograd_keyset, list(grads), *args, **kwargs)
-        return out
 
-    def bump_version(keyset: torch._C.DispatchKeySet, grads: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+def _accumulate_kernel(keyset: torch._C.DispatchKeySet, grads: Sequence[Tensor], *args: Any, **options: Any) -> Tensor:
+    check_graph("spectral_grad_many_", grads)
+    with torch._C._AutoDispatchBelowAutograd():
+        out: Tensor = torch.ops.front.spectral_grad_many_.default.redispatch(
+            keyset & torch._C._after_autograd_keyset, list(grads), *args, **options
+        )
+    return out
+
+
+def _bump_version(op: Any) -> Callable[..., Tensor]:
+    """Tells autograd that the gradients, the first argument of op, have changed."""
+
+    def kernel(keyset: torch._C.DispatchKeySet, grads: Sequence[Tensor], *args: Any, **options: Any) -> Tensor:
         for grad in grads:
             torch.autograd.graph.increment_version(grad)
         with torch._C._AutoDispatchBelowADInplaceOrView():
-            out: Tensor = op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, list(grads), *args, **kwargs)
+            out: Tensor = op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, list(grads), *args, **options)
         return out
 
-    return autograd, bump_version
+    return kernel
 
 
 def _fake_loss(x: Tensor, k: Sequence[int], *, standardize: bool = False) -> Tensor:
@@ -338,12 +345,12 @@ def register() -> torch.library.Library:
     """Registers all of it; the returned Library keeps the kernels alive."""
     library = torch.library.Library("front", "IMPL")
     ops = torch.ops.front
-    accumulate, bump_version = _accumulate_kernels()
     library.impl("spectral_loss", _loss_kernel(ops.spectral_loss.default, False), "Autograd", with_keyset=True)
     library.impl("spectral_loss_many", _loss_kernel(ops.spectral_loss_many.default, True), "Autograd", with_keyset=True)
     library.impl("_spectral_grad_many", _grad_kernel, "Autograd", with_keyset=True)
-    library.impl("spectral_grad_many_", accumulate, "Autograd", with_keyset=True)
-    library.impl("spectral_grad_many_", bump_version, "ADInplaceOrView", with_keyset=True)
+    library.impl("spectral_grad_many_", _accumulate_kernel, "Autograd", with_keyset=True)
+    for name in ("spectral_grad_many_", "_spectral_residual_"):
+        library.impl(name, _bump_version(getattr(ops, name).default), "ADInplaceOrView", with_keyset=True)
     for name, fake in (
         ("spectral_loss", _fake_loss),
         ("spectral_loss_many", _fake_loss_many),

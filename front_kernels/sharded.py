@@ -52,12 +52,13 @@ class Part:
         dtype = compute_dtype(self.shards[0].local.dtype)
         return 2 * math.prod(self.k) * dtype.itemsize * len(self.shards)
 
-    def gather_bytes(self) -> int:
-        """The same where the matrices are gathered."""
-        return math.prod(self.shards[0].shape) * self.shards[0].local.dtype.itemsize * len(self.shards)
+    def gather_bytes(self, size: int) -> int:
+        """The same where the matrices are gathered by `size` processes, in equal chunks."""
+        first = self.shards[0]
+        return size * first.chunk * first.shape[1] * first.local.dtype.itemsize * len(self.shards)
 
-    def gathers(self) -> bool:
-        return self.gather_bytes() < self.reduce_bytes()
+    def gathers(self, size: int) -> bool:
+        return self.gather_bytes(size) < self.reduce_bytes()
 
 
 @functools.lru_cache(maxsize=64)
@@ -83,12 +84,18 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
         return a @ b
 
 
+def _all_gather(whole: Tensor, own: Tensor, group: Any) -> None:
+    # torch 2.13 has renamed it, and warns of the old name.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(whole, own, group=group)
+
+
 def _gathered(shard: Shard, group: Any) -> Tensor:
     size, rows = dist.get_world_size(group), len(shard.local)
     own = shard.local.new_zeros(shard.chunk, shard.shape[1])
     own[:rows] = shard.local
     whole = own.new_empty(size * shard.chunk, shard.shape[1])
-    dist.all_gather_into_tensor(whole, own, group=group)
+    _all_gather(whole, own, group)
     return whole[: shard.total]
 
 
@@ -106,16 +113,16 @@ def _first_half(parts: Sequence[Part], group: Any) -> list[tuple[Tensor, Tensor]
             if rows:
                 t, found = torch.ops.front._spectral_crop.default([shard.local], [rows, kept[1]], True)
                 spread = torch.cat([torch.full_like(found[0, :1], rows * n), found[0, :2]])
-                if not part.gathers():
+                if not part.gathers(size):
                     block = _matmul(_own_basis(shard, kept[0], rank).T, t[0])
-            if part.gathers():
+            if part.gathers(size):
                 block = torch.ops.front.dct_crop.default(_gathered(shard, group), list(kept), out_dtype=block.dtype)
             own.append(spread)
             blocks.append(block)
         coefficients.append(torch.stack(blocks))
-    _reduce([c for c, part in zip(coefficients, parts, strict=True) if not part.gathers()], group)
+    _reduce([c for c, part in zip(coefficients, parts, strict=True) if not part.gathers(size)], group)
     every = own[0].new_empty(size * len(own), 3)
-    dist.all_gather_into_tensor(every, torch.stack(own), group=group)
+    _all_gather(every, torch.stack(own), group)
     counts, means, energies = every.view(size, len(own), 3).unbind(2)
     count = counts.sum(0)
     mean = (counts * means).sum(0) / count
@@ -184,8 +191,9 @@ class _ShardedLoss(torch.autograd.Function):
         return sharded_loss(None, parts, group, 0.0, standardize)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():  # once_differentiable would return constants where the scale is one
+            raise RuntimeError("the spectral loss of shards is differentiable once: create_graph=True is not possible")
         found = [[torch.zeros_like(shard.local) for shard in part.shards] for part in ctx.parts]
         sharded_loss(found, ctx.parts, ctx.group, grads[0], ctx.standardize)
         return None, None, None, *(grad for part in found for grad in part)

@@ -156,8 +156,10 @@ def spectral_stack_grad_(
 
     Raises:
         ValueError: an argument is not allowed.
+        RuntimeError: one of grads requires grad and grad mode is on.
     """
     _check_stack("spectral_stack_grad_", xs, k, decay, grads)
+    _spectral.check_graph("spectral_stack_grad_", grads)
     with torch.no_grad():
         return _spectral_parts.stack_loss(list(grads), list(xs), list(k), scale, standardize, decay)
 

@@ -147,6 +147,24 @@ def llama(dim: int = 16, depth: int = 3, tied: bool = False):
     )
 
 
+def hf_vit(dim: int = 16, depth: int = 3):
+    """Hugging Face ViT with a classifier, for images of 8 x 8."""
+    import transformers
+
+    torch.manual_seed(4)
+    return transformers.ViTForImageClassification(
+        transformers.ViTConfig(
+            hidden_size=dim,
+            num_hidden_layers=depth,
+            num_attention_heads=2,
+            intermediate_size=2 * dim,
+            image_size=8,
+            patch_size=4,
+            num_labels=3,
+        )
+    )
+
+
 def t5(dim: int = 16, depth: int = 3):
     """Hugging Face T5: numbered sub-layers in each block, a position bias in block 0 only."""
     import transformers

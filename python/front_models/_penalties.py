@@ -28,10 +28,6 @@ class Kept:
     decay: Decay
     layers: int | None = None  # of a stack; then decay is that of (layers, rows, columns)
 
-    def alone(self) -> Kept:
-        """The same for a parameter by itself."""
-        return Kept(self.matrix, self.k, self.decay and self.decay[-2:])
-
 
 @dataclass(frozen=True)
 class Member:
@@ -62,6 +58,8 @@ def _gradients(params: Sequence[Tensor], shapes: Sequence[tuple[int, int]]) -> I
     for param, shape in zip(params, shapes, strict=True):
         if param.grad is None:
             param.grad = torch.zeros_like(param)
+        elif param.grad.layout is not torch.strided:  # Embedding(sparse=True); the sum with a dense gradient is dense
+            param.grad = param.grad.to_dense()
         grad = local_of(param.grad)
         try:
             views.append(grad.view(shape))
@@ -103,8 +101,9 @@ class Stack:
 
     def __init__(self, members: Sequence[Member], kept: Kept) -> None:
         self._params = [member.param for member in members]
+        assert kept.layers is not None
         self._kept = kept
-        self._k = (min(kept.layers or 1, len(members)), *kept.k)
+        self._k = (kept.layers, *kept.k)
 
     @property
     def count(self) -> int:
@@ -186,7 +185,7 @@ class Sharded:
             vector = members[0].param.dim() < 2
             k = kept.k[::-1] if vector else kept.k
             decay = kept.decay if kept.decay is None or not vector else (*kept.decay[:-2], *kept.decay[:-3:-1])
-            parts.append(Part(tuple(shards), k, kept.layers and min(kept.layers, len(members)), decay))
+            parts.append(Part(tuple(shards), k, kept.layers, decay))
         return parts
 
     def _locals(self) -> list[Tensor]:
@@ -210,8 +209,8 @@ class Sharded:
         share = (self._size - 1) / self._size
         lines = []
         for (members, _), part in zip(self._roles, self._parts(self._locals()), strict=True):
-            reduced, gathered = (round(share * b) for b in (part.reduce_bytes(), part.gather_bytes()))
-            taken = "gathered" if part.gathers() else "summed"
+            reduced, gathered = (round(share * b) for b in (part.reduce_bytes(), part.gather_bytes(self._size)))
+            taken = "gathered" if part.gathers(self._size) else "summed"
             lines.append(
                 f"{members[0].name} ({len(members)} x {math.prod(members[0].param.shape)}): coefficients summed "
                 f"{reduced} bytes, matrices gathered {gathered} bytes: {taken}"

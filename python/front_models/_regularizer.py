@@ -32,8 +32,8 @@ class RoleEnergy:
     Attributes:
         role: the name with `{}` for the layer number, or the parameter's name.
         depth: number of parameters.
-        share: ``sum (1 - w) C^2 / sum C^2`` of the deviations from the mean; the mean over the parameters that are not
-            constant, NaN where all are.
+        share: ``sum (1 - w) C^2 / sum C^2`` of the deviations from the mean, of every parameter by itself (without
+            `depth`); the mean over the parameters that are not constant, NaN where all are.
     """
 
     role: str
@@ -83,9 +83,9 @@ class SpectralRegularizer:
     before clipping and the optimizer's step. Both give the same gradients.
 
     Parameters are looked up when the regularizer is made; those that do not require grad when it is called are left out
-    (frozen), shared ones count once. Under DDP every process adds the same. Under FSDP2, where parameters are DTensors
-    sharded along axis 0, processes transform their own rows and sum coefficients; make the regularizer after
-    `fully_shard`; see `communication`.
+    (frozen; also of the layers that `depth` counts), shared ones count once. Under DDP every process adds the same.
+    Under FSDP2, where parameters are DTensors sharded along axis 0, processes transform their own rows and sum
+    coefficients; make the regularizer after `fully_shard`; see `communication`.
 
     Args:
         model: its parameters of floating point, but tables, which the architecture fixes.
@@ -128,9 +128,10 @@ class SpectralRegularizer:
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction: got {reduction!r}; allowed are 'sum', 'mean'")
         choice = _check(keep_ratio, k, weighting, decay, depth)
+        self._choice = choice
         self._standardize = standardize
         self._mean = reduction == "mean"
-        self._roles = list(_roles(model, check_skip(skip), choice))
+        self._roles = list(_roles(model, check_skip(skip)))
         if not self._roles:
             raise ValueError("model: it has no parameters of floating point that are not skipped")
 
@@ -172,19 +173,20 @@ class SpectralRegularizer:
         rows = []
         for role in self._roles:
             shares = []
+            kept = self._choice.of(role.shape, 1)
             for member in role.members:
-                kept = role.kept.alone()
-                penalty = _penalties([(member, kept)], [])[0]
-                elements = math.prod(kept.matrix)
-                if elements > 1 and (found := float(penalty.loss(True))) != 0:
-                    shares.append(found / (elements - 1))
+                # All but the mean: 0 where the parameter is constant.
+                total = float(_penalties([(member, Kept(kept.matrix, (1, 1), None))], [])[0].loss(True))
+                if total != 0:
+                    shares.append(float(_penalties([(member, kept)], [])[0].loss(True)) / total)
             rows.append(RoleEnergy(role.template, len(role.members), sum(shares) / len(shares) if shares else math.nan))
         return rows
 
     def communication(self) -> str:
-        """Of sharded parameters: the bytes that a process moves in a call, role by role; empty where none is sharded.
+        """Of sharded parameters: the bytes that a process sends in a call, role by role; empty where none is sharded.
 
-        Either the coefficients are summed, or, where that is more, the matrices are gathered in their own dtype.
+        Either the coefficients are summed, or, where that is more, the matrices are gathered in their own dtype. The
+        backward of ``reg()`` does it once more. Sums of squares and the like are not counted, 32 bytes a parameter.
         """
         sharded = [penalty for penalty in self._penalties() if isinstance(penalty, Sharded)]
         return "\n".join(line for penalty in sharded for line in penalty.communication())
@@ -194,10 +196,11 @@ class SpectralRegularizer:
         stacks: list[tuple[Sequence[Member], Kept]] = []
         for role in self._roles:
             members = [member for member in role.members if member.param.requires_grad]
-            if role.kept.layers is None or len(members) < 2:
-                apart += [(member, role.kept.alone()) for member in members]
+            kept = self._choice.of(role.shape, len(members))
+            if kept.layers is None:
+                apart += [(member, kept) for member in members]
             else:
-                stacks.append((members, role.kept))
+                stacks.append((members, kept))
         if not apart and not stacks:
             raise ValueError("model: no parameter that is regularized requires grad")
         return _penalties(apart, stacks)
@@ -206,11 +209,11 @@ class SpectralRegularizer:
 @dataclass(frozen=True)
 class _RoleMembers:
     template: str
+    shape: tuple[int, ...]
     members: tuple[Member, ...]
-    kept: Kept
 
 
-def _roles(model: nn.Module, skip: tuple[str, ...], choice: _Choice) -> Iterator[_RoleMembers]:
+def _roles(model: nn.Module, skip: tuple[str, ...]) -> Iterator[_RoleMembers]:
     params = dict(model.named_parameters())  # shared ones once
     shapes = {name: tuple(param.shape) for name, param in params.items()}
     for role in group_roles(shapes, find_axes(shapes)):
@@ -224,7 +227,7 @@ def _roles(model: nn.Module, skip: tuple[str, ...], choice: _Choice) -> Iterator
             and not skips(skip, kind, role.template, name)
         )
         if members:
-            yield _RoleMembers(role.template, members, choice.of(role.shape, len(members)))
+            yield _RoleMembers(role.template, role.shape, members)
 
 
 def _penalties(apart: Sequence[tuple[Member, Kept]], stacks: Sequence[tuple[Sequence[Member], Kept]]) -> list[Penalty]:
@@ -240,6 +243,12 @@ def _penalties(apart: Sequence[tuple[Member, Kept]], stacks: Sequence[tuple[Sequ
             shards[mesh].append(([member], kept))
     for members, kept in stacks:
         mesh = mesh_of(members[0])
+        for member in members[1:]:
+            if mesh_of(member) != mesh:
+                raise ValueError(
+                    f"model: {member.name} is divided among processes in another way than {members[0].name}; with "
+                    "depth the layers of a role must be divided alike"
+                )
         if mesh is None:
             penalties.append(Stack(members, kept))
         else:
@@ -252,7 +261,7 @@ def _penalties(apart: Sequence[tuple[Member, Kept]], stacks: Sequence[tuple[Sequ
 def _check(keep_ratio: object, k: object, weighting: object, decay: object, depth: object) -> _Choice:
     if weighting not in get_args(Weighting):
         raise ValueError(f"weighting: got {weighting!r}; allowed are 'box', 'exponential'")
-    if not isinstance(depth, int) or depth < 0:
+    if not isinstance(depth, int) or (depth is not False and depth < 1):
         raise ValueError(f"depth: got {depth!r}; allowed are False, True, and the number of layer coefficients kept")
     rates = _rates(decay, bool(depth))
     if weighting == "exponential":

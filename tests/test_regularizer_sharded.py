@@ -1,0 +1,331 @@
+"""SpectralRegularizer of FSDP2's shards, in processes that talk through gloo: equal to one process.
+
+Starting processes takes seconds, so that each test starts them once and checks many things in them, one function each.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from front_kernels import sharded
+from front_models import SpectralRegularizer
+from penalties import Mixed, assert_close, dense_penalty, gradients
+from processes import run_processes
+
+LAM = 0.05
+OPTIONS: dict[str, dict[str, Any]] = {
+    "summed": {"keep_ratio": 0.3},
+    "gathered": {"keep_ratio": 0.9, "standardize": False},
+    "both ways": {"k": (4, 6), "reduction": "mean"},
+    "exponential": {"weighting": "exponential", "decay": (2.0, 0.5)},
+    "exponential-plain": {"weighting": "exponential", "decay": (0.0, 3.0), "standardize": False},
+    "depth": {"keep_ratio": 0.5, "depth": True},
+    "depth-gathered": {"keep_ratio": 0.9, "depth": 2, "standardize": False},
+    "depth-exponential": {"weighting": "exponential", "decay": (1.0, 2.0, 0.5), "depth": True},
+}
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5, torch.bfloat16: 8e-3}
+
+
+def shard(model: Mixed, mesh: DeviceMesh) -> Mixed:
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def pair(dtype: torch.dtype, mesh: DeviceMesh) -> tuple[Mixed, Mixed]:
+    """A whole model, and the same in shards."""
+    torch.manual_seed(1)
+    whole = Mixed(scalar=False).to(dtype)
+    return whole, shard(copy.deepcopy(whole), mesh)
+
+
+def full(tensor: Tensor | None) -> Tensor:
+    assert isinstance(tensor, DTensor)
+    return tensor.full_tensor()
+
+
+def own_rows(grads: list[Tensor], mesh: DeviceMesh) -> list[Tensor]:
+    """Of whole gradients what this process has of them."""
+    size, rank = mesh.size(mesh.ndim - 1), mesh.get_local_rank(mesh.ndim - 1)
+    return [chunks[rank] if rank < len(chunks := g.chunk(size)) else g[:0] for g in grads]
+
+
+def local(grads: list[Tensor]) -> list[Tensor]:
+    return [g.to_local() for g in grads]  # type: ignore[attr-defined]
+
+
+def check_equals_one_process(mesh: DeviceMesh) -> None:
+    for dtype, tolerance in TOLERANCE.items():
+        whole, model = pair(dtype, mesh)
+        for name, options in OPTIONS.items():
+            if dtype != torch.float64 and name not in ("summed", "gathered", "depth"):
+                continue  # the same code
+            expected = SpectralRegularizer(whole, **options)()
+            wanted = gradients(expected, whole)
+            reg = SpectralRegularizer(model, **options)
+            loss = reg()
+            autograd = local(gradients(loss, model))
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            value = reg.accumulate_grad_(64.0)
+            added = [(g.double() - 1) / 64 for g in local([p.grad for p in model.parameters()])]  # type: ignore[misc]
+            for found in (loss, value):
+                assert found.dtype == expected.dtype, (name, dtype)
+                assert found.item() == pytest.approx(expected.item(), rel=max(tolerance / 5, 1e-12)), (name, dtype)
+            factor = sum(p.numel() for p in whole.parameters()) if "reduction" in options else 1
+            wanted = [g.double() * factor for g in own_rows(wanted, mesh)]
+            assert_close([g.double() * factor for g in autograd], wanted, tolerance)
+            if "reduction" not in options:  # else it would drown in the ones, in bfloat16
+                assert_close(added, wanted, tolerance * (4 if dtype == torch.bfloat16 else 1))
+
+
+def check_shards_are_uneven_and_empty(mesh: DeviceMesh) -> None:
+    """That the model has what the other checks are meant to go through."""
+    _, model = pair(torch.float32, mesh)
+    size = mesh.size(mesh.ndim - 1)
+    lengths = [p.shape[0] for p in model.parameters()]
+    assert any(n > size and n % size for n in lengths)
+    assert any(n < size for n in lengths)
+    assert any(g.numel() == 0 for g in local(list(model.parameters()))) == (mesh.get_local_rank(mesh.ndim - 1) > 0)
+    assert {p.dim() for p in model.parameters()} == {1, 2, 3, 4}
+
+
+def check_training_steps(mesh: DeviceMesh) -> None:
+    for options in (OPTIONS["summed"], OPTIONS["depth"]):
+        whole, model = pair(torch.float64, mesh)
+        other = shard(copy.deepcopy(whole), mesh)
+        regs = [SpectralRegularizer(m, **options) for m in (whole, model, other)]
+        optimizers = [torch.optim.SGD(m.parameters(), lr=0.01) for m in (whole, model, other)]
+        start = [p.detach().clone() for p in whole.parameters()]
+        for step in range(3):
+            x = torch.randn(4, 10, generator=torch.Generator().manual_seed(step)).double()
+            for i, (m, reg, optimizer) in enumerate(zip((whole, model, other), regs, optimizers, strict=True)):
+                optimizer.zero_grad()
+                if i < 2:
+                    (m(x) + LAM * reg()).backward()
+                else:
+                    m(x).backward()
+                    reg.accumulate_grad_(LAM)
+                nn.utils.clip_grad_norm_(m.parameters(), 50.0)
+                optimizer.step()
+        moved = [p.detach() - s for p, s in zip(whole.parameters(), start, strict=True)]
+        for m in (model, other):
+            assert_close([full(p.detach()) - s for p, s in zip(m.parameters(), start, strict=True)], moved, 1e-9)
+
+
+@contextmanager
+def counted(size: int) -> Iterator[dict[str, float]]:
+    """Bytes that a process sends, by the ring's formula; float64 apart, in which sums of squares are."""
+    sent = {"summed": 0.0, "gathered": 0.0, "sums": 0.0}
+    name = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+    reduce, gather = dist.all_reduce, getattr(dist, name)
+
+    def all_reduce(tensor: Tensor, **kwargs: Any) -> Any:
+        sent["sums" if tensor.dtype == torch.float64 else "summed"] += 2 * tensor.nbytes * (size - 1) / size
+        return reduce(tensor, **kwargs)
+
+    def all_gather(output: Tensor, tensor: Tensor, **kwargs: Any) -> Any:
+        assert output.nbytes == size * tensor.nbytes
+        sent["sums" if tensor.dtype == torch.float64 else "gathered"] += output.nbytes * (size - 1) / size
+        return gather(output, tensor, **kwargs)
+
+    with mock.patch.multiple(dist, **{"all_reduce": all_reduce, name: all_gather}):
+        yield sent
+
+
+def check_routes_and_bytes(mesh: DeviceMesh) -> None:
+    """Role by role: the bytes said are those that are sent, and the cheaper way is taken."""
+    size, taken = mesh.size(mesh.ndim - 1), set()
+    for dtype in (torch.float32, torch.bfloat16):
+        for options in (OPTIONS["both ways"], OPTIONS["depth"], {"keep_ratio": 0.2}):
+            _, model = pair(dtype, mesh)
+            reg = SpectralRegularizer(model, **options)
+            named = dict(model.named_parameters())
+            lines = reg.communication().splitlines()
+            total: dict[str, float] = {"summed": 0, "gathered": 0}
+            for line in lines:
+                found = re.fullmatch(
+                    r"(\S+) \((\d+) x (\d+)\): coefficients summed (\d+) bytes, matrices gathered (\d+) bytes: (\w+)",
+                    line,
+                )
+                assert found, line
+                name, way = found[1], found[6]
+                said = {"summed": int(found[4]), "gathered": int(found[5])}
+                assert said[way] == min(said.values()), line
+                assert int(found[3]) == named[name].numel()
+                total[way] += said[way]
+                taken.add(way)
+                same = name if options.get("depth") is not True else re.sub(r"\.\d+\.", ".N.", name)
+                for other, p in named.items():
+                    alike = other if options.get("depth") is not True else re.sub(r"\.\d+\.", ".N.", other)
+                    p.requires_grad_(alike == same)
+                with counted(size) as sent:
+                    reg.accumulate_grad_(1.0)
+                assert round(sent[way]) == said[way], (line, sent)
+                assert sent["summed" if way == "gathered" else "gathered"] == 0, (line, sent)
+                assert round(sent["sums"]) == round((24 * size + 2 * 8) * int(found[2]) * (size - 1) / size)
+            model.requires_grad_()
+            with counted(size) as sent:
+                reg.accumulate_grad_(1.0)
+            for way in total:
+                assert sent[way] == pytest.approx(total[way], abs=len(lines)), (way, sent, total)
+    assert taken == {"summed", "gathered"}
+
+
+def check_many_small_messages(mesh: DeviceMesh) -> None:
+    """A bucket that is full is sent, and so is one where the dtype changes."""
+    whole, model = pair(torch.float32, mesh)
+    for m in (whole, model):
+        m.conv.double()
+        m.head.double()
+    options = OPTIONS["summed"]
+    wanted = gradients(SpectralRegularizer(whole, **options)(), whole)
+    with mock.patch.object(sharded, "_BUCKET", 500):
+        SpectralRegularizer(model, **options).accumulate_grad_(1.0)
+    assert_close([full(p.grad) for p in model.parameters()], wanted, 1e-5)
+
+
+def check_frozen_and_whole_parameters(mesh: DeviceMesh) -> None:
+    """Some sharded, some whole, some frozen."""
+    for options in (OPTIONS["summed"], OPTIONS["depth"]):
+        torch.manual_seed(2)
+        whole = Mixed(scalar=False).double()
+        model = copy.deepcopy(whole)
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        for m in (whole, model):
+            m.blocks[1].requires_grad_(False)
+        expected = SpectralRegularizer(whole, **options)()
+        assert expected.item() == pytest.approx(dense_penalty(whole, **options).item(), rel=1e-11)
+        assert SpectralRegularizer(model, **options).accumulate_grad_(1.0).item() == pytest.approx(expected.item())
+        found = [p.grad for p in model.parameters() if p.requires_grad]
+        assert all(p.grad is None for p in model.blocks[1].parameters())
+        wanted = gradients(expected, whole)
+        assert_close([full(g) if isinstance(g, DTensor) else g for g in found], wanted, 1e-11)  # type: ignore[misc]
+
+
+def check_means_that_are_large(mesh: DeviceMesh) -> None:
+    """Weights of norms are near 1: their deviations must not drown."""
+    torch.manual_seed(3)
+    whole = nn.LayerNorm(301)
+    nn.init.normal_(whole.weight, 1, 1e-3)
+    nn.init.normal_(whole.bias, -5, 1e-2)
+    expected = dense_penalty(whole, keep_ratio=0.3)
+    wanted = gradients(expected, whole)
+    model = fully_shard(copy.deepcopy(whole), mesh=mesh)
+    assert SpectralRegularizer(model, keep_ratio=0.3).accumulate_grad_(1.0).item() == pytest.approx(
+        expected.item(), rel=1e-4
+    )
+    assert_close([full(p.grad) for p in model.parameters()], wanted, 1e-3)
+
+
+def check_report(mesh: DeviceMesh) -> None:
+    whole, model = pair(torch.float64, mesh)
+    rows = [SpectralRegularizer(m, keep_ratio=0.3).report() for m in (whole, model)]
+    for a, b in zip(*rows, strict=True):
+        assert (a.role, a.depth) == (b.role, b.depth)
+        assert b.share == pytest.approx(a.share, rel=1e-11, nan_ok=True)
+
+
+def check_nan_stays_in_its_parameter(mesh: DeviceMesh) -> None:
+    _, model = pair(torch.float32, mesh)
+    reg = SpectralRegularizer(model, **OPTIONS["both ways"])
+    reg.accumulate_grad_(1.0)
+    clean = {name: full(p.grad) for name, p in model.named_parameters()}
+    model.zero_grad()
+    local = dict(model.named_parameters())["conv.weight"].detach().to_local()  # type: ignore[attr-defined]
+    if dist.get_rank() == 0:
+        local[0, 0, 0, 0] = math.nan
+    assert reg.accumulate_grad_(1.0).isnan()
+    for name, p in model.named_parameters():
+        found = full(p.grad)
+        assert found.isnan().all() if name == "conv.weight" else torch.equal(found, clean[name]), name
+
+
+def check_autograd_once(mesh: DeviceMesh) -> None:
+    _, model = pair(torch.float32, mesh)
+    reg = SpectralRegularizer(model, keep_ratio=0.5)
+    with pytest.raises(RuntimeError, match="differentiable once: create_graph=True is not possible"):
+        torch.autograd.grad(reg(), [model.head.weight], create_graph=True)
+
+
+def check_placements(mesh: DeviceMesh) -> None:
+    """Replicated ones are whole; other axes, and layers that are divided in different ways, are refused."""
+    flat = mesh if mesh.ndim == 1 else mesh[mesh.mesh_dim_names[1]]  # type: ignore[index]
+    torch.manual_seed(4)
+    whole = nn.Linear(6, 8)
+    expected = SpectralRegularizer(whole, keep_ratio=0.5)()
+    for placement in (Replicate(), Shard(1)):
+        model = copy.deepcopy(whole)
+        model.weight = nn.Parameter(distribute_tensor(whole.weight.detach(), flat, [placement]))
+        reg = SpectralRegularizer(model, keep_ratio=0.5)
+        if isinstance(placement, Replicate):
+            assert reg.accumulate_grad_(1.0).item() == pytest.approx(expected.item(), rel=1e-6)
+            assert_close([full(model.weight.grad), model.bias.grad], gradients(expected, whole), 1e-6)  # type: ignore
+            assert reg.communication() == ""
+        else:
+            for call in (reg, lambda reg=reg: reg.accumulate_grad_(1.0), reg.communication, reg.report):
+                with pytest.raises(ValueError, match=r"^model: weight has placements \(Shard\(dim=1\),\); allowed are"):
+                    call()
+            assert model.weight.grad is None
+    layers = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    fully_shard(layers[0], mesh=flat)
+    SpectralRegularizer(layers, keep_ratio=0.5)()
+    with pytest.raises(ValueError, match=r"^model: 1.weight is divided among processes in another way than 0.weight"):
+        SpectralRegularizer(layers, keep_ratio=0.5, depth=True)()
+
+
+CHECKS: list[Callable[[DeviceMesh], None]] = [
+    check_shards_are_uneven_and_empty,
+    check_equals_one_process,
+    check_training_steps,
+    check_routes_and_bytes,
+    check_many_small_messages,
+    check_frozen_and_whole_parameters,
+    check_means_that_are_large,
+    check_report,
+    check_nan_stays_in_its_parameter,
+    check_autograd_once,
+    check_placements,
+]
+
+
+def _shards(rank: int, size: int) -> int:
+    mesh = init_device_mesh("cpu", (size,))
+    checks = CHECKS if size == 3 else CHECKS[:4]
+    for check in checks:
+        check(mesh)
+    return len(checks)
+
+
+def _hybrid(rank: int, size: int) -> int:
+    mesh = init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=("replicate", "shard"))
+    checks = [check_training_steps, check_routes_and_bytes]
+    for check in checks:
+        check(mesh)
+    return len(checks)
+
+
+@pytest.mark.parametrize("size", [2, 3])  # three: shards that are uneven and empty for every kind of parameter
+def test_shards(size: int, tmp_path: Path) -> None:
+    assert run_processes(_shards, size, tmp_path) == [len(CHECKS) if size == 3 else 4] * size
+
+
+def test_replicas_of_shards(tmp_path: Path) -> None:
+    """HSDP: two pairs of processes, which hold the same."""
+    assert run_processes(_hybrid, 4, tmp_path) == [2] * 4
