@@ -16,6 +16,7 @@ from front_models._files import WeightsFileError
 from front_models._inspect import EnergyRow, InspectReport, inspect_weights
 from front_models._learngene import GeneRole, Learngene
 from front_models._plot import plot_energy
+from front_models._refine import RefineResult, refine
 from front_models._regularizer import RoleEnergy, SpectralRegularizer
 from front_models._report import RoleRow, TransferReport
 from front_models._transfer import extract, initialize, transfer
@@ -28,6 +29,7 @@ __all__ = [
     "GeneRole",
     "InspectReport",
     "Learngene",
+    "RefineResult",
     "RoleEnergy",
     "RoleRow",
     "SpectralRegularizer",
@@ -39,5 +41,6 @@ __all__ = [
     "initialize",
     "inspect_weights",
     "plot_energy",
+    "refine",
     "transfer",
 ]

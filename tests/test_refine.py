@@ -1,0 +1,254 @@
+"""refine(): what a step is, and runs that are interrupted and go on."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+import front_models
+from front_models import SpectralRegularizer, refine
+
+
+def make() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Dropout(0.2), nn.Linear(24, 5))
+
+
+def loader(own_generator: bool = True) -> DataLoader[Any]:
+    torch.manual_seed(4)
+    dataset = TensorDataset(torch.randn(22, 12), torch.randint(5, (22,)))
+    generator = torch.Generator().manual_seed(9) if own_generator else None
+    return DataLoader(dataset, batch_size=4, shuffle=True, generator=generator)  # six batches, the last one smaller
+
+
+def task(model: nn.Module, batch: Any) -> Tensor:
+    x, y = batch
+    x = x + 0.01 * random.random() + 0.01 * np.random.rand()  # noqa: NPY002, the generators that a run must keep
+    return functional.cross_entropy(model(x), y)
+
+
+def parts(model: nn.Module) -> dict[str, Any]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return {"optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.5)}
+
+
+def seed() -> None:
+    torch.manual_seed(7)
+    random.seed(7)
+    np.random.seed(7)  # noqa: NPY002
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def trained(**options: Any) -> tuple[Tensor, front_models.RefineResult]:
+    model, data = make(), loader(options.pop("own_generator", True))
+    seed()
+    result = refine(model, data, options.pop("task", task), lam=0.3, steps=20, **parts(model), **options)
+    return weights(model), result
+
+
+class DiedError(Exception):
+    pass
+
+
+def stopped_at(step: int, error: type[BaseException], where: str = "task") -> Callable[..., Tensor]:
+    calls = iter(range(10**6))
+
+    def failing(model: nn.Module, batch: Any) -> Tensor:
+        loss = task(model, batch)
+        if next(calls) == step:
+            raise error
+        return loss
+
+    return failing
+
+
+@pytest.mark.parametrize("own_generator", [True, False])
+@pytest.mark.parametrize("step", [0, 3, 6, 7, 13, 19])
+def test_an_interrupted_run_goes_on_to_the_same_weights(step: int, own_generator: bool, tmp_path: Path) -> None:
+    """Interrupts come in the middle of a step, whose random numbers and batch have been drawn."""
+    whole, result = trained(own_generator=own_generator)
+    checkpoint = tmp_path / "run.pt"
+    options = {"checkpoint": checkpoint, "own_generator": own_generator}
+    with pytest.raises(KeyboardInterrupt):
+        trained(task=stopped_at(step, KeyboardInterrupt), **options)
+    assert len(torch.load(checkpoint, weights_only=True)["task_loss"]) == step
+    again, resumed = trained(**options)
+    assert torch.equal(whole, again)
+    assert resumed == result
+    done, _ = trained(task=stopped_at(0, DiedError), **options)  # nothing is left to do
+    assert torch.equal(whole, done)
+
+
+def test_a_run_that_dies_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    whole, _ = trained()
+    checkpoint = tmp_path / "run.pt"
+    with pytest.raises(DiedError):
+        trained(task=stopped_at(17, DiedError), checkpoint=checkpoint, checkpoint_every=5)
+    assert len(torch.load(checkpoint, weights_only=True)["task_loss"]) == 15
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+    assert torch.equal(whole, trained(checkpoint=checkpoint, checkpoint_every=5)[0])
+
+
+def test_an_interrupt_within_an_optimizers_step_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.pt"
+    model, data = make(), loader()
+    made = parts(model)
+    step, calls = made["optimizer"].step, iter(range(100))
+
+    def half(*args: Any) -> Any:
+        step(*args)
+        if next(calls) == 11:
+            raise KeyboardInterrupt
+
+    half.__wrapped__ = step  # type: ignore[attr-defined]
+    made["optimizer"].step = half
+    seed()
+    with pytest.raises(KeyboardInterrupt):
+        refine(model, data, task, lam=0.3, steps=20, **made, checkpoint=checkpoint, checkpoint_every=10)
+    assert len(torch.load(checkpoint, weights_only=True)["task_loss"]) == 10
+    assert torch.equal(trained()[0], trained(checkpoint=checkpoint, checkpoint_every=10)[0])
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(task=stopped_at(4, KeyboardInterrupt), checkpoint=checkpoint)
+    before = checkpoint.read_bytes()
+
+    def full(state: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        trained(checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_a_step_is_written_out() -> None:
+    """Backward, the penalty's gradient, clipping, the optimizer; lam grows by the schedule."""
+    data = [(torch.randn(4, 12), torch.randint(5, (4,))) for _ in range(3)]
+
+    def plain(model: nn.Module, batch: Any) -> Tensor:
+        return functional.cross_entropy(model(batch[0]), batch[1])
+
+    for schedule, factors in (("constant", [1, 1, 1]), ("linear", [1 / 3, 2 / 3, 1]), (lambda step: step, [0, 1, 2])):
+        one, two = make().eval(), make().eval()
+        one[2], two[2] = nn.Identity(), nn.Identity()
+        refine(
+            one, data, plain, lam=0.2, steps=3, schedule=schedule, clip_grad_norm=0.5,
+            optimizer=torch.optim.SGD(one.parameters(), lr=0.1), regularizer=SpectralRegularizer(one, k=4),
+        )  # fmt: skip
+        optimizer, penalty = torch.optim.SGD(two.parameters(), lr=0.1), SpectralRegularizer(two, k=4)
+        for batch, factor in zip(data, factors, strict=True):
+            optimizer.zero_grad()
+            (plain(two, batch) + 0.2 * factor * penalty()).backward()
+            nn.utils.clip_grad_norm_(two.parameters(), 0.5)
+            optimizer.step()
+        torch.testing.assert_close(weights(one), weights(two))
+        assert not one.training
+
+
+def test_the_energy_falls_beside_the_task() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 12)
+    data = [(x, (x.sum(1) > 0).long())]
+    model = nn.Sequential(nn.Linear(12, 24), nn.Tanh(), nn.Linear(24, 2))
+    result = refine(
+        model, data, lambda m, b: functional.cross_entropy(m(b[0]), b[1]), lam=1.0, steps=200,
+        optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
+    )  # fmt: skip
+    assert result.penalty[-1] < 0.2 * result.penalty[0]
+    assert result.task_loss[-1] < 0.5 * result.task_loss[0]
+    assert len(result.task_loss) == len(result.penalty) == 200
+    assert {row.role for row in result.report} >= {"0.weight", "2.weight"}
+    assert all(row.share < 0.3 for row in result.report if row.role.endswith("weight"))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
+    model, data = make(), loader()
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match="step 0: task loss nan"):
+        refine(model, data, lambda m, b: task(m, b) * float("nan"), lam=0.1, steps=3)
+    assert torch.equal(weights(model), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Once:
+    def __init__(self) -> None:
+        self.batches: Iterator[Any] = iter([(torch.randn(4, 12), torch.randint(5, (4,)))] * 2)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.batches
+
+
+@pytest.mark.parametrize("data", [[], Once()])
+def test_data_that_end(data: Any) -> None:
+    model = make()
+    with pytest.raises(ValueError, match="data: it has no batches, or can be iterated only once"):
+        refine(model, data, task, lam=0.1, steps=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lam": -1.0}, "lam: got -1.0; allowed is a finite number from 0"),
+        ({"lam": "1"}, "lam: got '1'; allowed is a finite number from 0"),
+        ({"lam": float("inf")}, "lam: got inf; allowed is a finite number from 0"),
+        ({"steps": -1}, "steps: got -1; allowed is a whole number from 0"),
+        ({"steps": 1.5}, "steps: got 1.5; allowed is a whole number from 0"),
+        ({"schedule": "cosine"}, "schedule: got 'cosine'; allowed are 'constant', 'linear' and a function of the step"),
+        ({"clip_grad_norm": 0}, "clip_grad_norm: got 0; allowed are None and a number above 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every: got 0; allowed is a whole number from 1"),
+        ({"loss_fn": lambda m, b: 3.0}, "loss_fn: returned float; allowed is a tensor of one element"),
+    ],
+)
+def test_bad_arguments(options: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"lam": 0.1, "steps": 2, "loss_fn": task} | options
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        refine(make(), loader(), **arguments)
+
+
+def test_checkpoints_of_other_runs_and_damaged_ones(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.pt"
+    trained(checkpoint=checkpoint)
+    with pytest.raises(ValueError, match=r"is of a run with lam 0.3, not 0.5; name another file, or remove it"):
+        refine(make(), loader(), task, lam=0.5, steps=20, checkpoint=checkpoint)
+    with pytest.raises(ValueError, match="is of a run with optimizer 'SGD', not 'AdamW'"):
+        refine(make(), loader(), task, lam=0.3, steps=20, checkpoint=checkpoint)
+    wider = nn.Sequential(nn.Linear(12, 25))
+    with pytest.raises(ValueError, match="is of a run with parameters"):
+        refine(wider, loader(), task, lam=0.3, steps=20, checkpoint=checkpoint, **parts(wider))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is damaged or no checkpoint"):
+        trained(checkpoint=checkpoint)
+    torch.save({"weights": torch.ones(1)}, checkpoint)
+    with pytest.raises(ValueError, match="was not written by refine"):
+        trained(checkpoint=checkpoint)
+
+
+def test_a_bar_only_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    trained()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    trained()
+    assert "penalty" in capsys.readouterr().err
+    trained(progress=False)
+    assert capsys.readouterr().err == ""
