@@ -9,6 +9,7 @@ import itertools
 import math
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +176,30 @@ def test_a_wrong_alternative_is_left_out(tmp_path, monkeypatch):
     assert "scipy" not in {row["by"] for row in ledger.read(tmp_path / "bench.csv")}
 
 
+def test_an_alternative_that_takes_too_long_is_left_out(tmp_path, monkeypatch):
+    slow = {"first": 0.0, "always": 0.0}  # seconds of the next call
+
+    def sleepy(name, after):
+        def build(case, xs):
+            peer = libraries.matmul(case, xs)
+            slow[name] = 0.3
+
+            def run(i):
+                time.sleep(slow[name])
+                slow[name] = after
+                return peer.run(i)
+
+            return replace(peer, run=run)
+
+        return build
+
+    monkeypatch.setattr(measure, "SLOWEST", 0.2)
+    monkeypatch.setitem(libraries.BUILDERS, "cpu", {"first": sleepy("first", 0), "always": sleepy("always", 0.3)})
+    result = run(tmp_path, "--only", "dct_crop")
+    assert "left out: always, dct_crop 24x20 -> 6x5: a call takes 0.3 s, more than 0.2 s" in result.output
+    assert [row["by"] for row in ledger.read(tmp_path / "bench.csv")] == ["front", "first"]
+
+
 def test_what_is_not_installed_is_named_once(tmp_path, monkeypatch):
     there = importlib.import_module
 
@@ -212,6 +237,13 @@ def test_after_the_deadline_there_are_no_alternatives(tmp_path):
     result = run(tmp_path, "--deadline", "0")
     assert "0 s are over: no alternatives from here on" in result.output
     assert {row["by"] for row in ledger.read(tmp_path / "bench.csv")} == {"front"}
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.5, False), (1.53, True)])
+def test_a_busy_machine_is_told_of(tmp_path, monkeypatch, load, busy):
+    monkeypatch.setattr(ledger.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert ("the machine is busy (load 1.5)" in run(tmp_path, "--no-peers").output) == busy
+    assert {row["load"] for row in ledger.read(tmp_path / "bench.csv")} == {f"{load:.1f}"}
 
 
 def test_memory_is_read():
@@ -338,8 +370,12 @@ def test_drift_is_the_median_over_alternatives():
     assert slower([row(200), *others(20, 20, 90)], [row(100), *others(10, 10, 10)]) == []
     assert slower([row(230), *others(20, 20, 90)], [row(100), *others(10, 10, 10)]) == ["front"]
     assert slower([row(100), *others(5, 5, 10)], [row(100), *others(10, 10, 10)]) == ["front"]
-    elsewhere = [x | {"size": "8x8"} for x in others(20, 20, 20)]  # of another case
-    (change,) = baseline.changes([row(200), *elsewhere], [row(100), *others(10, 10, 10)])
+    (change,) = baseline.changes([row(200), *others(20, 20, 90)], [row(100, high=1.1), *others(10, 10, 10)])
+    assert (change.drift, change.old_us) == (2.0, 200.0)
+    assert change.allowed_us == pytest.approx(2 * 110 + 20)
+    there = {"size": "8x8"}  # another case
+    new, before = ([x | there for x in others(us, us, us)] for us in (20, 10))
+    (change,) = baseline.changes([row(200), *new], [row(100), *before])
     assert (change.drift, change.slower) == (1.0, True)
 
 

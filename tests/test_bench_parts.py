@@ -80,21 +80,24 @@ def test_a_sample_is_of_the_exact_result(monkeypatch, op, size, kept):
     monkeypatch.setitem(problems.AFFORDED, "cpu", (0, 0))
     p = problems.problem(case, CPU, 1)
     assert len(p.exact) == 2
+    for axis, index in ((-2, p.exact[0][0][1]), (-1, p.exact[1][0][1])):
+        assert {0, whole.shape[axis] - 1} <= set(index.tolist())
     for index, part in p.exact:
         assert part.shape == whole[index].shape
         assert (part - whole[index]).abs().max() <= 1e-12
     assert set(problems.verified(p)) == {"relative_error", "element_error"}
 
 
+@pytest.mark.parametrize("wrong", [0.0, math.nan])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_one_wrong_row_or_column_is_seen_in_a_sample(monkeypatch, axis):
+def test_one_wrong_row_or_column_is_seen_in_a_sample(monkeypatch, axis, wrong):
     monkeypatch.setitem(problems.AFFORDED, "cpu", (0, 0))
     monkeypatch.setattr(problems, "SAMPLE", 4)
     p = problems.problem(Case("idct_pad", (90, 80), (30, 20)), CPU, 1)
     result = p.run(0)
     for line in range(result.shape[axis]):
         spoiled = result.clone()
-        spoiled.select(axis, line).zero_()
+        spoiled.select(axis, line).fill_(wrong)
         with pytest.raises(ArithmeticError, match="wrong: relative L2 error"):
             problems.verified(p, lambda i, spoiled=spoiled: spoiled)
     with pytest.raises(ArithmeticError, match=r"wrong shape \(20, 30\), expected \(90, 80\)"):
@@ -106,6 +109,9 @@ def test_calls_are_taken_in_turn():
     times = clocks.in_turn({name: lambda name=name: calls.append(name) for name in "ab"}, 0)
     assert calls == list("aabb") * 5
     assert {name: len(found) for name, found in times.items()} == {"a": 5, "b": 5}
+    calls.clear()
+    clocks.in_turn({"a": lambda: calls.append("a") or time.sleep(1.1 * clocks.LONG)}, 0)
+    assert len(calls) == 1 + 5  # nothing is left in the caches by a long call
     assert clocks.Times([1.0, 2, 3, 4, 5, 6, 7, 8, 9]).percentiles() == (2.0, 8.0)
     assert clocks.Times([3.0, 1, 2]).median == 2
 

@@ -21,6 +21,7 @@ from .measure import available_memory, measure_case, one_line
 
 __all__ = ["main"]
 
+BUSY = 0.5  # average of runnable processes; an idle machine is far below one
 SLACK = f"{baseline.SLACK:.0%}".replace("%", " %")
 
 
@@ -149,12 +150,15 @@ def main(
         torch.set_num_threads(threads)
     console = Console(stderr=True)
     run = Run(CpuClock() if on.type == "cpu" else CudaClock(on), console)
-    common = {**ledger.run_columns(on), "copy_gb_s": round(run.clock.bytes_per_us / 1e3, 1)}
+    columns = ledger.run_columns(on)
+    if (load := float(str(columns["load"]))) > BUSY:
+        console.print(f"the machine is busy (load {load:g}): times are not to be relied on", style="bold")
+    common = {**columns, "copy_gb_s": round(run.clock.bytes_per_us / 1e3, 1)}
     run.say(", ".join(f"{name} {value}" for name, value in common.items() if value != ""))
 
     names = list(BUILDERS[on.type]) if peers else []
-    columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
+    shown = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*shown, console=console, transient=True) as progress:
         for case in progress.track(chosen, description="cases"):
             if names and deadline is not None and time.perf_counter() - started > deadline:
                 run.say(f"{deadline:g} s are over: no alternatives from here on")

@@ -19,6 +19,7 @@ from .problems import Problem, copies_for, tensor
 __all__ = ["Clock", "CpuClock", "CudaClock", "Times", "in_turn"]
 
 LEAST = 5  # times of each implementation, whatever that takes
+LONG = 0.1  # seconds of a call that is not made once more to be warm
 
 
 @dataclass
@@ -53,7 +54,8 @@ def in_turn(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[st
     with torch.inference_mode():
         while len(next(iter(times.values()))) < LEAST or time.perf_counter() - started < seconds:
             for name, run in runs.items():
-                run()  # warm: the one before it has emptied the caches
+                if not times[name] or times[name][-1] < LONG:
+                    run()  # warm: the one before it has emptied the caches
                 begun = time.perf_counter()
                 run()
                 times[name].append(time.perf_counter() - begun)

@@ -104,6 +104,7 @@ def run_columns(device: torch.device) -> dict[str, object]:
         "cuda": str(torch.version.cuda) if cuda else "",
         "threads": "" if cuda else torch.get_num_threads(),
         "isa": "" if cuda else fk.build_info()["cpu_isa"],
+        "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
         **{name: first_version(distributions) for name, distributions in PACKAGES.items()},

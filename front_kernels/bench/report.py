@@ -112,7 +112,8 @@ def speedup(figure: Any, rows: Sequence[Row]) -> None:
         if row["by"] != OURS or label(row) not in best:
             continue
         m, k = (int(str(row[column]).split("x")[0]) for column in ("size", "kept"))
-        series = f"1/{m / k:.3g} kept" + ("" if row["dtype"] == "float32" else f", {row['dtype']}")
+        share = "all kept" if k == m else f"1/{m / k:.3g} kept"
+        series = share + ("" if row["dtype"] == "float32" else f", {row['dtype']}")
         ratio = number(best[label(row)], "us") / number(row, "us")
         points.setdefault(str(row["op"]), {}).setdefault(series, {})[str(row["size"])] = ratio
     if not points:
