@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,13 +19,23 @@ def launch(kernel: Any, grid: int, arguments: dict[str, Any]) -> None:
     kernel[(grid,)](**arguments)
 
 
-def carry_out(found: plan.Plan, xs: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
-    """The plan of xs -> outs, on the current stream."""
+Slots = dict[str | int, Tensor]
+
+
+def carry_out(
+    found: plan.Plan,
+    xs: Sequence[Tensor],
+    outs: Sequence[Tensor],
+    more: Mapping[str | int, Tensor | Sequence[Tensor]] | None = None,
+) -> Slots:
+    """The plan of xs -> outs, on the current stream; `more`: further tensors by slot. Returns all of them."""
     device = xs[0].device
-    slots: dict[str | int, Tensor] = {
+    slots: Slots = {
         "x": xs[0] if len(xs) == 1 else _addresses(xs),
         "out": outs[0] if len(outs) == 1 else _addresses(outs),
     }
+    for slot, given in (more or {}).items():
+        slots[slot] = given if isinstance(given, Tensor) else given[0] if len(given) == 1 else _addresses(given)
     for i, (size, dtype) in enumerate(found.temporaries):
         slots[i] = torch.empty(size, dtype=dtype, device=device)
     for step in found.steps:
@@ -36,6 +46,7 @@ def carry_out(found: plan.Plan, xs: Sequence[Tensor], outs: Sequence[Tensor]) ->
         for name, key in step.bases:
             arguments[name] = basis.get(key, device)
         launch(step.kernel, step.grid, arguments)
+    return slots
 
 
 _loaded: set[torch.device] = set()
