@@ -292,3 +292,15 @@ def test_all_frozen_is_an_error() -> None:
     for call in (reg, lambda: reg.accumulate_grad_(1.0)):
         with pytest.raises(ValueError, match=r"^model: no parameter that is regularized requires grad"):
             call()
+
+
+def test_parameters_that_were_replaced_are_an_error() -> None:
+    """What is trained would have no penalty, and nobody would notice."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    reg = SpectralRegularizer(model, keep_ratio=0.5)
+    model.double().load_state_dict(model.state_dict())
+    reg()  # these are the same parameters
+    model[1].load_state_dict({name: t.clone() for name, t in model[1].state_dict().items()}, assign=True)
+    for call in (reg, lambda: reg.accumulate_grad_(1.0), reg.report, reg.communication):
+        with pytest.raises(ValueError, match=r"^model: 1.weight is not the parameter that it was when"):
+            call()

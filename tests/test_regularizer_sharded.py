@@ -290,6 +290,14 @@ def check_placements(mesh: DeviceMesh) -> None:
         SpectralRegularizer(layers, keep_ratio=0.5, depth=True)()
 
 
+def check_made_too_early(mesh: DeviceMesh) -> None:
+    model = Mixed(scalar=False)
+    reg = SpectralRegularizer(model, keep_ratio=0.5)
+    shard(model, mesh)
+    with pytest.raises(ValueError, match=r"is not the parameter that it was .* make it after fully_shard"):
+        reg()
+
+
 CHECKS: list[Callable[[DeviceMesh], None]] = [
     check_shards_are_uneven_and_empty,
     check_equals_one_process,
@@ -302,6 +310,7 @@ CHECKS: list[Callable[[DeviceMesh], None]] = [
     check_nan_stays_in_its_parameter,
     check_autograd_once,
     check_placements,
+    check_made_too_early,
 ]
 
 

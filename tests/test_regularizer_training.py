@@ -33,8 +33,8 @@ def grads_of(model: nn.Module) -> list[Tensor]:
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
-def twins(**options: Any) -> tuple[nn.Module, SpectralRegularizer, nn.Module, SpectralRegularizer]:
-    a = Mixed()
+def twins(*, layers: int = 3, **options: Any) -> tuple[nn.Module, SpectralRegularizer, nn.Module, SpectralRegularizer]:
+    a = Mixed(layers)
     b = copy.deepcopy(a)
     return a, SpectralRegularizer(a, **options), b, SpectralRegularizer(b, **options)
 
@@ -124,9 +124,9 @@ def test_clipping_comes_after(options: dict[str, Any]) -> None:
 @forms
 def test_frozen_parameters(options: dict[str, Any]) -> None:
     """They are left out of the loss and of the layers that are coupled, and get no gradient."""
-    a, reg_a, b, reg_b = twins(**options)
+    a, reg_a, b, reg_b = twins(layers=4, **options)
     for model in (a, b):
-        for frozen in (model.blocks[1], model.conv):  # type: ignore[union-attr, index]
+        for frozen in (model.blocks[0], model.blocks[2], model.conv):  # type: ignore[union-attr, index]
             frozen.requires_grad_(False)
     loss = reg_a()
     assert loss.item() == pytest.approx(dense_penalty(a, **options).item(), rel=1e-6)

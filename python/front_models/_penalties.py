@@ -31,10 +31,23 @@ class Kept:
 
 @dataclass(frozen=True)
 class Member:
-    """A parameter, and its name for messages."""
+    """A parameter, with its name and the module that holds it."""
 
     name: str
     param: nn.Parameter
+    owner: nn.Module
+
+    def check(self) -> None:
+        """Raises ValueError where the module has another parameter by now, which would go without its penalty.
+
+        One that is sharded may stand whole in its place, between forward and backward.
+        """
+        held = self.owner._parameters.get(self.name.rpartition(".")[2])
+        if held is not self.param and not is_distributed(self.param):
+            raise ValueError(
+                f"model: {self.name} is not the parameter that it was when the regularizer was made; make it after "
+                "fully_shard, load_state_dict(assign=True) and whatever else replaces parameters"
+            )
 
 
 class Penalty(Protocol):

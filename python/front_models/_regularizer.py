@@ -139,7 +139,7 @@ class SpectralRegularizer:
         """The penalty: a scalar, float32, or float64 where a parameter is. Differentiable (of shards: once).
 
         Raises:
-            ValueError: no parameter requires grad.
+            ValueError: no parameter requires grad, or the model has another one by now.
         """
         penalties = self._penalties()
         loss = penalties[0].loss(self._standardize)
@@ -154,7 +154,8 @@ class SpectralRegularizer:
         A parameter that has no `.grad` gets one. No graph is recorded.
 
         Raises:
-            TypeError, ValueError: `lam` is not a finite number, or no parameter requires grad.
+            TypeError, ValueError: `lam` is no finite number.
+            ValueError: no parameter requires grad, or the model has another one by now.
         """
         if isinstance(lam, bool) or not isinstance(lam, (int, float)):
             raise TypeError(f"lam: got {lam!r}; allowed is a finite number")
@@ -175,6 +176,7 @@ class SpectralRegularizer:
             shares = []
             kept = self._choice.of(role.shape, 1)
             for member in role.members:
+                member.check()
                 # All but the mean: 0 where the parameter is constant.
                 total = float(_penalties([(member, Kept(kept.matrix, (1, 1), None))], [])[0].loss(True))
                 if total != 0:
@@ -195,6 +197,8 @@ class SpectralRegularizer:
         apart: list[tuple[Member, Kept]] = []
         stacks: list[tuple[Sequence[Member], Kept]] = []
         for role in self._roles:
+            for member in role.members:
+                member.check()
             members = [member for member in role.members if member.param.requires_grad]
             kept = self._choice.of(role.shape, len(members))
             if kept.layers is None:
@@ -219,7 +223,7 @@ def _roles(model: nn.Module, skip: tuple[str, ...]) -> Iterator[_RoleMembers]:
     for role in group_roles(shapes, find_axes(shapes)):
         kind = kind_of(role.template)
         members = tuple(
-            Member(name, params[name])
+            Member(name, params[name], model.get_submodule(name.rpartition(".")[0]))
             for name in role.names
             if params[name].dtype in _FLOATS
             and params[name].numel()
