@@ -1,21 +1,41 @@
-"""The spectral loss on CUDA devices: its two halves by the ops of the engines, and all forms by way of the halves.
+"""The spectral loss on CUDA devices: all forms by way of the two halves, in which nothing waits for the device.
 
-Nothing waits for the device. One matrix at a time is formed in the compute dtype.
+The halves are the Triton engine's fused kernels where the cost model would take that engine for the crop. Elsewhere,
+for many coefficients, they are ops of the CUDA engine, and one matrix at a time is formed in the compute dtype.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _contract, _spectral
+from . import _contract, _spectral, engines
 from ._spectral import Decay, compute_dtype
 from ._spectral_parts import list_loss
 
 __all__ = ["crop", "register", "residual_"]
+
+
+@functools.cache
+def _triton() -> Any:
+    from .triton import spectral
+
+    return spectral
+
+
+def _fused(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool) -> bool:
+    """Whether the Triton engine would crop these."""
+    x = xs[0]
+    ends: tuple[Sequence[int | None], Sequence[int | None]] = x.shape, (k[0], k[1])
+    by_columns = x.stride(0) == 1 and x.stride(1) != 1
+    if only_rows:
+        ends, by_columns = ((x.shape[1], x.shape[0]), (k[1], None)), not by_columns
+    dtypes = x.dtype, compute_dtype(x.dtype)
+    return engines.engine_for("spectral_loss", x.device, len(xs), ends, dtypes, by_columns) == "triton"
 
 
 def crop(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool = False) -> tuple[Tensor, Tensor]:
@@ -23,6 +43,16 @@ def crop(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool = False) -> tup
     rows = xs[0].shape[0] if only_rows else k[0]
     _spectral.check("_spectral_crop", xs, [rows, k[1]] * len(xs), None)
     _contract.check_alike("_spectral_crop", xs)
+    if _fused(xs, k, only_rows):
+        with torch.cuda.device_of(xs[0]):
+            found: tuple[Tensor, Tensor] = _triton().crop(
+                xs, k, only_rows, engines.target(engines.gpu_of(xs[0].device))
+            )
+        return found
+    return crop_by_ops(xs, k, only_rows)
+
+
+def crop_by_ops(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(xs[0].dtype)
     if only_rows:
         blocks = [torch.ops.front.dct.default(x, k[1], out_dtype=dtype) for x in xs]
@@ -44,6 +74,18 @@ def residual_(
     grads: Sequence[Tensor], xs: Sequence[Tensor], coefficients: Tensor, terms: Tensor, only_rows: bool = False
 ) -> Tensor:
     """The second half: see csrc/ops.cpp."""
+    if _fused(xs, coefficients.shape[1:], only_rows):
+        with torch.cuda.device_of(xs[0]):
+            found: Tensor = _triton().residual_(
+                grads, xs, coefficients, terms, only_rows, engines.target(engines.gpu_of(xs[0].device))
+            )
+        return found
+    return residual_by_ops_(grads, xs, coefficients, terms, only_rows)
+
+
+def residual_by_ops_(
+    grads: Sequence[Tensor], xs: Sequence[Tensor], coefficients: Tensor, terms: Tensor, only_rows: bool
+) -> Tensor:
     dtype = coefficients.dtype
     squares = []
     for i, x in enumerate(xs):

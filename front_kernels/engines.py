@@ -241,6 +241,18 @@ def _engine_of(op: str, count: int, x: Tensor, out: Tensor, task: Task) -> str:
     return _engine(op, gpu_of(x.device), task.direction, count, *ends, task.k, (x.dtype, out.dtype), by_columns)
 
 
+def engine_for(
+    op: str,
+    device: torch.device,
+    count: int,
+    ends: tuple[Sequence[int | None], Sequence[int | None]],
+    dtypes: tuple[torch.dtype, torch.dtype],
+    by_columns: bool,
+) -> str:
+    """The engine that crops `count` matrices from and to the sizes `ends`, for ops that are made of crops."""
+    return _engine(op, gpu_of(device), _FORWARD, count, *ends, (0, 0), dtypes, by_columns)
+
+
 def _run(op: str, xs: Sequence[Tensor], outs: Sequence[Tensor], task: Task) -> None:
     """Tensors of one shape into others, which may lie in the same memory."""
     x, out = xs[0], outs[0]

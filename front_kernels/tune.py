@@ -30,7 +30,7 @@ _LIMIT = {
     "single": 1e-6,
     "double": 2e-14,
 }  # of a result in float32 or wider: a rounded one hides a lost term
-Timer = Callable[[Callable[[], None]], float]
+Timer = Callable[[Callable[[], object]], float]
 
 
 def candidates(tile: tiles.Tile) -> Iterator[tiles.Tile]:
@@ -123,7 +123,7 @@ def write(file: Path, about: str, entries: list[dict[str, Any]]) -> None:
         raise
 
 
-def _by_events(call: Callable[[], None]) -> float:
+def _by_events(call: Callable[[], object]) -> float:
     from triton.testing import do_bench
 
     return 1e3 * float(do_bench(call, warmup=5, rep=20, return_mode="median"))

@@ -19,10 +19,10 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     class Halves:
         class _spectral_crop:  # noqa: N801, an op's name
-            default = staticmethod(_spectral_gpu.crop)
+            default = staticmethod(lambda xs, k, only_rows=False: _spectral_gpu.crop_by_ops(xs, k, only_rows))
 
         class _spectral_residual_:  # noqa: N801
-            default = staticmethod(_spectral_gpu.residual_)
+            default = staticmethod(lambda *args: _spectral_gpu.residual_by_ops_(*args, False))
 
         dct, idct = torch.ops.front.dct, torch.ops.front.idct
 
@@ -72,13 +72,13 @@ def test_the_halves_of_the_gpu(dtype: torch.dtype) -> None:
 def test_rows_alone() -> None:
     xs = [torch.randn(9, 14, dtype=torch.float64) for _ in range(2)]
     for ours, theirs in zip(
-        _spectral_gpu.crop(xs, (9, 5), True), torch.ops.front._spectral_crop(xs, (9, 5), True), strict=True
+        _spectral_gpu.crop_by_ops(xs, (9, 5), True), torch.ops.front._spectral_crop(xs, (9, 5), True), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
     c = torch.ops.front._spectral_crop(xs, (9, 5), True)[0]
     terms = torch.rand(2, 3, dtype=torch.float64)
     grads = [[torch.ones_like(x) for x in xs] for _ in range(2)]
-    ours = _spectral_gpu.residual_(grads[0], xs, c, terms, True)
+    ours = _spectral_gpu.residual_by_ops_(grads[0], xs, c, terms, True)
     theirs = torch.ops.front._spectral_residual_(grads[1], xs, c, terms, True)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(grads[0], grads[1])

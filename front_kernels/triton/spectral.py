@@ -1,4 +1,4 @@
-"""The two halves of the spectral loss: plans of plan.py in which spectral_kernels.py's kernels are those that meet x."""
+"""The two halves of the spectral loss: plans of plan.py, in which the kernels that meet x are spectral_kernels.py's."""
 
 from __future__ import annotations
 

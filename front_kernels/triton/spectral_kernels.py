@@ -73,8 +73,10 @@ def axis(
     x = _matrix(x, z, matrices, inner, x_0, x_1, X_GROUPED, X_TYPE, ALIGNED)
     out = _matrix(out, z, matrices, inner, out_0, out_1, OUT_GROUPED, OUT_TYPE, ALIGNED)
     end = (terms + 1) // 2 if FOLD else terms
-    even, odd, total, square = _sums(x, x_j, x_l, n, 0, end, l0, lanes, basis + u0.to(tl.int64) * basis_u, basis_u,
-                                     parity, term, tl.load(x).to(SUM), FOLD, DOT, SUM, TERMS, PRECISION, BU, BJ, BL)  # fmt: skip
+    even, odd, total, square = _sums(
+        x, x_j, x_l, n, 0, end, l0, lanes, basis + u0.to(tl.int64) * basis_u, basis_u, parity, term,
+        tl.load(x).to(SUM), FOLD, DOT, SUM, TERMS, PRECISION, BU, BJ, BL
+    )  # fmt: skip
     u, l = u0 + tl.arange(0, BU), l0 + tl.arange(0, BL)  # noqa: E741
     if FOLD:
         _store(out, even * scale, 2 * u, l, rows, lanes, out_u, out_l)
@@ -124,8 +126,8 @@ def crop(
 
 @triton.jit
 def _blend(
-    value, w, w_i, w_l, out, out_i, out_l, factor, slope, mean, i, l, rows, lanes, WRITE: tl.constexpr
-):  # noqa: E741  # fmt: skip
+    value, w, w_i, w_l, out, out_i, out_l, factor, slope, mean, i, l, rows, lanes, WRITE: tl.constexpr  # noqa: E741
+):  # fmt: skip
     """out[i, l] += factor r + slope (w - mean) with r = w - value; the sum of r^2."""
     inside = (i < rows)[:, None] & (l < lanes)[None, :]
     rows_at, lanes_at = i.to(tl.int64)[:, None], l.to(tl.int64)[None, :]
