@@ -114,7 +114,8 @@ class Run:
 @click.option("--baseline", "old", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="OLD.csv",
               help="compare with an older ledger")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
-              help="of timing per case; each implementation runs 5 times at least")  # fmt: skip
+              help="of timing per case; each implementation runs 5 times at least, an alternative only if a call takes "
+              "at most 5 s")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="of the CPU; otherwise torch's own number")
 @click.option("--deadline", type=click.FloatRange(min=0), help="seconds after which cases run without alternatives")
 @click.option("--peers/--no-peers", default=True, help="whether to time the alternatives")
