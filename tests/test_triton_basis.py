@@ -112,6 +112,7 @@ def test_a_basis_is_recorded_once_on_every_stream_that_reads_it(monkeypatch):
     entry = basis._Entry(Data())
     for number in (1, 1, 2, 1, 2):
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device, number=number: FakeStream(number))
+        monkeypatch.setattr(basis, "_current_stream", lambda device, number=number: number)
         entry.used()
     assert entry.data.recorded == [1, 2]
 

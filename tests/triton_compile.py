@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from front_kernels import engines
-from front_kernels.triton import plan
+from front_kernels.triton import plan, spectral
 
 POINTERS = {
     torch.float16: "*fp16",
@@ -60,6 +60,35 @@ CASES: list[tuple[torch.dtype, str, int, int, str, int]] = [
     (torch.float32, "highest", 768, 64, "inverse", 12),
     (torch.bfloat16, "highest", 771, 61, "forward", 1),
 ]
+
+
+# The spectral loss of twelve matrices: dtype, larger and smaller side of both axes.
+LOSSES = [
+    (torch.bfloat16, 768, 96),
+    (torch.float32, 768, 96),
+    (torch.bfloat16, 3072, 384),
+    (torch.float32, 3072, 384),
+    (torch.float64, 768, 96),
+]
+
+
+def loss_steps(
+    dtype: torch.dtype, large: int, small: int, gpu: engines.Gpu
+) -> list[tuple[str, plan.Plan, dict[str | int, torch.dtype]]]:
+    """Both halves, with the dtypes of what they are given."""
+    target = plan.Target((gpu.name, gpu.architecture), gpu.multiprocessors, "highest", gpu.nvidia)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, grad = (plan.Layout((large, large), (large, 1), each) for each in (dtype, wide))
+    c = plan.Layout((small, small), (small, 1), wide)
+    lists: dict[str | int, torch.dtype] = {"x": torch.int64, "out": torch.int64, "w": torch.int64}
+    return [
+        ("first half", spectral._first(x, c, 12, False, target, True).plan, lists),
+        (
+            "second half",
+            spectral._second(c, x, grad, 12, False, target, True).plan,
+            lists | {spectral.TERMS: torch.float64},
+        ),
+    ]
 
 
 def steps(
@@ -139,11 +168,17 @@ def resources(compiled: Any, architecture: str) -> dict[str, Any]:
 def main(architecture: str) -> None:
     gpu = engines.Gpu("unknown", architecture, 132, nvidia=architecture.startswith("sm"))
     found = []
+    everything: list[tuple[str, plan.Plan, dict[str | int, torch.dtype]]] = []
     for case in CASES:
         dtype, precision, large, small, direction, count = case
-        planned = steps(*case, gpu)
         ends = torch.int64 if count > 1 else dtype  # addresses
-        types: dict[str | int, torch.dtype] = {"x": ends, "out": ends}
+        name = f"{str(dtype)[6:]} {precision} {large}->{small} {direction} x{count}"
+        everything.append((name, steps(*case, gpu), {"x": ends, "out": ends}))
+    for dtype, large, small in LOSSES:
+        for half, planned, given in loss_steps(dtype, large, small, gpu):
+            everything.append((f"{str(dtype)[6:]} {large}->{small} loss, {half}", planned, given))
+    for name, planned, given in everything:
+        types = dict(given)
         types |= {i: temporary.dtype for i, temporary in enumerate(planned.temporaries)}
         for step in planned.steps:
             code, options = source(step, types)
@@ -152,7 +187,7 @@ def main(architecture: str) -> None:
             loop = text[text.index("scf.for") :] if "scf.for" in text else ""
             found.append(
                 {
-                    "case": f"{str(dtype)[6:]} {precision} {large}->{small} {direction} x{count}",
+                    "case": name,
                     "kernel": step.kernel.__name__,
                     "rows": step.arguments.get("BI", step.arguments.get("BU", 0)),
                     "shared": compiled.metadata.shared,

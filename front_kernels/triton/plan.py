@@ -223,6 +223,9 @@ class _Builder:
         sums = tiles.Tile(0, 0, 0, 0, warps=4, stages=2)
         self.add(kernels.add, grid, common | arguments, {"partials": partials, "out": out}, {}, sums)
 
+    def pad_tile(self, tile: tiles.Tile) -> tiles.Tile:
+        return tile
+
     def pad(self, x: Side, out: Side) -> None:
         """Both axes of the inverse in one launch."""
         if out.strides[0] == 1 and out.strides[1] != 1:
@@ -230,7 +233,7 @@ class _Builder:
         (ku, kv), (rows, lanes) = x.sizes, out.sizes
         key = Key(rows, ku, True, self.norm, torch.float32, 1, False)
         across = Key(lanes, kv, True, self.norm, torch.float32, 1, False)
-        tile = tiles.nearest(self.target.names, "pad", _KINDS[out.dtype], (rows, lanes, max(ku, kv)))
+        tile = self.pad_tile(tiles.nearest(self.target.names, "pad", _KINDS[out.dtype], (rows, lanes, max(ku, kv))))
         bi, bl = min(tile.rows, key.shape[2]), min(tile.lanes, across.shape[2])
         tiles_l = triton.cdiv(lanes, bl)
         wanted = max(1, 2 * self.target.multiprocessors // (tiles_l * self.batch.count))

@@ -57,6 +57,10 @@ class _Second(_Builder):
     write: bool
     wide = torch.float32
 
+    def pad_tile(self, tile: tiles.Tile) -> tiles.Tile:
+        # Registers hold tiles of x and of the gradient as well.
+        return tile._replace(lanes=max(16, tile.lanes // 2))
+
     def add(
         self, kernel: Any, grid: int, arguments: dict[str, Any], tensors: dict[str, Side | int], bases: dict[str, Key],
         tile: tiles.Tile,
