@@ -166,6 +166,7 @@ tests() {
   if importable xdist; then parallel=(-n 6); fi
   pytest_of ops "$OPS" tests/gpu/test_gpu_ops.py "${parallel[@]}"
   pytest_of triton "$TRITON" tests/gpu/test_gpu_triton.py "${parallel[@]}"
+  pytest_of spectral "$TRITON" tests/gpu/test_gpu_spectral.py "${parallel[@]}"
   pytest_of torch "$TORCH" tests/gpu/test_gpu_torch.py
 }
 
@@ -234,6 +235,8 @@ bench() {
   sed '/^results$/,$d' "$OUT/bench.log" | tail -n 30 | cut -c 1-200
   sed -n '/^results$/,$p' "$OUT/bench.log"
   if [ -f "$OUT/bench.csv" ]; then "$PY" bench/gpu_figures.py "$OUT/bench.csv"; fi
+  limited 40 "$OUT/spectral_bench.log" "$PY" bench/gpu_spectral.py --out "$OUT" || code=$?
+  cat "$OUT/spectral_bench.log"
   if [ "$code" -eq 0 ]; then
     record bench PASS $((SECONDS - begun)) "every result was right"
   elif timed_out "$code"; then

@@ -341,30 +341,50 @@ echo "========= ERROR SUMMARY: ${FINDS:-0} errors"
 @pytest.mark.parametrize(
     ("variables", "status", "steps"),
     [
-        ({}, 0, "build PASS, ops PASS, triton PASS, torch PASS, memcheck PASS, racecheck PASS, bench PASS"),
+        (
+            {},
+            0,
+            "build PASS, ops PASS, triton PASS, spectral PASS, torch PASS, memcheck PASS, racecheck PASS, bench PASS",
+        ),
         ({"PIP": "1"}, 1, "build FAIL, tests SKIP, sanitizer SKIP, bench SKIP"),
         ({"CUDA": "False"}, 1, "build FAIL, tests SKIP, sanitizer SKIP, bench SKIP"),
         ({"LACKS": "ninja"}, 1, "build FAIL, tests SKIP, sanitizer SKIP, bench SKIP"),
-        ({"TESTS": "1"}, 1, "build PASS, ops FAIL, triton FAIL, torch FAIL, memcheck PASS, racecheck PASS, bench PASS"),
-        ({"TESTS": "5"}, 1, "build PASS, ops FAIL, triton FAIL, torch FAIL, memcheck PASS, racecheck PASS, bench PASS"),
+        (
+            {"TESTS": "1"},
+            1,
+            "build PASS, ops FAIL, triton FAIL, spectral FAIL, torch FAIL, memcheck PASS, racecheck PASS, bench PASS",
+        ),
+        (
+            {"TESTS": "5"},
+            1,
+            "build PASS, ops FAIL, triton FAIL, spectral FAIL, torch FAIL, memcheck PASS, racecheck PASS, bench PASS",
+        ),
         ({"ABSENT": "pytest"}, 0, "build PASS, tests SKIP, small PASS, memcheck PASS, racecheck PASS, bench PASS"),
         (
             {"REFUSES": "1"},
             0,
-            "build PASS, ops PASS, triton PASS, torch PASS, memcheck SKIP, racecheck SKIP, bench PASS",
+            "build PASS, ops PASS, triton PASS, spectral PASS, torch PASS, memcheck SKIP, racecheck SKIP, bench PASS",
         ),
-        ({"FINDS": "2"}, 1, "build PASS, ops PASS, triton PASS, torch PASS, memcheck FAIL, racecheck PASS, bench PASS"),
+        (
+            {"FINDS": "2"},
+            1,
+            "build PASS, ops PASS, triton PASS, spectral PASS, torch PASS, memcheck FAIL, racecheck PASS, bench PASS",
+        ),
         (
             {"SAYS": "WRONG  dct"},
             1,
-            "build PASS, ops PASS, triton PASS, torch PASS, memcheck FAIL, racecheck FAIL, bench PASS",
+            "build PASS, ops PASS, triton PASS, spectral PASS, torch PASS, memcheck FAIL, racecheck FAIL, bench PASS",
         ),
         (
             {"ABSENT": "rich"},
             1,
-            "build PASS, ops PASS, triton PASS, torch PASS, memcheck PASS, racecheck PASS, bench FAIL",
+            "build PASS, ops PASS, triton PASS, spectral PASS, torch PASS, memcheck PASS, racecheck PASS, bench FAIL",
         ),
-        ({"BENCH": "1"}, 1, "build PASS, ops PASS, triton PASS, torch PASS, memcheck PASS, racecheck PASS, bench FAIL"),
+        (
+            {"BENCH": "1"},
+            1,
+            "build PASS, ops PASS, triton PASS, spectral PASS, torch PASS, memcheck PASS, racecheck PASS, bench FAIL",
+        ),
     ],
     ids=str,
 )
