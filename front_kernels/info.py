@@ -83,7 +83,8 @@ def plan_for(
     return plan
 
 
-H200 = (132, 227 << 10, 228 << 10)  # multiprocessors; shared memory of a block, and of a multiprocessor
+# Multiprocessors; shared memory of a block, and of a multiprocessor.
+H200 = (engines.H200.multiprocessors, 227 << 10, 228 << 10)
 
 
 def _gpu_plan(

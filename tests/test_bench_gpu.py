@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,6 +120,24 @@ def test_one_wrong_element_is_found(monkeypatch, wrong):
     monkeypatch.setattr(problems.fk, "dct_crop", spoiled)
     with pytest.raises(ArithmeticError, match="wrong: relative L2 error"):
         problems.verified(p)
+
+
+def test_each_engine_is_held_to_its_own_limit(monkeypatch):
+    """Products may be off by twice as much."""
+    monkeypatch.setattr(measure.fk.engines, "available", lambda: ("cuda", "triton"))
+    case = make("dct_crop", (100, 77), (30, 60))
+    on_gpu = SimpleNamespace(case=case, run=lambda i: None, outs=[SimpleNamespace(device=torch.device("cuda"))])
+    limits = {name: peer.tolerance for name, peer in measure.engines(on_gpu, print).items()}
+    assert limits == {"front cuda": 5e-7, "front triton": 1e-6}
+    assert problems.tolerance(case, torch.device("cuda")) == 1e-6
+    p = problems.problem(case, CPU, 2)
+
+    def off(i):
+        return p.exact[0][1] * (1 + 8e-7)
+
+    problems.verified(p, off, limits["front triton"])
+    with pytest.raises(ArithmeticError, match=r"error 8e-07 \(allowed 5e-07\)"):
+        problems.verified(p, off, limits["front cuda"])
 
 
 def test_copies_that_differ_are_found():

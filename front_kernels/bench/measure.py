@@ -57,7 +57,7 @@ def measure_case(case: Case, clock: Clock, seconds: float, peers: list[str], say
     runs = {OURS: Peer(p.run, False, None, tensor)}
     found = {OURS: problems.verified(p)}
     for name, engine in engines(p, say).items():
-        found[name] = problems.verified(p, engine.run)
+        found[name] = problems.verified(p, engine.run, engine.tolerance)
         runs[name] = engine
     for name in list(peers):
         with left_out(name, case, say, peers):
@@ -101,7 +101,7 @@ def engines(p: Problem, say: Say) -> dict[str, Peer]:
         name = f"{OURS} {engine}"
         with left_out(name, p.case, say, []):
             run(0)
-            found[name] = Peer(run, False, None, tensor)
+            found[name] = Peer(run, False, problems.tolerance(p.case, p.outs[0].device, engine), tensor)
     return found
 
 
