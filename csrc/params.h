@@ -40,16 +40,17 @@ struct Moments {
 };
 struct Measure {
   double shift;
+  bool subtract;    // transform x - shift: a mean far above the deviation would cost the coefficients digits
   Moments* blocks;  // zeros at first; room for as many as there are lanes
 };
 
-// What the spectral loss makes of an inverse pass instead of its result v: with r = x - v,
+// What the spectral loss makes of an inverse pass instead of its result v: with r = x - shift - v,
 // out += factor r + slope (x - mean), where there is an `out`.
 struct Residual {
   const void* x;
   DType type;           // out has this type or the compute type
   int64_t row, column;  // x's strides: the lanes are the rows of one matrix
-  double factor, slope, mean;
+  double factor, slope, mean, shift;
   double* squares;  // per block of lanes, the sum of r^2: zeros at first; room for as many as there are lanes
 };
 

@@ -304,7 +304,7 @@ void load_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& 
     load_group(pass, group, begin, n, index, works);
     if (!pass.measure) return;
     for (int g = 0; g < works.count; ++g)
-      add_moments<T>(works[g], n, index, group.lanes[g].count, pass.measure->shift, *group.moments);
+      add_moments<T>(works[g], n, index, group.lanes[g].count, *pass.measure, *group.moments);
   };
   if (!axis.filter) return load(0, axis.n, axis.forward_in, group.work);
   decimate(axis.n, axis.filter, axis.forward_in, group.work, load);

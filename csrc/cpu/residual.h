@@ -41,14 +41,15 @@ class Sum {
 
 // n values of each of the first `count` lanes at z[index[i]].
 template <class T>
-void add_moments(const Vector<T>* z, int64_t n, const int32_t* index, int count, double shift, Moments& moments) {
+void add_moments(Vector<T>* z, int64_t n, const int32_t* index, int count, const Measure& measure, Moments& moments) {
   Vector<T> from{};  // lanes that are not in use hold zeros, and are to add nothing
-  for (int l = 0; l < count; ++l) from[l] = static_cast<T>(shift);
+  for (int l = 0; l < count; ++l) from[l] = static_cast<T>(measure.shift);
   Sum<T> sum, square;
   for (int64_t begin = 0; begin < n; begin += Sum<T>::kRun) {
     const int64_t end = begin + Sum<T>::kRun < n ? begin + Sum<T>::kRun : n;
     for (int64_t i = begin; i < end; ++i) {
       const Vector<T> d = z[index[i]] - from;
+      if (measure.subtract) z[index[i]] = d;
       sum.add(d);
       square.add(d * d);
     }
@@ -59,20 +60,22 @@ void add_moments(const Vector<T>* z, int64_t n, const int32_t* index, int count,
   moments.square += square.total();
 }
 
-// For v = z[index[i]], element i of every lane: with r = x - v, y += factor r + slope (x - mean); y may be null. `x` is
-// that element 0 of lane 0. Returns the sum of r^2.
+// For v = z[index[i]], element i of every lane: with r = x - shift - v, y += factor r + slope (x - mean); y may be
+// null. `x` is element 0 of lane 0. Returns the sum of r^2.
 template <class In, class Out, class T>
 double blend_block(const In* x, Out* y, int64_t n, Along along, const Lanes<T>& lanes, const int32_t* index,
                    const Vector<T>* z, const Residual& residual) {
   constexpr int W = kLanes<T>;
   const auto factor = static_cast<T>(residual.factor), slope = static_cast<T>(residual.slope),
-             mean = static_cast<T>(residual.mean);
+             shift = static_cast<T>(residual.shift);
+  // Rounded to T the mean itself would be off by much of a deviation that is far below it.
+  const auto mean = static_cast<T>(residual.mean - static_cast<double>(shift));
   const int64_t row = residual.row, column = residual.column;
   Sum<T> squares;
   const auto blend = [&](const In* from, int64_t to, Vector<T> v) {
-    const Vector<T> value = load<T>(from), r = value - v;
+    const Vector<T> d = load<T>(from) - shift, r = d - v;
     squares.add(r * r);
-    if (y) store<T>(y + to, load<T>(y + to) + (factor * r + slope * (value - mean)));
+    if (y) store<T>(y + to, load<T>(y + to) + (factor * r + slope * (d - mean)));
   };
   int64_t i = 0;
   if (in_vectors<T>(along) && column == 1) {
@@ -95,11 +98,11 @@ double blend_block(const In* x, Out* y, int64_t n, Along along, const Lanes<T>& 
   for (; i < n; ++i) {
     const Vector<T> v = z[index[i]];
     for (int l = 0; l < lanes.count; ++l) {
-      const T value = static_cast<T>(to_float(x[l * row + i * column])), r = value - v[l];
+      const T d = static_cast<T>(to_float(x[l * row + i * column])) - shift, r = d - v[l];
       rest += static_cast<double>(r) * static_cast<double>(r);
       if (!y) continue;
       Out& sum = y[lanes.out[l] + offset(along, i)];
-      sum = round_to<Out>(static_cast<T>(to_float(sum)) + (factor * r + slope * (value - mean)));
+      sum = round_to<Out>(static_cast<T>(to_float(sum)) + (factor * r + slope * (d - mean)));
     }
   }
   return squares.total() + rest;

@@ -49,6 +49,16 @@ double first_value(const void* x, DType type) {
   }
 }
 
+// About where the values lie: the mean of the first up to 64 of the first row. Of equal values it is that value.
+double typical_value(const SpectralMatrix& x) {
+  int64_t count = 1;
+  while (2 * count <= std::min<int64_t>(x.n, 64)) count *= 2;
+  double sum = 0;
+  for (int64_t j = 0; j < count; ++j)
+    sum += first_value(static_cast<const char*>(x.x) + j * x.column * size_of(x.type), x.type);
+  return sum / static_cast<double>(count);
+}
+
 // exp(-decay u / n) and what it lacks to 1, without cancellation.
 struct Factors {
   Factors(double decay, int64_t n, int64_t kept) {
@@ -130,7 +140,7 @@ void run_loss(SpectralLoss& p, const Executor& executor) {
   const SpectralMatrix& x = p.matrix;
   const Workspace corner(static_cast<size_t>(x.k0 * x.k1 * size_of(x.compute())));
   p.loss = 0;
-  const Spread spread = read_coefficients(x, corner.data(), executor);
+  const Spread spread = read_coefficients(x, true, corner.data(), executor);
   if (spread.constant) return;
   const double std = std_of(spread, x), s = p.standardize ? std + kStdEps : 1;
   const Energy low = x.compute() == DType::f64 ? weigh(static_cast<double*>(corner.data()), p, executor)
@@ -143,14 +153,15 @@ void run_loss(SpectralLoss& p, const Executor& executor) {
   p.grad.factor = p.scale * 2 / (s * s);
   p.grad.slope = p.standardize ? -p.scale * 2 * high / (s * s * s * (count_of(x) - 1) * std) : 0;
   p.grad.mean = spread.mean;
+  p.grad.shift = spread.shift;
   p.loss = (add_residual(x, corner.data(), p.grad, executor) + low.extra) / (s * s);
 }
 
 }  // namespace
 
-Spread read_coefficients(const SpectralMatrix& x, void* coefficients, const Executor& executor) {
+Spread read_coefficients(const SpectralMatrix& x, bool subtract, void* coefficients, const Executor& executor) {
   std::vector<Moments> moments(static_cast<size_t>(x.m));
-  const Measure measure{first_value(x.x, x.type), moments.data()};
+  const Measure measure{typical_value(x), subtract, moments.data()};
   if (x.only_rows) {
     AxisPass pass = row_pass(Direction::forward, x);
     pass.in = x.x, pass.in_type = x.type, pass.in_along = {x.column, 0, 0}, pass.lanes[0].in_stride = x.row;
@@ -167,11 +178,12 @@ Spread read_coefficients(const SpectralMatrix& x, void* coefficients, const Exec
   Moments sums{};
   for (const Moments& part : moments) sums.sum += part.sum, sums.square += part.square;
   Spread spread;
+  spread.shift = measure.shift;
   spread.mean = measure.shift + sums.sum / count_of(x);
   spread.energy = positive(sums.square - sums.sum / count_of(x) * sums.sum);
   const double eps = x.compute() == DType::f64 ? std::numeric_limits<double>::epsilon()
                                                : static_cast<double>(std::numeric_limits<float>::epsilon());
-  // NOTE: a matrix this near to constant is, up to a factor of about 1, nowhere larger than at its first element.
+  // NOTE: a matrix this near to constant is, up to a factor of about 1, nowhere larger than in its first row.
   spread.constant = std_of(spread, x) <= 8 * eps * std::abs(measure.shift);
   return spread;
 }
@@ -179,7 +191,7 @@ Spread read_coefficients(const SpectralMatrix& x, void* coefficients, const Exec
 double add_residual(const SpectralMatrix& x, const void* coefficients, const SpectralGrad& grad,
                     const Executor& executor) {
   std::vector<double> squares(static_cast<size_t>(x.m));
-  const Residual residual{x.x, x.type, x.row, x.column, grad.factor, grad.slope, grad.mean, squares.data()};
+  const Residual residual{x.x, x.type, x.row, x.column, grad.factor, grad.slope, grad.mean, grad.shift, squares.data()};
   if (x.only_rows) {
     AxisPass pass = row_pass(Direction::inverse, x);
     pass.in = coefficients;

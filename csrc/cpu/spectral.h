@@ -17,20 +17,22 @@ struct SpectralMatrix {
 };
 
 struct Spread {
+  double shift = 0;             // about where the values lie
   double mean = 0, energy = 0;  // energy: sum of (x - mean)^2
-  bool constant = false;        // std <= 8 eps |x[0, 0]|
+  bool constant = false;        // std <= 8 eps |shift|
 };
 
-// x -> coefficients (contiguous, in the compute type), in one read. Throws as run_matrices does, as do all of these.
-Spread read_coefficients(const SpectralMatrix& matrix, void* coefficients, const Executor& executor);
+// x -> coefficients (contiguous, in the compute type), in one read; `subtract`: those of x - shift. Throws as
+// run_matrices does, as do all of these.
+Spread read_coefficients(const SpectralMatrix& matrix, bool subtract, void* coefficients, const Executor& executor);
 
-// grad += factor r + slope (x - mean), r = x - (what the coefficients give, zero-padded); no grad: null data. Returns
-// the sum of r^2.
+// grad += factor r + slope (x - mean), r = x - shift - (what the coefficients give, zero-padded); no grad: null data.
+// Returns the sum of r^2.
 struct SpectralGrad {
   void* data;
   DType type;  // x's or the compute type
   int64_t row, column;
-  double factor, slope, mean;
+  double factor, slope, mean, shift;
 };
 double add_residual(const SpectralMatrix& matrix, const void* coefficients, const SpectralGrad& grad,
                     const Executor& executor);

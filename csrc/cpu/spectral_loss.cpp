@@ -46,13 +46,11 @@ SpectralMatrix describe(const Tensor& x, int64_t k0, int64_t k1, Types types) {
 SpectralGrad describe_grad(const char* op, const Tensor& grad) {
   const auto strides = grad.strides();
   const size_t row = strides.size() - 2, column = strides.size() - 1;
-  return {grad.mutable_data_ptr(),
-          dtype_of(op, "grads' dtype", grad.scalar_type()),
-          strides[row],
-          strides[column],
-          0,
-          0,
-          0};
+  SpectralGrad found{};
+  found.data = grad.mutable_data_ptr();
+  found.type = dtype_of(op, "grads' dtype", grad.scalar_type());
+  found.row = strides[row], found.column = strides[column];
+  return found;
 }
 
 // x [..., m, n]: one for each matrix. grad: null, or of x's shape.
@@ -204,7 +202,7 @@ std::tuple<Tensor, Tensor> spectral_crop(std::vector<Tensor> xs, std::vector<int
   for (const Tensor& x : xs) {
     SpectralMatrix matrix = describe(x, rows, k[1], types);
     matrix.only_rows = only_rows;
-    const Spread found = read_coefficients(matrix, block, torch_executor());
+    const Spread found = read_coefficients(matrix, false, block, torch_executor());
     *spread++ = found.mean, *spread++ = found.energy, *spread++ = found.constant;
     block += rows * k[1] * size_of(types.compute);
   }

@@ -54,7 +54,7 @@ void check(int64_t m, int64_t n, int64_t k0, int64_t k1, bool by_columns, int64_
 
   SpectralLoss loss{};
   loss.matrix = {x.data(), sizeof(T) == 8 ? DType::f64 : DType::f32, m, n, k0, k1, row, column, false};
-  loss.grad = {with_grad ? grad.data() : nullptr, loss.matrix.type, row, column, 0, 0, 0};
+  loss.grad = {with_grad ? grad.data() : nullptr, loss.matrix.type, row, column, 0, 0, 0, 0};
   loss.decay0 = loss.decay1 = decay;
   loss.standardize = standardize;
   loss.scale = 0.5;
