@@ -25,10 +25,11 @@ MOST = {"cuda": 20, "triton": 48}
 
 
 @pytest.fixture(autouse=True)
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def fake() -> Iterator[list[Any]]:
     """Engines that keep their plans instead of launching them."""
     plans: list[Any] = []
-    with installed():
+    # What is patched here is put back before what `installed` has patched.
+    with installed(), pytest.MonkeyPatch.context() as monkeypatch:
         library = torch.library.Library("front", "IMPL")
         library.impl("_cuda_matrices", lambda *arguments: plans.append(arguments[2:]), "CPU")
         monkeypatch.setattr(launch, "carry_out", _kept(launch.carry_out, plans))
