@@ -130,6 +130,9 @@ def test_what_a_capture_of_lists_needs_is_loaded_before(monkeypatch):
         def data_ptr(self):
             return 4096
 
+        def element_size(self):
+            return 4
+
     class Table:
         def pin_memory(self):
             return self

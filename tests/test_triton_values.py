@@ -206,6 +206,26 @@ def test_lists(name, size, launched):
     assert len(launched) == 2 * len(alone)
 
 
+def test_batches_of_any_axes_take_as_many_launches_as_one(launched):
+    """Two axes are a launch's own; each element of further ones is an address."""
+    x = randn(3, 3, 3, 20, 10)[::2, :, ::2, :, 1:]
+    assert_matches(call("dct_crop", x, [8, 5]), reference.dct_crop(x, (8, 5)), dtype=torch.float32)
+    assert launched == ["crop", "add"]
+    launched.clear()
+    for dim in (0, 3, 4):
+        assert_matches(call("dct", x, 2, dim), reference.dct(x, 2, dim), dtype=torch.float32)
+    assert launched == ["axis"] * 3
+    launched.clear()
+    xs = [x, randn(4, 3, 3, 20, 10)[1::2, :, ::2, :, :9]]
+    for each, out in zip(xs, engines._many(OPS["dct_crop"])(xs, [8, 5]), strict=True):
+        assert_matches(out, reference.dct_crop(each, (8, 5)), dtype=torch.float32)
+    assert launched == ["crop", "add"]
+    layouts = (plan.Layout.of(t) for t in (x, randn(2, 3, 2, 8, 5)))
+    found = plan.matrices(*layouts, 2, "forward", (0, 0), "ortho", engines.target(GPU), True, False)
+    assert found.starts == ((0, 0), (2 * 200, 40)), "the longest axes are the launch's"
+    assert found.steps[0].arguments["ALIGNED"] is False
+
+
 def test_addresses_of_any_alignment():
     memory = randn(2, 24 * 48 + 1)
     xs = [memory[0, 1:].view(24, 48), memory[1, 1:].view(24, 48)]

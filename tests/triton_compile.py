@@ -104,7 +104,7 @@ def source(step: plan.Step, types: dict[str | int, torch.dtype]) -> tuple[ASTSou
     """As the launcher specialises: multiples of 16 are known to be so, and ones are constants. And the options."""
     names = step.kernel.arg_names
     constants = {name for name, annotation in step.kernel.fn.__annotations__.items() if "constexpr" in str(annotation)}
-    tensors = {name: POINTERS[types[slot]] for name, slot, _ in step.tensors}
+    tensors = {name: POINTERS[types[slot]] for name, slot in step.tensors}
     tensors |= {name: POINTERS[key.dtype] for name, key in step.bases}
     signature, fixed, attributes = {}, {}, {}
     for i, name in enumerate(names):

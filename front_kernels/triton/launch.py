@@ -30,9 +30,10 @@ def carry_out(
 ) -> Slots:
     """The plan of xs -> outs, on the current stream; `more`: further tensors by slot. Returns all of them."""
     device = xs[0].device
+    single = len(xs) == len(found.starts) == 1
     slots: Slots = {
-        "x": xs[0] if len(xs) == 1 else _addresses(xs),
-        "out": outs[0] if len(outs) == 1 else _addresses(outs),
+        "x": xs[0] if single else _addresses(xs, [start for start, _ in found.starts]),
+        "out": outs[0] if single else _addresses(outs, [start for _, start in found.starts]),
     }
     for slot, given in (more or {}).items():
         slots[slot] = given if isinstance(given, Tensor) else given[0] if len(given) == 1 else _addresses(given)
@@ -40,9 +41,8 @@ def carry_out(
         slots[i] = torch.empty(size, dtype=dtype, device=device)
     for step in found.steps:
         arguments = dict(step.arguments)
-        for name, slot, offset in step.tensors:
-            tensor = slots[slot]
-            arguments[name] = tensor.as_strided((1,), (1,), tensor.storage_offset() + offset) if offset else tensor
+        for name, slot in step.tensors:
+            arguments[name] = slots[slot]
         for name, key in step.bases:
             arguments[name] = basis.get(key, device)
         launch(step.kernel, step.grid, arguments)
@@ -52,8 +52,8 @@ def carry_out(
 _loaded: set[torch.device] = set()
 
 
-def _addresses(tensors: Sequence[Tensor]) -> Tensor:
-    values = [t.data_ptr() for t in tensors]
+def _addresses(tensors: Sequence[Tensor], starts: Sequence[int] = (0,)) -> Tensor:
+    values = [t.data_ptr() + t.element_size() * start for t in tensors for start in starts]
     device = tensors[0].device
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return _addresses_by_kernels(values, device)
@@ -99,10 +99,6 @@ def matrices(
     through = k[0], k[1]
     if len(xs) == 1:
         return _one(xs[0], outs[0], direction, through, norm, target)
-    if xs[0].dim() > 4:  # plans of lists have two batch axes
-        for i in range(xs[0].shape[0]):
-            matrices([x[i] for x in xs], [out[i] for out in outs], direction, k, norm, target)
-        return None
     groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
     for x, out in zip(xs, outs, strict=True):
         group = groups.setdefault((plan.Layout.of(x), plan.Layout.of(out)), ([], []))

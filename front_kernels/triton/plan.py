@@ -77,18 +77,21 @@ class Temporary(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One launch. `tensors` are (argument, "x", "out" or a temporary's number, offset in elements)."""
+    """One launch. `tensors` are (argument, "x", "out" or a temporary's number)."""
 
     kernel: Any
     grid: int
     arguments: dict[str, Any]  # all but tensors: sizes, strides, constants, Triton's options
-    tensors: tuple[tuple[str, str | int, int], ...]
+    tensors: tuple[tuple[str, str | int], ...]
     bases: tuple[tuple[str, Key], ...]
 
 
 class Plan(NamedTuple):
+    """`starts`: where in x and in out, in elements, parts of a batch begin. Of several, kernels get the addresses."""
+
     steps: tuple[Step, ...]
     temporaries: tuple[Temporary, ...]
+    starts: tuple[tuple[int, int], ...]
 
     @property
     def workspace_bytes(self) -> int:
@@ -104,7 +107,6 @@ class Side:
     sizes: tuple[int, int]
     strides: tuple[int, int]
     batch: tuple[int, int]
-    offset: int = 0
     grouped: bool = False
 
     def swapped(self) -> Side:
@@ -114,12 +116,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Batch:
-    """How many matrices: `inner` of the last axis, `matrices` in each tensor, `count` in all."""
+    """How many matrices: `inner` of the last axis, `matrices` from each start, `count` in all."""
 
     inner: int
     matrices: int
     count: int
-    aligned: bool  # addresses of lists are multiples of 16 bytes
+    aligned: bool  # addresses are multiples of 16 bytes
+    starts: tuple[tuple[int, int], ...] = ((0, 0),)
 
 
 class _Builder:
@@ -141,7 +144,7 @@ class _Builder:
         return Side(slot, dtype, (rows, columns), (columns, 1), (self.batch.inner * one, one))
 
     def plan(self) -> Plan:
-        return Plan(tuple(self.steps), tuple(self.temporaries))
+        return Plan(tuple(self.steps), tuple(self.temporaries), self.batch.starts)
 
     def add(
         self, kernel: Any, grid: int, arguments: dict[str, Any], tensors: dict[str, Side | int], bases: dict[str, Key],
@@ -152,8 +155,8 @@ class _Builder:
         common = {"inner": self.batch.inner, "matrices": self.batch.matrices}
         slots = []
         for name, side in tensors.items():
+            slots.append((name, side.slot if isinstance(side, Side) else side))
             if isinstance(side, Side):
-                slots.append((name, side.slot, side.offset))
                 common |= {
                     f"{name}_0": side.batch[0],
                     f"{name}_1": side.batch[1],
@@ -161,8 +164,6 @@ class _Builder:
                     f"{name.upper()}_GROUPED": side.grouped,
                     "ALIGNED": self.batch.aligned,
                 }
-            else:
-                slots.append((name, side, 0))
         self.steps.append(Step(kernel, grid, common | arguments | options, tuple(slots), tuple(bases.items())))
 
     def axis(self, x: Side, out: Side, inverse: bool) -> None:
@@ -303,12 +304,16 @@ def _merged(axes: Iterable[tuple[int, int, int]]) -> Axes:
     return found
 
 
-def _two(axes: Axes) -> tuple[Axes, list[tuple[int, int]]]:
-    """Two axes, and the offsets (of x, of out) at which they start: further axes are taken one by one."""
-    offsets = [(0, 0)]
+def _batch(axes: Axes, tensors: int, aligned: bool) -> tuple[Batch, tuple[int, int], tuple[int, int]]:
+    """The two longest axes, their strides in x and in out, and where they start: at each element of further ones."""
+    axes = [(1, 0, 0)] * (2 - len(axes)) + sorted(axes)
+    starts = [(0, 0)]
     for size, a, b in axes[:-2]:
-        offsets = [(p + i * a, q + i * b) for p, q in offsets for i in range(size)]
-    return [(1, 0, 0)] * (2 - len(axes)) + axes[-2:], offsets
+        starts = [(p + i * a, q + i * b) for p, q in starts for i in range(size)]
+    (s0, a0, b0), (s1, a1, b1) = axes[-2:]
+    # What is aligned is the tensors, not each start in them.
+    aligned = aligned and len(starts) == 1
+    return Batch(s1, s0 * s1, s0 * s1 * len(starts) * tensors, aligned, tuple(starts)), (a0, a1), (b0, b1)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -320,24 +325,20 @@ def matrices(
 
     `aligned`: addresses of several are multiples of 16 bytes. `shared`: results may lie in the inputs' memory.
     """
-    axes, offsets = _two(_merged(zip(x.shape[:-2], x.strides[:-2], out.strides[:-2], strict=True)))
-    (s0, a0, b0), (s1, a1, b1) = axes
-    builder = _Builder(target, Batch(s1, s0 * s1, s0 * s1 * count, aligned), norm)
-    temporaries: list[Temporary] = []
-    for a, b in offsets:
-        first = Side("x", x.dtype, x.shape[-2:], x.strides[-2:], (a0, a1), a, count > 1)  # type: ignore[arg-type]
-        last = Side("out", out.dtype, out.shape[-2:], out.strides[-2:], (b0, b1), b, count > 1)  # type: ignore[arg-type]
-        builder.temporaries = []  # each part of the batch uses the same ones, after the part before
-        if direction == "forward":
-            builder.forward(first, last)
-        elif direction == "inverse":
-            builder.inverse(first, last, shared)
-        else:
-            middle = builder.matrices(*k, _compute_dtype(x.dtype, out.dtype))
-            builder.forward(first, middle)
-            builder.inverse(middle, last, False)
-        temporaries = builder.temporaries
-    builder.temporaries = temporaries
+    axes = _merged(zip(x.shape[:-2], x.strides[:-2], out.strides[:-2], strict=True))
+    batch, x_strides, out_strides = _batch(axes, count, aligned)
+    builder = _Builder(target, batch, norm)
+    grouped = count > 1 or len(batch.starts) > 1
+    first = Side("x", x.dtype, x.shape[-2:], x.strides[-2:], x_strides, grouped)  # type: ignore[arg-type]
+    last = Side("out", out.dtype, out.shape[-2:], out.strides[-2:], out_strides, grouped)  # type: ignore[arg-type]
+    if direction == "forward":
+        builder.forward(first, last)
+    elif direction == "inverse":
+        builder.inverse(first, last, shared)
+    else:
+        middle = builder.matrices(*k, _compute_dtype(x.dtype, out.dtype))
+        builder.forward(first, middle)
+        builder.inverse(middle, last, False)
     return builder.plan()
 
 
@@ -348,11 +349,10 @@ def axis(x: Layout, out: Layout, inverse: bool, dim: int, norm: str, target: Tar
     # The axis that is contiguous is the lanes, or else the innermost.
     at = next((i for i, each in enumerate(rest) if each[1] == 1), len(rest) - 1)
     lanes = rest.pop(at) if rest else (1, 1, 1)
-    axes, offsets = _two(rest)
-    (s0, a0, b0), (s1, a1, b1) = axes
-    builder = _Builder(target, Batch(s1, s0 * s1, s0 * s1, True), norm)
-    for a, b in offsets:
-        first = Side("x", x.dtype, (x.shape[dim], lanes[0]), (x.strides[dim], lanes[1]), (a0, a1), a)
-        last = Side("out", out.dtype, (out.shape[dim], lanes[0]), (out.strides[dim], lanes[2]), (b0, b1), b)
-        builder.axis(first, last, inverse)
+    batch, x_strides, out_strides = _batch(rest, 1, True)
+    builder = _Builder(target, batch, norm)
+    grouped = len(batch.starts) > 1
+    first = Side("x", x.dtype, (x.shape[dim], lanes[0]), (x.strides[dim], lanes[1]), x_strides, grouped)
+    last = Side("out", out.dtype, (out.shape[dim], lanes[0]), (out.strides[dim], lanes[2]), out_strides, grouped)
+    builder.axis(first, last, inverse)
     return builder.plan()

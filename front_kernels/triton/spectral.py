@@ -81,7 +81,7 @@ class _Second(_Builder):
 
 
 def _sides(x: Layout, slot: str, grouped: bool) -> Side:
-    return Side(slot, x.dtype, x.shape, x.strides, (0, 0), grouped=grouped)  # type: ignore[arg-type]
+    return Side(slot, x.dtype, x.shape, x.strides, (0, 0), grouped)  # type: ignore[arg-type]
 
 
 @functools.lru_cache(maxsize=1024)
