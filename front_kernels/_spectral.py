@@ -205,9 +205,10 @@ def _loss_kernel(op: Any, many: bool) -> Callable[..., Tensor]:
             return out
 
         if needs_composed(xs):
-            check(op._schema.name.removeprefix("front::"), xs, k, decay) if many else _contract.lowpass(
-                x, k, op="spectral_loss"
-            )
+            if many:
+                check("spectral_loss_many", xs, k, decay)
+            else:
+                _contract.lowpass(x, k, op="spectral_loss")
             return composed_many(xs, k, standardize, decay)
         if not graded:
             return below()
