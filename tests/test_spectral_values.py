@@ -276,7 +276,9 @@ def test_the_two_halves_are_the_whole() -> None:
         b = _spectral_parts.list_loss(halves, xs, flat, 0.5, standardize, decay)
         assert b.item() == pytest.approx(a.item(), rel=1e-6)
         for f, h in zip(fused, halves, strict=True):
-            torch.testing.assert_close(f, h, rtol=1e-6, atol=1e-5)
+            # Of the largest element; a gradient of 16 bits may be rounded the other way.
+            allowed = {torch.float32: 2e-6, torch.bfloat16: 2.0**-7}[f.dtype] * f.abs().max()
+            assert (f.float() - h.float()).abs().max() <= allowed
 
 
 def test_gradients_in_one_memory_are_added_one_after_the_other() -> None:
