@@ -56,7 +56,9 @@ double typical_value(const SpectralMatrix& x) {
   double sum = 0;
   for (int64_t j = 0; j < count; ++j)
     sum += first_value(static_cast<const char*>(x.x) + j * x.column * size_of(x.type), x.type);
-  return sum / static_cast<double>(count);
+  const double mean = sum / static_cast<double>(count);
+  // As the kernels subtract it.
+  return x.compute() == DType::f64 ? mean : static_cast<double>(static_cast<float>(mean));
 }
 
 // exp(-decay u / n) and what it lacks to 1, without cancellation.
@@ -188,22 +190,23 @@ Spread read_coefficients(const SpectralMatrix& x, bool subtract, void* coefficie
   return spread;
 }
 
-double add_residual(const SpectralMatrix& x, const void* coefficients, const SpectralGrad& grad,
+double add_residual(const SpectralMatrix& x, const void* coefficients, const SpectralGrad& given,
                     const Executor& executor) {
+  SpectralGrad grad = given;
+  if (!grad.data) grad.type = x.type, grad.row = x.row, grad.column = x.column;  // x is walked as if it were written
   std::vector<double> squares(static_cast<size_t>(x.m));
   const Residual residual{x.x, x.type, x.row, x.column, grad.factor, grad.slope, grad.mean, grad.shift, squares.data()};
   if (x.only_rows) {
     AxisPass pass = row_pass(Direction::inverse, x);
     pass.in = coefficients;
-    pass.out = grad.data, pass.out_type = grad.data ? grad.type : x.type, pass.out_along = {grad.column, 0, 0};
+    pass.out = grad.data, pass.out_type = grad.type, pass.out_along = {grad.column, 0, 0};
     pass.lanes[0].out_stride = grad.row;
     pass.residual = &residual;
     run_axis(pass, executor);
   } else {
     MatrixPass pass = matrix_pass(Direction::inverse, x);
     pass.in = &coefficients;
-    pass.out = &grad.data, pass.out_type = grad.data ? grad.type : x.type, pass.out_row = grad.row,
-    pass.out_column = grad.column;
+    pass.out = &grad.data, pass.out_type = grad.type, pass.out_row = grad.row, pass.out_column = grad.column;
     pass.residual = &residual;
     run_matrices(pass, executor);
   }

@@ -259,6 +259,8 @@ def _covariance(model: nn.Module, anatomy: Anatomy, data: Iterable[Any]) -> Tens
         model.get_submodule(norm.weight.removesuffix(".weight")).register_forward_pre_hook(hook) for norm in norms
     ]
     seen = False
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()  # no dropout, no statistics that change
     try:
         for batch in data:
             seen = True
@@ -271,6 +273,8 @@ def _covariance(model: nn.Module, anatomy: Anatomy, data: Iterable[Any]) -> Tens
     finally:
         for handle in handles:
             handle.remove()
+        for module, training in modes:
+            module.training = training
     if not seen:
         raise ValueError("data: it has no batches")
     return total

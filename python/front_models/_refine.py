@@ -90,7 +90,7 @@ def refine(
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
         run.load(path)
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.train()
     try:
         with _bar(progress, steps) as show:
@@ -122,7 +122,8 @@ def refine(
             run.save(path)
         raise
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     if path is not None:
         run.save(path)
     run.result.report = regularizer.report()
