@@ -236,3 +236,18 @@ def test_inspect_shows_what_alignment_changes(tmp_path: Path, capsys: pytest.Cap
     assert "half of the stream, aligned" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "m.safetensors")]) == 0
     assert "half of the stream, aligned" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"model.extra_token": torch.zeros(1, 1, 16)}, "model.extra_token of shape (1, 1, 16) has an axis as long as"),
+        (
+            {"model.norm.bias": torch.zeros(16)},
+            "model.norm.bias is the bias of a LayerNorm; the architecture 'llama' has",
+        ),
+    ],
+)
+def test_relatives_of_a_known_architecture_are_refused(more: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        front_models.align({**models.llama().state_dict(), **more})

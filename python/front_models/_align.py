@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import front_kernels
 from front_models._anatomy import Anatomy, Branch, Linear, Norm, find_anatomy
+from front_models._kinds import is_table
 from front_models._walk import Weights, describe, named_tensors, tied_names
 
 __all__ = ["Alignment", "Work", "align", "fold_norms", "names_of", "stream_shares"]
@@ -90,6 +91,7 @@ def align(
     tensors = named_tensors(source, "source")
     shapes = {name: info.shape for name, info in describe(tensors).items()}
     anatomy = find_anatomy(shapes)
+    _check_known(anatomy, tensors, source)
     counts = _head_counts(heads, source, anatomy, shapes)
     work = {name: tensors[name].detach().to(torch.float64).clone() for name in names_of(anatomy)}
     notes = [] if counts is not None else ["the number of heads is not known: they keep their order"]
@@ -110,6 +112,28 @@ def align(
     untied = tuple(head.weight for head in anatomy.heads if anatomy.pre and shared[head.weight] in first)
     result = {name: (work.get(name, tensor.detach())).to(tensor.dtype, copy=True) for name, tensor in tensors.items()}
     return result, Alignment(anatomy.family, rotation, energy, counts, untied, tuple(notes))
+
+
+def _check_known(anatomy: Anatomy, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Refuse relatives of a known architecture: what is not known to touch the stream would be left as it was."""
+    known = names_of(anatomy) | {name for head in anatomy.pooled for name in (head.weight, head.bias) if name}
+    for name, tensor in tensors.items():
+        shape = tuple(tensor.shape)
+        weight = tensor.is_floating_point() and not is_table(name, shape)
+        if name not in known and weight and anatomy.width in shape:
+            raise ValueError(
+                f"source: {name} of shape {shape} has an axis as long as the residual stream, but the architecture "
+                f"{anatomy.family!r}, as it is known here, has no such tensor"
+            )
+    norms = [branch.norm for branch in anatomy.branches()] + ([] if anatomy.final is None else [anatomy.final])
+    biased = next((norm.bias for norm in norms if norm.bias is not None), None)
+    if anatomy.rms and biased is not None:
+        raise ValueError(
+            f"source: {biased} is the bias of a LayerNorm; the architecture {anatomy.family!r} has RMS norms"
+        )
+    kind = str(getattr(getattr(source, "config", None), "model_type", ""))
+    if kind.startswith("gemma"):
+        raise ValueError(f"source: model_type {kind!r} scales by 1 + weight in its norms, which is not known here")
 
 
 @torch.no_grad()
