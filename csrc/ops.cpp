@@ -52,6 +52,12 @@ STABLE_TORCH_LIBRARY(front, m) {
       "_spectral_residual_(Tensor(a!)[] grads, Tensor[] xs, Tensor coefficients, Tensor terms, bool only_rows=False) "
       "-> Tensor");
 
+  // private: the CUDA engine's losses of all matrices, float64; grads (or none) += scale times the gradients, and times
+  // what scale_at has, if it has something.
+  m.def(
+      "_cuda_spectral_(Tensor(a!)[] grads, Tensor[] xs, SymInt[] ks, float scale, Tensor[] scale_at, bool standardize, "
+      "float[]? decay) -> Tensor");
+
   // private: the CUDA engine. direction: params.h's Direction; k0, k1: what a resize keeps.
   m.def("_cuda_matrices(Tensor[] xs, Tensor(a!)[] outs, int direction, SymInt k0, SymInt k1, str norm) -> ()");
   m.def("_cuda_axis(Tensor x, Tensor(a!) out, int direction, int dim, str norm) -> ()");

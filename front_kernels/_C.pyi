@@ -37,3 +37,16 @@ def cuda_axis_launches(
     workspace: int,
     hardware: Sequence[int],
 ) -> tuple[list[dict[str, Any]], int]: ...
+def cuda_spectral_launches(
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    types: Sequence[int],
+    xs: Sequence[int],
+    grads: Sequence[int],
+    decay: Sequence[float],
+    standardize: bool,
+    scale: float,
+    losses: int,
+    workspace: int,
+    hardware: Sequence[int],
+) -> tuple[list[dict[str, Any]], int]: ...

@@ -1,7 +1,8 @@
-"""The spectral loss on CUDA devices: all forms by way of the two halves, in which nothing waits for the device.
+"""The spectral loss on CUDA devices; nothing waits for the device.
 
-The halves are the Triton engine's fused kernels where the cost model would take that engine for the crop. Elsewhere,
-for many coefficients, they are ops of the CUDA engine, and one matrix at a time is formed in the compute dtype.
+Lists are the CUDA engine's, all steps in one op, but for matrices of which the cost model would crop with the Triton
+engine: these, and the forms that couple matrices, go by way of the two halves. The halves are the Triton engine's fused
+kernels, or, for many coefficients, ops of the CUDA engine, with one matrix at a time in the compute dtype.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _contract, _spectral, engines
-from ._spectral import Decay, compute_dtype
+from . import _C, _contract, _settings, _spectral, engines
+from ._spectral import Decay, compute_dtype, loss_dtype
 from ._spectral_parts import list_loss
 
 __all__ = ["crop", "register", "residual_"]
@@ -103,27 +104,110 @@ def residual_by_ops_(
     return torch.stack(squares)
 
 
+_in_one_op: dict[Any, bool] = {}
+_MOST_KEYS = 4096
+
+
+def _checked(op: str, x: Tensor, k: tuple[int, int], grad: Tensor | None, decay: Decay) -> bool:
+    """Whether the CUDA engine has all of this tensor's steps; raises where an argument is not allowed."""
+    _spectral.check(op, [x], k, decay, None if grad is None else [grad])
+    if not x.is_cuda or not x.numel() or not _C.build_info()["cuda"]:
+        return False
+    matrix = x.flatten(0, -3)[0] if x.dim() > 2 else x
+    if _fused([matrix], k, False):
+        return False
+    kinds = [_KINDS[t] for t in (x.dtype, compute_dtype(x.dtype), x.dtype)]
+    strides = (*matrix.stride(), *matrix.stride())
+    hardware = list(torch.ops.front._cuda_hardware(engines.index_of(x.device)))
+    launches, _ = _C.cuda_spectral_launches(
+        (*matrix.shape, *k), strides, kinds, [0], [], (0.0, 0.0), True, 1.0, 0, 0, hardware
+    )
+    return bool(launches)
+
+
+_KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}  # csrc/params.h's DType
+
+
+def _layout(x: Tensor) -> tuple[Any, ...]:
+    return x.shape, x.stride(), x.dtype, x.device
+
+
+def _list(
+    op: str,
+    grads: Sequence[Tensor] | None,
+    xs: Sequence[Tensor],
+    ks: Sequence[int],
+    scale: float | Tensor,
+    standardize: bool,
+    decay: Decay,
+) -> Tensor:
+    """The sum of the losses; grads, if there are any, get theirs."""
+    if not xs or len(ks) != 2 * len(xs) or (grads is not None and len(grads) != len(xs)):
+        _spectral.check(op, xs, ks, decay, grads)
+    _spectral.check_decay(op, decay)
+    settings = op, _settings.engine(), _settings.precision(), xs[0].device
+    whole: list[int] = []
+    others: list[int] = []
+    for i, x in enumerate(xs):
+        grad = None if grads is None else grads[i]
+        k = ks[2 * i], ks[2 * i + 1]
+        # Checks and choices are those of the last tensor like this one: they take longer than a small kernel.
+        key = settings, _layout(x), k, None if grad is None else _layout(grad)
+        one = _in_one_op.get(key)
+        if one is None:
+            if x.device != xs[0].device:
+                _spectral.check(op, xs, ks, decay, grads)
+            if len(_in_one_op) >= _MOST_KEYS:
+                _in_one_op.clear()
+            one = _in_one_op[key] = _checked(op, x, k, grad, decay)
+        (whole if one else others).append(i)
+
+    def those(places: list[int]) -> tuple[list[Tensor], list[Tensor], list[int]]:
+        if len(places) == len(xs):
+            return list(grads or ()), list(xs), list(ks)
+        own = [] if grads is None else [grads[i] for i in places]
+        return own, [xs[i] for i in places], [k for i in places for k in ks[2 * i : 2 * i + 2]]
+
+    dtype = loss_dtype(xs)
+    losses: list[Tensor] = []
+    if whole:
+        at = [scale.to(torch.float64)] if isinstance(scale, Tensor) else []
+        factor = 1.0 if isinstance(scale, Tensor) else scale
+        found = torch.ops.front._cuda_spectral_(*those(whole), factor, at, standardize, decay)
+        losses.append(found.sum().to(dtype))
+    if others:
+        own, matrices, kept = those(others)
+        losses.append(list_loss(None if grads is None else own, matrices, kept, scale, standardize, decay).to(dtype))
+    return losses[0] if len(losses) == 1 else losses[0] + losses[1]
+
+
 def _loss(x: Tensor, k: Sequence[int], *, standardize: bool = False) -> Tensor:
     _contract.lowpass(x, k, op="spectral_loss")
-    return list_loss(None, [x], k, 0.0, standardize, None)
+    return _list("spectral_loss", None, [x], k, 0.0, standardize, None)
 
 
 def _loss_many(xs: Sequence[Tensor], ks: Sequence[int], *, standardize: bool = False, decay: Decay = None) -> Tensor:
-    _spectral.check("spectral_loss_many", xs, ks, decay)
-    return list_loss(None, xs, ks, 0.0, standardize, decay)
+    return _list("spectral_loss_many", None, xs, ks, 0.0, standardize, decay)
 
 
 def _grad_many_(
-    grads: Sequence[Tensor], xs: Sequence[Tensor], ks: Sequence[int], scale: float, **options: Any
+    grads: Sequence[Tensor],
+    xs: Sequence[Tensor],
+    ks: Sequence[int],
+    scale: float,
+    *,
+    standardize: bool = False,
+    decay: Decay = None,
 ) -> Tensor:
-    _spectral.check("spectral_grad_many_", xs, ks, options.get("decay"), grads)
-    return list_loss(grads, xs, ks, scale, options.get("standardize", False), options.get("decay"))
+    return _list("spectral_grad_many_", grads, xs, ks, scale, standardize, decay)
 
 
-def _grad_many(scale: Tensor, xs: Sequence[Tensor], ks: Sequence[int], **options: Any) -> list[Tensor]:
-    grads = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in xs]
-    _spectral.check("_spectral_grad_many", xs, ks, options.get("decay"), grads)
-    list_loss(grads, xs, ks, scale, options.get("standardize", False), options.get("decay"))
+def _grad_many(
+    scale: Tensor, xs: Sequence[Tensor], ks: Sequence[int], *, standardize: bool = False, decay: Decay = None
+) -> list[Tensor]:
+    grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in xs]
+    torch._foreach_zero_(grads)
+    _list("_spectral_grad_many", grads, xs, ks, scale, standardize, decay)
     return grads
 
 

@@ -56,11 +56,15 @@ def _gpu(index: int) -> Gpu:
     return Gpu(found.name, f"sm_{found.major}{found.minor}", found.multi_processor_count)
 
 
+def index_of(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
 def gpu_of(device: torch.device) -> Gpu:
     """The device, or an H200 where there is no GPU."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return H200
-    return _gpu(torch.cuda.current_device() if device.index is None else device.index)
+    return _gpu(index_of(device))
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import torch
 from emulate import CUDA, H200
 from front_kernels import _C, _kernels, _nvrtc
 
-F32, F64 = 2, 3
+BF16, F32, F64 = 1, 2, 3
 FORWARD, INVERSE, RESIZE = 0, 1, 2
 NVCC = shutil.which("nvcc")
 BUILT = _C.build_info()["cuda"]
@@ -74,6 +74,14 @@ def launches(
     return list(found)
 
 
+def spectral(m: int, n: int, k0: int, k1: int, *, kind: int = F32, hardware: list[int] = H200) -> list[dict[str, Any]]:
+    wide = F64 if kind == F64 else F32
+    found, _ = _C.cuda_spectral_launches(
+        (m, n, k0, k1), (n, 1, n, 1), (kind, wide, kind), [0], [0], (0.0, 0.0), True, 1.0, 0, 0, hardware
+    )
+    return list(found)
+
+
 def families(hardware: list[int] = H200) -> dict[str, str]:
     """One kernel of each family: name -> source."""
     kernels = {}
@@ -81,11 +89,13 @@ def families(hardware: list[int] = H200) -> dict[str, str]:
         for direction in (FORWARD, INVERSE, RESIZE):
             found = launches(direction, 1536, 1536, 768, 768, kind=kind, hardware=hardware)[-2:]
             kernels |= {k["name"]: k["source"] for k in found}
+        kernels |= {k["name"]: k["source"] for k in spectral(1536, 1536, 768, 768, kind=kind, hardware=hardware)}
         # A convolution, and two steps without one.
         kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 4, 30522, 4, 30522, kind=kind, hardware=hardware)}
     kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 4, 65536, 4, 65536, hardware=hardware)}
     kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 8192, 8192, 1024, 1024, hardware=hardware)}
     kernels |= {k["name"]: k["source"] for k in launches(INVERSE, 11008, 4096, 2752, 1024, hardware=hardware)}
+    kernels |= {k["name"]: k["source"] for k in spectral(8192, 8192, 1024, 1024, kind=BF16, hardware=hardware)}
     return kernels
 
 
@@ -124,6 +134,10 @@ def sources() -> dict[str, str]:
                 for hardware in (H200, A100, B200):
                     planned = launches(direction, m, n, m // share, n // share, hardware=hardware)
                     found |= {k["name"]: k["source"] for k in planned}
+    for m, n, share in ((768, 768, 2), (768, 3072, 2), (8192, 8192, 8)):
+        for hardware in (H200, A100, B200):
+            planned = spectral(m, n, m // share, n // share, hardware=hardware)
+            found |= {k["name"]: k["source"] for k in planned}
     return found
 
 

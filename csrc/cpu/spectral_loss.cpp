@@ -1,41 +1,13 @@
-#include <algorithm>
 #include <tuple>
 
+#include "../spectral_checks.h"
 #include "passes.h"
 #include "spectral.h"
 
 namespace front::cpu {
 namespace {
 
-using Decay = std::optional<std::vector<double>>;
-
-std::string indexed(const char* name, size_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
-
-void check_decay(const char* op, const Decay& decay) {
-  if (!decay) return;
-  if (decay->size() != 2) fail(op, "decay must have 2 elements (rows, columns), got ", decay->size());
-  for (size_t d = 0; d < 2; ++d)
-    if (!((*decay)[d] >= 0) || std::isinf((*decay)[d]))
-      fail(op, indexed("decay", d), " must be finite and at least 0, got ", (*decay)[d]);
-}
-
-// Calls f(offset in x, offset in grad) for every matrix of the batch.
-template <class F>
-void for_each_matrix(const Tensor& x, const Tensor* grad, F f) {
-  const auto sizes = x.sizes(), strides = x.strides();
-  const auto batch = static_cast<int64_t>(sizes.size()) - 2;
-  int64_t count = 1;
-  for (int64_t d = 0; d < batch; ++d) count *= sizes[d];
-  for (int64_t i = 0; i < count; ++i) {
-    int64_t at = 0, grad_at = 0, rest = i;
-    for (int64_t d = batch; d-- > 0;) {
-      at += rest % sizes[d] * strides[d];
-      if (grad) grad_at += rest % sizes[d] * grad->strides()[d];
-      rest /= sizes[d];
-    }
-    f(at, grad_at);
-  }
-}
+using Decay = SpectralDecay;
 
 SpectralMatrix describe(const Tensor& x, int64_t k0, int64_t k1, Types types) {
   const auto sizes = x.sizes(), strides = x.strides();
@@ -88,71 +60,14 @@ Tensor spectral_loss(const Tensor& x, std::vector<int64_t> k, bool standardize) 
   return total(losses, true, x, types.compute);
 }
 
-void check_grad(const char* op, const Tensor& grad, const Tensor& x, Types types, size_t i) {
-  const auto found = sizes_of(grad), sizes = sizes_of(x);
-  const std::string name = indexed("grads", i);
-  if (found != sizes)
-    fail(op, name, " must have shape ", shape_string(sizes), ", as xs has, got ", shape_string(found));
-  const DType type = dtype_of(op, (name + "'s dtype").c_str(), grad.scalar_type());
-  if (type != types.in && type != types.compute)
-    fail(op, name, "'s dtype must be ", dtype_name(x.scalar_type()), " or ", dtype_name(scalar_type_of(types.compute)),
-         ", got ", dtype_name(grad.scalar_type()));
-  if (!grad.is_cpu()) fail(op, name, " must be on the CPU, as xs is");
-  check_distinct(op, name.c_str(), grad);
-}
-
-// Whether no gradient shares memory with another one; with an x none may.
-bool check_apart(const char* op, const std::vector<Tensor>& grads, const std::vector<Tensor>& xs) {
-  struct Extent {
-    const char *begin, *end;
-    bool written;
-    size_t index;
-  };
-  std::vector<Extent> all;
-  const auto add = [&](const std::vector<Tensor>& tensors, bool written) {
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      if (tensors[i].numel() == 0) continue;
-      const auto [begin, end] = extent(tensors[i]);
-      all.push_back({begin, end, written, i});
-    }
-  };
-  add(grads, true);
-  add(xs, false);
-  std::sort(all.begin(), all.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
-  bool apart = true;
-  const Extent *reaches = nullptr, *written = nullptr;  // of those before: the furthest, and of the gradients
-  for (const Extent& e : all) {
-    const Extent* other = e.written ? reaches : written;
-    if (other && other->end > e.begin) {
-      apart = false;
-      if (e.written != other->written && e.begin == other->begin)
-        fail(op, indexed("grads", e.written ? e.index : other->index), " must not share memory with ",
-             indexed("xs", e.written ? other->index : e.index));
-    }
-    if (!reaches || e.end > reaches->end) reaches = &e;
-    if (e.written && (!written || e.end > written->end)) written = &e;
-  }
-  return apart;
-}
-
 Tensor run_many(const char* op, const std::vector<Tensor>* grads, const std::vector<Tensor>& xs,
                 const std::vector<int64_t>& ks, double scale, bool standardize, const Decay& decay) {
-  if (xs.empty()) fail(op, "xs must not be empty");
-  if (grads && grads->size() != xs.size())
-    fail(op, "grads must have one tensor for each of xs (", xs.size(), "), got ", grads->size());
-  if (ks.size() != 2 * xs.size())
-    fail(op, "ks must have 2 elements (rows, columns) for each of xs (", 2 * xs.size(), "), got ", ks.size());
-  check_decay(op, decay);
+  check_spectral(op, grads, xs, ks, decay);
   DType type = DType::f32;
   const double decay0 = decay ? (*decay)[0] : 0, decay1 = decay ? (*decay)[1] : 0;
   std::vector<SpectralLoss> losses;
   for (size_t i = 0; i < xs.size(); ++i) {
-    if (!xs[i].is_cpu()) fail(op, "xs must be on one device, but ", i, " is not on the CPU");
     const Types types = types_of(op, xs[i]);
-    const auto sizes = check_matrix(op, xs[i]);
-    check_kept(op, indexed("ks", 2 * i), ks[2 * i], sizes.end()[-2]);
-    check_kept(op, indexed("ks", 2 * i + 1), ks[2 * i + 1], sizes.end()[-1]);
-    if (grads) check_grad(op, (*grads)[i], xs[i], types, i);
     if (types.compute == DType::f64) type = DType::f64;
     append(losses, xs[i], grads ? &(*grads)[i] : nullptr,
            {describe(xs[i], ks[2 * i], ks[2 * i + 1], types), {}, decay0, decay1, standardize, scale, 0});

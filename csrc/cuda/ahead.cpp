@@ -23,8 +23,12 @@ const std::vector<Case> kCases = {
     {4096, 4096, {1, 2, 8}}, {8192, 8192, {1, 8}}, {11008, 4096, {4}},
 };
 
-const std::vector<std::string> kDeviceHeaders = {"args",  "axis",   "block",   "butterfly", "coefficients", "kernels",
-                                                 "large", "memory", "numbers", "platform",  "rows",         "tile"};
+// Of the spectral loss, whose kernels are those of one length of rows.
+const std::vector<Case> kSpectralCases = {{768, 768, {2}}, {768, 3072, {2}}, {8192, 8192, {8}}};
+
+const std::vector<std::string> kDeviceHeaders = {"args",    "axis",     "block",  "butterfly", "coefficients",
+                                                 "kernels", "large",    "memory", "numbers",   "platform",
+                                                 "rows",    "spectral", "tile"};
 
 std::map<std::string, std::string> sources(const cuda::Hardware& hardware) {
   std::map<std::string, std::string> found;
@@ -50,6 +54,17 @@ std::map<std::string, std::string> sources(const cuda::Hardware& hardware) {
         x.in = &in, x.out = &out, x.count = 1;
         add(x);
       }
+  for (const Case& c : kSpectralCases)
+    for (int64_t share : c.shares) {
+      cuda::SpectralMatrices x{};
+      x.m = c.m, x.n = c.n, x.k0 = c.m / share, x.k1 = c.n / share;
+      x.x_type = x.compute_type = x.grad_type = DType::f32;
+      x.x_row = x.grad_row = c.n, x.x_column = x.grad_column = 1;
+      x.xs = &in, x.grads = &out, x.count = 1;
+      int64_t bytes = 0;
+      for (const cuda::Launch& l : cuda::spectral_launches(x, hardware, nullptr, &bytes))
+        found[l.kernel->name] = l.kernel->source;
+    }
   return found;
 }
 

@@ -8,6 +8,7 @@ namespace front::cuda {
 enum class Type : int { f16 = 0, bf16 = 1, f32 = 2, f64 = 3 };  // params.h's DType
 
 constexpr int kPackThreads = 256;  // of a block of large.h's elementwise steps
+constexpr int kWeighed = 8192;     // coefficients of a block of spectral.h
 constexpr int kMatrices = 64;  // pointers of one launch: a role of a model in one or a few launches, no table in memory
 
 // Where things lie: element i of lane l is at (i / 4) four + (i % 4) along + (l / 4) lane_four + (l % 4) lane, with
@@ -49,5 +50,32 @@ struct LargeArgs {
   const void* fine;      // exp(-2 pi i j / length), j < 2^12
   const void* twiddles;  // of the stages of a step
 };
+
+// The spectral loss of many matrices of one shape (spectral.h): two passes over x, and what stands between them. `axis`
+// is the measured pass over x (in: x) or the one that blends the residual into gradients (in: the coefficients' side,
+// out: gradients).
+struct SpectralArgs {
+  AxisArgs axis;
+  const void* x[kMatrices];
+  i64 x_along, x_four, x_lane;
+  Type x_type;
+  int x_quads;
+  int write;    // whether there are gradients
+  i64 scratch;  // byte of shared memory from which a block's threads add up
+  i64 m, n, k0, k1;
+  double decay0, decay1;
+  int standardize;
+  double scale;
+  const double* scale_at;  // if not null, a factor of the scale
+  double* terms;           // [matrix][4]: factor, slope, mean of x - shift, shift
+  double* moments;         // [matrix][moment_blocks][2]: sums of x - shift and of its square
+  double* kept;            // [matrix][kept_blocks][2]: sums of w C^2, without the mean's, and of w (1 - w) C^2
+  double* squares;         // [matrix][square_blocks]: sums of the residual's square
+  double* outcome;         // [matrix][2]: the second of `kept`, and 1 / s^2, or 0 of a constant matrix
+  double* losses;          // [matrix]
+  void* coefficients;      // [matrix][k0][k1]
+  i64 moment_blocks, kept_blocks, square_blocks;
+};
+static_assert(sizeof(SpectralArgs) <= 4096, "what a launch may be told");
 
 }  // namespace front::cuda

@@ -29,8 +29,14 @@ const Value& remembered(const Key& key, Find find) {
 
 struct FoundAxis {
   AxisPlan plan;
-  Kernel forward, inverse;
+  Kernel forward, inverse, measure;
+  std::array<Kernel, 8> residual;  // residual_index
   Table twiddles;
+};
+// Of x's type and whether gradients have the compute type instead.
+inline size_t residual_index(Type x, Type grad) { return 2 * static_cast<size_t>(x) + (x != grad); }
+struct FoundSpectral {
+  Kernel shift, weigh, terms, loss;
 };
 struct FoundResize {
   ResizePlan plan;
@@ -50,10 +56,15 @@ inline AxisKey axis_key(int64_t n, int64_t share, int64_t bytes, int64_t lanes, 
 }
 
 inline FoundAxis found_axis(const AxisPlan& plan) {
-  FoundAxis found{plan, {}, {}, {}};
+  FoundAxis found{plan, {}, {}, {}, {}, {}};
   if (plan.radices.empty()) return found;
   found.forward = axis_kernel(Direction::forward, plan);
   found.inverse = axis_kernel(Direction::inverse, plan);
+  found.measure = measure_kernel(plan);
+  const DType compute = plan.real_bytes == 8 ? DType::f64 : DType::f32;
+  for (const DType x : {DType::f16, DType::bf16, compute})
+    for (const DType grad : {x, compute})
+      found.residual[residual_index(static_cast<Type>(x), static_cast<Type>(grad))] = residual_kernel(plan, x, grad);
   found.twiddles = Table::twiddles(plan.radices, plan.real_bytes);
   return found;
 }
@@ -109,6 +120,13 @@ inline const FoundResize& find_resize(int64_t n, int64_t size, int64_t kept, int
     found.twiddles = Table::twiddles(found.plan.there.radices, bytes);
     found.twiddles_back = Table::twiddles(found.plan.back.radices, bytes);
     return found;
+  });
+}
+
+inline const FoundSpectral& find_spectral(int64_t bytes) {
+  return remembered<FoundSpectral>(bytes, [&] {
+    return FoundSpectral{spectral_kernel("shift", bytes), spectral_kernel("weigh", bytes),
+                         spectral_kernel("terms", bytes), spectral_kernel("loss", bytes)};
   });
 }
 

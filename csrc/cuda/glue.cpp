@@ -9,7 +9,7 @@
 #include <mutex>
 #include <tuple>
 
-#include "../tensors.h"
+#include "../spectral_checks.h"
 #include "passes.h"
 
 namespace front::cuda {
@@ -59,7 +59,7 @@ class Device {
   const Hardware& hardware() const { return hardware_; }
 
   void launch(Launch& l, cudaStream_t stream) {
-    char* args = l.large ? reinterpret_cast<char*>(&l.points) : reinterpret_cast<char*>(&l.axis);
+    char* args = l.bytes();
     for (const auto& [table, offset] : table_slots(l)) {
       const void* address = this->table(*table);
       std::memcpy(args + offset, &address, sizeof address);
@@ -234,12 +234,88 @@ void axis(const Tensor& x, const Tensor& out, int64_t direction, int64_t dim, co
   });
 }
 
+// Matrices of one shape, one layout and one k.
+struct SpectralGroup {
+  SpectralMatrices matrices;
+  std::vector<const void*> xs;
+  std::vector<void*> grads;
+};
+
+std::vector<SpectralGroup> spectral_groups(const std::vector<Tensor>& grads, const std::vector<Tensor>& xs,
+                                           const std::vector<int64_t>& ks, bool apart) {
+  std::map<std::array<int64_t, 10>, size_t> found;
+  std::vector<SpectralGroup> groups;
+  for (size_t i = 0; i < xs.size(); ++i) {
+    if (xs[i].numel() == 0) continue;
+    const Types types = types_of("_cuda_spectral_", xs[i]);
+    const Tensor& grad = grads.empty() ? xs[i] : grads[i];
+    const auto sizes = xs[i].sizes(), strides = xs[i].strides(), grad_strides = grad.strides();
+    const size_t row = sizes.size() - 2, column = row + 1;
+    const DType grad_type = dtype_of("_cuda_spectral_", "grads' dtype", grad.scalar_type());
+    const std::array<int64_t, 10> key{sizes[row],
+                                      sizes[column],
+                                      ks[2 * i],
+                                      ks[2 * i + 1],
+                                      strides[row],
+                                      strides[column],
+                                      grad_strides[row],
+                                      grad_strides[column],
+                                      static_cast<int64_t>(types.in),
+                                      static_cast<int64_t>(grad_type)};
+    const auto* x = static_cast<const char*>(xs[i].const_data_ptr());
+    auto* own = grads.empty() ? nullptr : static_cast<char*>(grad.mutable_data_ptr());
+    for_each_matrix(xs[i], grads.empty() ? nullptr : &grad, [&](int64_t at, int64_t grad_at) {
+      // Gradients that share memory are added to one after the other.
+      auto place = found.find(key);
+      if (place == found.end() || !apart) {
+        SpectralMatrices m{};
+        m.m = key[0], m.n = key[1], m.k0 = key[2], m.k1 = key[3];
+        m.x_row = key[4], m.x_column = key[5], m.grad_row = key[6], m.grad_column = key[7];
+        m.x_type = types.in, m.compute_type = types.compute, m.grad_type = grad_type;
+        place = found.insert_or_assign(key, groups.size()).first;
+        groups.push_back({m, {}, {}});
+      }
+      SpectralGroup& group = groups[place->second];
+      group.xs.push_back(x + at * size_of(types.in));
+      if (own) group.grads.push_back(own + grad_at * size_of(grad_type));
+    });
+  }
+  return groups;
+}
+
+Tensor spectral(std::vector<Tensor> grads, std::vector<Tensor> xs, std::vector<int64_t> ks, double scale,
+                std::vector<Tensor> scale_at, bool standardize, SpectralDecay decay) {
+  const char* op = grads.empty() ? "spectral_loss_many" : "spectral_grad_many_";
+  check_spectral(op, grads.empty() ? nullptr : &grads, xs, ks, decay);
+  std::vector<SpectralGroup> groups = spectral_groups(grads, xs, ks, grads.empty() || check_apart(op, grads, xs));
+  int64_t count = 0;
+  for (const SpectralGroup& g : groups) count += static_cast<int64_t>(g.xs.size());
+  const Tensor losses = empty(xs[0], {count}, DType::f64);
+  auto* loss = static_cast<double*>(losses.mutable_data_ptr());
+  for (SpectralGroup& g : groups) {
+    SpectralMatrices& m = g.matrices;
+    m.xs = g.xs.data(), m.grads = g.grads.empty() ? nullptr : g.grads.data();
+    m.count = static_cast<int64_t>(g.xs.size());
+    m.decay0 = decay ? (*decay)[0] : 0, m.decay1 = decay ? (*decay)[1] : 0;
+    m.standardize = standardize, m.scale = scale, m.losses = loss;
+    m.scale_at = scale_at.empty() ? nullptr : static_cast<const double*>(scale_at[0].const_data_ptr());
+    run(xs[0], [&](const Hardware& hardware, char* workspace, int64_t* bytes) {
+      std::vector<Launch> launches = spectral_launches(m, hardware, workspace, bytes);
+      if (launches.empty()) throw std::runtime_error("front: a row does not fit shared memory");
+      return launches;
+    });
+    loss += m.count;
+  }
+  return losses;
+}
+
 }  // namespace
 }  // namespace front::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(front, CUDA, m) {
   m.impl("_cuda_matrices", TORCH_BOX(&front::cuda::matrices));
   m.impl("_cuda_axis", TORCH_BOX(&front::cuda::axis));
+  m.impl("_cuda_spectral_", TORCH_BOX(&front::cuda::spectral));
 }
 STABLE_TORCH_LIBRARY_IMPL(front, CompositeExplicitAutograd, m) {
   m.impl("_cuda_force_plan", TORCH_BOX(&front::cuda::force_plan));

@@ -4,40 +4,59 @@
 #include "coefficients.h"
 #include "large.h"
 #include "rows.h"
+#include "spectral.h"
 #include "tile.h"
 
 namespace front::cuda {
 
-// in: values along the axis; out: the first `kept` coefficients.
-template <class A, class B>
-FRONT_DEVICE void forward_axis(const B& block, const AxisArgs& args) {
+// Values along the axis -> points in shared memory -> the first `kept` coefficients, in the tile.
+template <class A, class B, class Tile, class Values>
+FRONT_DEVICE void forward_lanes(const B& block, const AxisArgs& args, const Place& place, Tile tile,
+                                const Values& values) {
   const auto points = block.template shared<typename A::Point>(0, A::padded * A::together);
-  const auto tile = block.template shared<typename A::Real>(A::tile_offset, A::most_kept * A::lanes);
   const auto* twiddles = static_cast<const typename A::Point*>(args.twiddles);
-  const Place place = place_of<A>(block, args);
   FRONT_NO_UNROLL
   for (int first = 0; first < A::lanes && first < place.lanes; first += A::together) {
-    load_rows<A>(block, args, place, first, points);
+    load_rows<A>(block, args, place, first, points, values);
     middle_stages<A, 1, A::stages - 1>(block, points, place.template live<A>(first), twiddles);
     split_spectrum<A, true>(block, args, place, first, points, tile);
   }
+}
+
+template <class A, class B>
+FRONT_DEVICE auto tile_of(const B& block) {
+  return block.template shared<typename A::Real>(A::tile_offset, A::most_kept * A::lanes);
+}
+
+// in: values along the axis; out: the first `kept` coefficients.
+template <class A, class B>
+FRONT_DEVICE void forward_axis(const B& block, const AxisArgs& args) {
+  const auto tile = tile_of<A>(block);
+  const Place place = place_of<A>(block, args);
+  forward_lanes<A>(block, args, place, tile, Plain{});
   store_tile<A>(block, args, place, tile);
 }
 
-// in: `kept` coefficients; out: values along the axis. The transpose of forward_axis, step by step backwards.
-template <class A, class B>
-FRONT_DEVICE void inverse_axis(const B& block, const AxisArgs& args) {
+// The transpose of forward_axis, step by step backwards, up to the values.
+template <class A, class B, class Values>
+FRONT_DEVICE void inverse_lanes(const B& block, const AxisArgs& args, const Place& place, const Values& values) {
   const auto points = block.template shared<typename A::Point>(0, A::padded * A::together);
-  const auto tile = block.template shared<typename A::Real>(A::tile_offset, A::most_kept * A::lanes);
+  const auto tile = tile_of<A>(block);
   const auto* twiddles = static_cast<const typename A::Point*>(args.twiddles);
-  const Place place = place_of<A>(block, args);
   load_tile<A>(block, args, place, tile);
   FRONT_NO_UNROLL
   for (int first = 0; first < A::lanes && first < place.lanes; first += A::together) {
+    values.template prefetch<A>(block, args, place, first);
     merge_spectrum<A, true>(block, args, place, args.split, first, points, tile);
     middle_stages<A, 1, A::stages - 1>(block, points, place.template live<A>(first), twiddles);
-    store_rows<A>(block, args, place, first, points, twiddles);
+    store_rows<A>(block, args, place, first, points, twiddles, values);
   }
+}
+
+// in: `kept` coefficients; out: values along the axis.
+template <class A, class B>
+FRONT_DEVICE void inverse_axis(const B& block, const AxisArgs& args) {
+  inverse_lanes<A>(block, args, place_of<A>(block, args), Plain{});
 }
 
 // in: values; out: values of another length with the same `kept` coefficients, which never leave the block. Both axes
@@ -51,12 +70,38 @@ FRONT_DEVICE void resize_axis(const B& block, const AxisArgs& args) {
   const auto* twiddles = static_cast<const typename A::Point*>(args.twiddles);
   const auto* twiddles_back = static_cast<const typename A::Point*>(args.twiddles_back);
   const Place place = place_of<A>(block, args);
-  load_rows<A>(block, args, place, 0, points);
+  load_rows<A>(block, args, place, 0, points, Plain{});
   middle_stages<A, 1, A::stages - 1>(block, points, place.template live<A>(0), twiddles);
   split_spectrum<A, false>(block, args, place, 0, points, tile);
   merge_spectrum<Back, false>(block, args, place, args.split_back, 0, back, tile);
   middle_stages<Back, 1, Back::stages - 1>(block, back, place.template live<A>(0), twiddles_back);
-  store_rows<Back>(block, args, place, 0, back, twiddles_back);
+  store_rows<Back>(block, args, place, 0, back, twiddles_back, Plain{});
+}
+
+// forward_axis of x - shift, and the moments of what it reads.
+template <class A, class B>
+FRONT_DEVICE void measure_axis(const B& block, const SpectralArgs& args) {
+  using Real = typename A::Real;
+  const auto tile = tile_of<A>(block);
+  const Place place = place_of<A>(block, args.axis);
+  Sums<B, Real> sums;
+  forward_lanes<A>(block, args.axis, place, tile, Measured<B, Real>{shift_of<Real>(block, args, place.matrix), sums});
+  add_up(block, args, sums, [&](Complex<double> sum) {
+    block.store(args.moments + 2 * block.index(), sum.x);
+    block.store(args.moments + 2 * block.index() + 1, sum.y);
+  });
+  store_tile<A>(block, args.axis, place, tile);
+}
+
+// inverse_axis, whose values become the residual: in gradients, and its square's sum.
+template <class A, class X, class S, class B>
+FRONT_DEVICE void residual_axis(const B& block, const SpectralArgs& args) {
+  using Real = typename A::Real;
+  const Place place = place_of<A>(block, args.axis);
+  Sums<B, Real> sums;
+  inverse_lanes<A>(block, args.axis, place,
+                   Blended<B, Real, X, S>{args, terms_of<Real>(block, args, place.matrix), sums});
+  add_up(block, args, sums, [&](Complex<double> sum) { block.store(args.squares + block.index(), sum.x); });
 }
 
 }  // namespace front::cuda

@@ -39,8 +39,7 @@ inline void Passes::add_large(const Pass& p) {
       reserve(2 * length * std::min(at_once, lanes_per_matrix * std::min<int64_t>(p.count, kMatrices)));
 
   Launch launch;
-  launch.large = true;
-  LargeArgs& a = launch.points;
+  LargeArgs& a = launch.args.emplace<LargeArgs>();
   a.n = p.n, a.sequence = plan.sequence, a.length = length, a.columns = plan.columns();
   a.convolve = plan.convolve, a.inverse = p.direction == Direction::inverse;
   a.points = workspace_ + offset * real_bytes_;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <stdexcept>
+#include <variant>
 
 #include "args.h"
 #include "found.h"
@@ -13,25 +14,34 @@ namespace front::cuda {
 // Beyond it batches are taken in parts. In place, where memory is short, soon: an intermediate that stays in the cache.
 constexpr int64_t kWorkspaceLimit = int64_t{1} << 30, kWorkspaceLimitInPlace = int64_t{32} << 20;
 
+constexpr int64_t kSumBytes = 16;  // of shared memory, for what a thread adds up
+
 struct Launch {
   const Kernel* kernel = nullptr;  // remembered for good
-  bool large = false;              // which of the two is set
-  AxisArgs axis{};
-  LargeArgs points{};
+  std::variant<AxisArgs, LargeArgs, SpectralArgs> args;
   int64_t blocks = 0, threads = 0, shared = 0;
   Table twiddles, split, twiddles_back, split_back, chirp, spectrum, coarse, fine;
+
+  // What the kernel is told.
+  char* bytes() {
+    return std::visit([](auto& a) { return reinterpret_cast<char*>(&a); }, args);
+  }
+  size_t size() const {
+    return std::visit([](const auto& a) { return sizeof a; }, args);
+  }
 };
 
 // The tables of a launch, and where in its arguments the pointers to them belong.
 inline std::vector<std::pair<const Table*, size_t>> table_slots(const Launch& l) {
-  constexpr size_t axis = offsetof(LargeArgs, axis);
-  const size_t base = l.large ? axis : 0;
+  static_assert(offsetof(SpectralArgs, axis) == 0);
+  const bool large = std::holds_alternative<LargeArgs>(l.args);
+  const size_t base = large ? offsetof(LargeArgs, axis) : 0;
   std::vector<std::pair<const Table*, size_t>> slots;
   const auto add = [&](const Table& table, size_t offset) {
     if (table.kind != Table::Kind::none) slots.emplace_back(&table, offset);
   };
   add(l.split, base + offsetof(AxisArgs, split));
-  add(l.twiddles, l.large ? offsetof(LargeArgs, twiddles) : offsetof(AxisArgs, twiddles));
+  add(l.twiddles, large ? offsetof(LargeArgs, twiddles) : offsetof(AxisArgs, twiddles));
   add(l.twiddles_back, base + offsetof(AxisArgs, twiddles_back));
   add(l.split_back, base + offsetof(AxisArgs, split_back));
   add(l.chirp, offsetof(LargeArgs, chirp));
@@ -97,6 +107,36 @@ class Passes {
     add_launches(std::move(launch), p, plan.lanes);
   }
 
+  // One axis of at most kMatrices matrices with the spectral loss's part in it: moments forward, the residual back.
+  void add_spectral(const Pass& p, SpectralArgs args) {
+    const auto& found = find_spectral_axis(p);
+    const AxisPlan& plan = found.plan;
+    Launch launch;
+    launch.kernel = p.direction == Direction::forward
+                        ? &found.measure
+                        : &found.residual[passes_detail::residual_index(args.x_type, p.out.type)];
+    launch.threads = plan.threads();
+    args.axis = arguments(p, 0, p.count);
+    args.axis.lane_blocks = divide_up(p.lanes, plan.lanes);
+    args.scratch = divide_up(plan.shared_bytes(plan.most_kept()), 16) * 16;
+    launch.blocks = args.axis.lane_blocks * p.count;
+    launch.shared = args.scratch + launch.threads * kSumBytes;
+    launch.twiddles = found.twiddles;
+    launch.split = Table::split(p.n, p.scale, real_bytes_);
+    launch.args = args;
+    launches.push_back(std::move(launch));
+  }
+  // Blocks of add_spectral per matrix; 0: there is no such kernel for this length.
+  int64_t spectral_blocks(const Pass& p) const {
+    const AxisPlan& plan = find_spectral_axis(p).plan;
+    if (plan.radices.empty()) return 0;
+    const int64_t shared = divide_up(plan.shared_bytes(plan.most_kept()), 16) * 16 + plan.threads() * kSumBytes;
+    return shared <= hardware_.shared_per_block ? divide_up(p.lanes, plan.lanes) : 0;
+  }
+  // Whether four neighbours of a lane of the input are loaded at once.
+  bool quads_of(const Pass& p) const { return arguments(p, 0, p.count).in_quads; }
+  char* at(int64_t offset) const { return workspace_ + offset * real_bytes_; }
+
   // Bytes of a workspace with room for everything that was reserved.
   int64_t workspace_bytes() const { return workspace_elements * real_bytes_; }
 
@@ -130,6 +170,12 @@ class Passes {
 
   void add_large(const Pass& p);
 
+  const passes_detail::FoundAxis& find_spectral_axis(const Pass& p) const {
+    const Side& coefficients = p.direction == Direction::forward ? p.out : p.in;
+    const Fours fours = coefficients.lane_four ? Fours::lanes : Fours::none;
+    return passes_detail::find_axis(p.n, p.kept, real_bytes_, p.lanes * p.count, fours, hardware_);
+  }
+
   // The strides and pointers of matrices first to first + count - 1.
   AxisArgs arguments(const Pass& p, int64_t first, int64_t count) const {
     AxisArgs a{};
@@ -153,9 +199,9 @@ class Passes {
   void add_launches(Launch launch, const Pass& p, int64_t lanes_per_block) {
     for (int64_t first = 0; first < p.count; first += kMatrices) {
       const int64_t count = std::min<int64_t>(kMatrices, p.count - first);
-      launch.axis = arguments(p, first, count);
-      launch.axis.lane_blocks = divide_up(p.lanes, lanes_per_block);
-      launch.blocks = launch.axis.lane_blocks * p.batch * count;
+      AxisArgs& axis = launch.args.emplace<AxisArgs>(arguments(p, first, count));
+      axis.lane_blocks = divide_up(p.lanes, lanes_per_block);
+      launch.blocks = axis.lane_blocks * p.batch * count;
       launches.push_back(launch);
     }
   }
@@ -336,3 +382,4 @@ inline std::vector<Launch> axis_launches(const AxisPass& x, int64_t real_bytes, 
 }  // namespace front::cuda
 
 #include "large_passes.h"
+#include "spectral_passes.h"

@@ -11,9 +11,57 @@
 
 namespace front::cuda {
 
+// What a pass does with values besides transforming them: nothing as they are loaded, and storing them in the end.
+// spectral.h has others.
+struct Plain {
+  struct Seen {
+    template <class V>
+    FRONT_DEVICE V operator()(V v) const {
+      return v;
+    }
+  };
+  FRONT_DEVICE Seen of(int) const { return {}; }
+  template <class A, class B>
+  FRONT_DEVICE void prefetch(const B&, const AxisArgs&, const Place&, int) const {}
+
+  template <class S>
+  struct Lane {
+    S* y;
+    const AxisArgs& args;
+    template <class Real, class B>
+    FRONT_DEVICE void one(const B& block, i64 element, Real v) const {
+      store_one(block, y + along_offset(element, args.out_along, args.out_four), v);
+    }
+    // Fours number i and j of the lane, `step` elements from four to four.
+    template <class Real, class B>
+    FRONT_DEVICE void fours(const B& block, i64 step, i64 i, Quad<Real> a, i64 j, Quad<Real> b) const {
+      four(block, step, i, a);
+      four(block, step, j, b);
+    }
+    template <class Real, class B>
+    FRONT_DEVICE void four(const B& block, i64 step, i64 i, Quad<Real> q) const {
+      S* p = y + i * step;
+      if (args.out_quads) {
+        store_quad(block, p, q);
+      } else {
+        store_one(block, p, q.x), store_one(block, p + args.out_along, q.y);
+        store_one(block, p + 2 * args.out_along, q.z), store_one(block, p + 3 * args.out_along, q.w);
+      }
+    }
+  };
+  // f(Lane) for a lane, of thread t.
+  template <class Real, class F>
+  FRONT_DEVICE void lane(const AxisArgs& args, const Place& place, i64 lane, int, F f) const {
+    with_type<Real>(args.out_type, [&](auto storage) {
+      using S = typename decltype(storage)::type;
+      f(Lane<S>{static_cast<S*>(args.out[place.matrix]) + out_offset(args, place.batch, lane), args});
+    });
+  }
+};
+
 // The inputs of butterfly `pair` of the first stage and of its mirror; x: the lane.
-template <class A, class S, class B>
-FRONT_DEVICE void load_pair(const B& block, const S* x, const AxisArgs& args, u32 pair,
+template <class A, class S, class B, class Seen>
+FRONT_DEVICE void load_pair(const B& block, const S* x, const AxisArgs& args, u32 pair, Seen seen,
                             typename A::Point (&a)[A::radix(0)], typename A::Point (&b)[A::radix(0)]) {
   using Real = typename A::Real;
   constexpr i64 R = A::radix(0), count = A::points / R;
@@ -27,12 +75,12 @@ FRONT_DEVICE void load_pair(const B& block, const S* x, const AxisArgs& args, u3
     const S *first = x + static_cast<i64>(pair) * step, *last = x + (count - 1 - static_cast<i64>(pair)) * step;
     unrolled<0, R / 2>([&](auto index) {
       constexpr int r = decltype(index)::value;
-      const Quad<Real> up = load(first + r * count * step), down = load(last + r * count * step);
+      const Quad<Real> up = seen(load(first + r * count * step)), down = seen(load(last + r * count * step));
       a[r] = {up.x, up.z}, b[R - 1 - r] = {up.w, up.y};
       b[r] = {down.x, down.z}, a[R - 1 - r] = {down.w, down.y};
     });
     if constexpr (R % 2 != 0) {
-      const Quad<Real> up = load(first + R / 2 * count * step);
+      const Quad<Real> up = seen(load(first + R / 2 * count * step));
       a[R / 2] = {up.x, up.z}, b[R / 2] = {up.w, up.y};
     }
   };
@@ -66,8 +114,9 @@ FRONT_DEVICE void prefetch_row(const B& block, const S* x, u32 thread) {
 }
 
 // Values -> first stage -> points in shared memory, for lanes first, first + 1, ... of the block.
-template <class A, class B, class Points>
-FRONT_DEVICE void load_rows(const B& block, const AxisArgs& args, const Place& place, int first, Points points) {
+template <class A, class B, class Points, class Values>
+FRONT_DEVICE void load_rows(const B& block, const AxisArgs& args, const Place& place, int first, Points points,
+                            const Values& values) {
   using Real = typename A::Real;
   using Point = typename A::Point;
   constexpr int R = A::radix(0), count = A::points / R;
@@ -92,7 +141,7 @@ FRONT_DEVICE void load_rows(const B& block, const AxisArgs& args, const Place& p
           using S = typename decltype(storage)::type;
           const S* x = static_cast<const S*>(args.in[place.matrix]) + offset;
           Point a[R], b[R];
-          load_pair<A>(block, x, args, i, a, b);
+          load_pair<A>(block, x, args, i, values.of(t), a, b);
           butterfly<R>(a);
           butterfly<R>(b);
           write_first<A>(points, base, i, a);
@@ -104,7 +153,8 @@ FRONT_DEVICE void load_rows(const B& block, const AxisArgs& args, const Place& p
           using S = typename decltype(storage)::type;
           const S* x = static_cast<const S*>(args.in[place.matrix]) + offset;
           const auto value = [&](i64 element) {
-            return load_one<Real>(block, x + along_offset(makhoul(element, A::n), args.in_along, args.in_four));
+            return values.of(t)(
+                load_one<Real>(block, x + along_offset(makhoul(element, A::n), args.in_along, args.in_four)));
           };
           unrolled<0, R>([&](auto index) {
             const u32 m = i + decltype(index)::value * count;
@@ -122,9 +172,9 @@ FRONT_DEVICE void load_rows(const B& block, const AxisArgs& args, const Place& p
 }
 
 // Points in shared memory -> last stage -> values. The points are those of the conjugate spectrum.
-template <class A, class B, class Points>
+template <class A, class B, class Points, class Values>
 FRONT_DEVICE void store_rows(const B& block, const AxisArgs& args, const Place& place, int first, Points points,
-                             const typename A::Point* twiddles) {
+                             const typename A::Point* twiddles, const Values& values) {
   using Real = typename A::Real;
   using Point = typename A::Point;
   constexpr int last = A::stages - 1, R = A::radix(last), span = A::span(last);
@@ -134,7 +184,7 @@ FRONT_DEVICE void store_rows(const B& block, const AxisArgs& args, const Place& 
     const ValueSide side = value_side_of<A>(t, args.out_along, args.out_four, args.out_lane);
     const int base = side.group * A::padded;
     if (side.group >= place.template live<A>(first)) return;
-    const i64 offset = out_offset(args, place.batch, place.first_lane + first + side.group);
+    const i64 own = place.first_lane + first + side.group;
     FRONT_NO_UNROLL
     for (u32 i = side.thread; i < work; i += A::threads_per_lane) {
       if constexpr (paired) {
@@ -143,26 +193,17 @@ FRONT_DEVICE void store_rows(const B& block, const AxisArgs& args, const Place& 
         gather<A, false>(block, points, base, i, i, twiddles, a);
         gather<A, true>(block, points, base, span - 1 - i, i + 1, twiddles, shifted);
         const auto b = [&](int r) { return shifted[(r + 1) % R]; };
-        with_type<Real>(args.out_type, [&](auto storage) {
-          using S = typename decltype(storage)::type;
-          S* y = static_cast<S*>(args.out[place.matrix]) + offset;
-          const auto put = [&](S* p, Point z, Point mirror) {
-            const Quad<Real> q{z.x, -mirror.y, -z.y, mirror.x};
-            if (args.out_quads) {
-              store_quad(block, p, q);
-            } else {
-              store_one(block, p, q.x), store_one(block, p + args.out_along, q.y);
-              store_one(block, p + 2 * args.out_along, q.z), store_one(block, p + 3 * args.out_along, q.w);
-            }
-          };
+        values.template lane<Real>(args, place, own, t, [&](const auto& lane) {
+          const auto quad = [](Point z, Point mirror) { return Quad<Real>{z.x, -mirror.y, -z.y, mirror.x}; };
+          const i64 up = i, down = span - 1 - static_cast<i64>(i);
           const auto all = [&](i64 step) {
-            S *up = y + static_cast<i64>(i) * step, *down = y + (span - 1 - static_cast<i64>(i)) * step;
             unrolled<0, R / 2>([&](auto index) {
               constexpr int r = decltype(index)::value;
-              put(up + r * static_cast<i64>(span) * step, a[r], b(R - 1 - r));
-              put(down + r * static_cast<i64>(span) * step, b(r), a[R - 1 - r]);
+              constexpr i64 after = static_cast<i64>(r) * span;
+              lane.fours(block, step, up + after, quad(a[r], b(R - 1 - r)), down + after, quad(b(r), a[R - 1 - r]));
             });
-            if constexpr (R % 2 != 0) put(up + R / 2 * static_cast<i64>(span) * step, a[R / 2], b(R / 2));
+            if constexpr (R % 2 != 0)
+              lane.four(block, step, up + R / 2 * static_cast<i64>(span), quad(a[R / 2], b(R / 2)));
           };
           if (args.out_quads && args.out_four == 4)
             all(4);
@@ -172,19 +213,14 @@ FRONT_DEVICE void store_rows(const B& block, const AxisArgs& args, const Place& 
       } else {
         Point a[R];
         gather<A, false>(block, points, base, i, i, twiddles, a);
-        with_type<Real>(args.out_type, [&](auto storage) {
-          using S = typename decltype(storage)::type;
-          S* y = static_cast<S*>(args.out[place.matrix]) + offset;
-          const auto put = [&](i64 element, Real v) {
-            store_one(block, y + along_offset(makhoul(element, A::n), args.out_along, args.out_four), v);
-          };
+        values.template lane<Real>(args, place, own, t, [&](const auto& lane) {
           unrolled<0, R>([&](auto index) {
             constexpr int r = decltype(index)::value;
             const u32 m = i + r * span;
             if constexpr (A::even)
-              put(2 * m, a[r].x), put(2 * m + 1, -a[r].y);
+              lane.one(block, makhoul(2 * m, A::n), a[r].x), lane.one(block, makhoul(2 * m + 1, A::n), -a[r].y);
             else
-              put(m, a[r].x);
+              lane.one(block, makhoul(m, A::n), a[r].x);
           });
         });
       }

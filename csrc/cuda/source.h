@@ -47,6 +47,29 @@ inline Kernel axis_kernel(Direction direction, const AxisPlan& p) {
   return {name, entry(name, p, "AxisArgs", what + "_axis<" + axis_type(p) + ">")};
 }
 
+// The same for the spectral loss: measured forward; blended, of x and gradients of two types, on the way back.
+inline Kernel measure_kernel(const AxisPlan& p) {
+  using namespace source_detail;
+  const std::string name = "front_measure_" + axis_name(p);
+  return {name, entry(name, p, "SpectralArgs", "measure_axis<" + axis_type(p) + ">")};
+}
+inline Kernel residual_kernel(const AxisPlan& p, DType x, DType grad) {
+  using namespace source_detail;
+  constexpr const char *names[] = {"f16", "bf16", "f32", "f64"}, *types[] = {"Half", "Bfloat", "float", "double"};
+  const auto in = static_cast<size_t>(x), out = static_cast<size_t>(grad);
+  const auto type = [](const char* t) { return std::string(t[0] < 'a' ? "front::cuda::" : "") + t; };
+  const std::string name = std::string("front_residual_") + names[in] + "_" + names[out] + "_" + axis_name(p);
+  return {name, entry(name, p, "SpectralArgs",
+                      "residual_axis<" + axis_type(p) + ", " + type(types[in]) + ", " + type(types[out]) + ">")};
+}
+
+// What stands between its passes: "shift", "weigh", "terms" or "loss".
+inline Kernel spectral_kernel(const std::string& step, int64_t real_bytes) {
+  const std::string real = real_bytes == 4 ? "float" : "double", name = "front_spectral_" + step + "_" + real;
+  return {name, "FRONT_KERNEL(" + name + ", front::cuda::kPackThreads, 4, front::cuda::SpectralArgs, " +
+                    "(front::cuda::spectral_" + step + "<" + real + ">(block, args)))\n"};
+}
+
 inline Kernel resize_kernel(const ResizePlan& r) {
   using namespace source_detail;
   const std::string name = "front_resize_" + axis_name(r.there) + "_to_" + axis_name(r.back);

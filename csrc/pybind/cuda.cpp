@@ -24,20 +24,15 @@ py::bytes table_bytes(const cuda::Table& table) {
   return {bytes.data(), bytes.size()};
 }
 
-template <class Args>
-py::bytes args_bytes(const Args& args) {
-  return {reinterpret_cast<const char*>(&args), sizeof args};
-}
-
 // Tables are listed with the offset of the pointer to them in the arguments.
-py::dict launch_dict(const cuda::Launch& l) {
+py::dict launch_dict(cuda::Launch l) {
   py::dict d;
   d["name"] = l.kernel->name;
   d["source"] = l.kernel->source;
   d["blocks"] = l.blocks;
   d["threads"] = l.threads;
   d["shared_bytes"] = l.shared;
-  d["args"] = l.large ? args_bytes(l.points) : args_bytes(l.axis);
+  d["args"] = py::bytes(l.bytes(), l.size());
   py::list tables;
   for (const auto& [table, offset] : cuda::table_slots(l)) tables.append(py::make_tuple(offset, table_bytes(*table)));
   d["tables"] = tables;
@@ -167,4 +162,32 @@ void bind_cuda(py::module_& m) {
       py::arg("direction"), py::arg("n"), py::arg("kept"), py::arg("along"), py::arg("types"), py::arg("norm"),
       py::arg("in_"), py::arg("out"), py::arg("lanes"), py::arg("workspace"), py::arg("hardware"),
       "The launches of one axis of a tensor, and the bytes of workspace that they need.");
+
+  // xs and grads (or none) at addresses, of `sizes` (m, n, k0, k1) and `strides` (of x's row and column, of grad's);
+  // types: params.h's DType of x, of compute, of grad.
+  m.def(
+      "cuda_spectral_launches",
+      [](std::array<int64_t, 4> sizes, std::array<int64_t, 4> strides, std::array<int, 3> types,
+         const std::vector<uintptr_t>& xs, const std::vector<uintptr_t>& grads, std::array<double, 2> decay,
+         bool standardize, double scale, uintptr_t losses, uintptr_t workspace, const std::vector<int64_t>& hardware) {
+        cuda::SpectralMatrices x{};
+        x.m = sizes[0], x.n = sizes[1], x.k0 = sizes[2], x.k1 = sizes[3];
+        x.x_type = static_cast<DType>(types[0]), x.compute_type = static_cast<DType>(types[1]);
+        x.grad_type = static_cast<DType>(types[2]);
+        x.x_row = strides[0], x.x_column = strides[1], x.grad_row = strides[2], x.grad_column = strides[3];
+        std::vector<const void*> in;
+        std::vector<void*> out;
+        for (uintptr_t p : xs) in.push_back(reinterpret_cast<const void*>(p));
+        for (uintptr_t p : grads) out.push_back(reinterpret_cast<void*>(p));
+        x.xs = in.data(), x.grads = out.empty() ? nullptr : out.data(), x.count = static_cast<int64_t>(in.size());
+        x.decay0 = decay[0], x.decay1 = decay[1], x.standardize = standardize, x.scale = scale;
+        x.losses = reinterpret_cast<double*>(losses);
+        int64_t bytes = 0;
+        const auto all = cuda::spectral_launches(x, hardware_of(hardware), reinterpret_cast<char*>(workspace), &bytes);
+        return launches(all, bytes);
+      },
+      py::arg("sizes"), py::arg("strides"), py::arg("types"), py::arg("xs"), py::arg("grads"), py::arg("decay"),
+      py::arg("standardize"), py::arg("scale"), py::arg("losses"), py::arg("workspace"), py::arg("hardware"),
+      "The launches of the spectral loss of matrices and of what it adds to gradients, and the bytes of workspace; "
+      "none, if a row does not fit shared memory.");
 }
