@@ -283,11 +283,11 @@ std::vector<SpectralGroup> spectral_groups(const std::vector<Tensor>& grads, con
   return groups;
 }
 
+// The arguments were checked in Python (_spectral_gpu.py), but for memory that is shared.
 Tensor spectral(std::vector<Tensor> grads, std::vector<Tensor> xs, std::vector<int64_t> ks, double scale,
                 std::vector<Tensor> scale_at, bool standardize, SpectralDecay decay) {
-  const char* op = grads.empty() ? "spectral_loss_many" : "spectral_grad_many_";
-  check_spectral(op, grads.empty() ? nullptr : &grads, xs, ks, decay);
-  std::vector<SpectralGroup> groups = spectral_groups(grads, xs, ks, grads.empty() || check_apart(op, grads, xs));
+  const bool apart = grads.empty() || check_apart("spectral_grad_many_", grads, xs);
+  std::vector<SpectralGroup> groups = spectral_groups(grads, xs, ks, apart);
   int64_t count = 0;
   for (const SpectralGroup& g : groups) count += static_cast<int64_t>(g.xs.size());
   const Tensor losses = empty(xs[0], {count}, DType::f64);
