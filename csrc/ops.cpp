@@ -52,6 +52,8 @@ STABLE_TORCH_LIBRARY(front, m) {
       "_spectral_residual_(Tensor(a!)[] grads, Tensor[] xs, Tensor coefficients, Tensor terms, bool only_rows=False) "
       "-> Tensor");
 
+  // private: whether no two gradients share memory; throws if one does with one of xs
+  m.def("_spectral_apart(Tensor[] grads, Tensor[] xs) -> bool");
   // private: the CUDA engine's losses of all matrices, float64; grads (or none) += scale times the gradients, and times
   // what scale_at has, if it has something.
   m.def(

@@ -55,20 +55,33 @@ def crop(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool = False) -> tup
 
 def crop_by_ops(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(xs[0].dtype)
-    if only_rows:
-        blocks = [torch.ops.front.dct.default(x, k[1], out_dtype=dtype) for x in xs]
-    else:
-        blocks = torch.ops.front.dct_crop_many.default(list(xs), list(k), out_dtype=dtype)
-    return torch.stack(blocks), torch.stack([_spread(x, dtype) for x in xs])
+    shifts = typical_values(xs)
+    blocks, sums = [], []
+    for x, shift in zip(xs, shifts.to(dtype), strict=True):
+        d = x.to(dtype) - shift
+        blocks.append(
+            torch.ops.front.dct.default(d, k[1]) if only_rows else torch.ops.front.dct_crop.default(d, list(k))
+        )
+        total = d.sum(dtype=torch.float64)
+        sums.append(torch.stack([total, torch.linalg.vector_norm(d, dtype=torch.float64).square()]))
+    return torch.stack(blocks), spreads_of(torch.stack(sums), shifts, xs[0].numel(), dtype)
 
 
-def _spread(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(mean, energy, whether constant): [3], float64."""
-    count = x.numel()
-    std, mean = torch.std_mean(x.to(dtype), (0, 1), correction=min(1, count - 1))
-    constant = std <= 8 * torch.finfo(dtype).eps * mean.abs()
-    energy = std.to(torch.float64).square() * max(1, count - 1)
-    return torch.stack([mean.to(torch.float64), energy.masked_fill(constant, 0), constant.to(torch.float64)])
+def typical_values(xs: Sequence[Tensor]) -> Tensor:
+    """_spectral_definition.typical_value of every matrix: [count], float64."""
+    among = 1 << min(6, xs[0].shape[1].bit_length() - 1)
+    first = torch.stack([x[0, :among] for x in xs])
+    return first.mean(1, dtype=torch.float64).to(compute_dtype(first.dtype)).to(torch.float64)
+
+
+def spreads_of(sums: Tensor, shifts: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """(mean, energy, whether constant, shift) of matrices of `count` elements from the sums of ``x - shift`` and of its
+    square: [count, 4], float64."""
+    total, square = sums.unbind(1)
+    energy = (square - total.square() / count).clamp_min(0)
+    std = (energy / max(1, count - 1)).sqrt()
+    constant = std <= 8 * torch.finfo(dtype).eps * shifts.abs()
+    return torch.stack([shifts + total / count, energy.masked_fill(constant, 0), constant.to(torch.float64), shifts], 1)
 
 
 def residual_(
@@ -95,12 +108,13 @@ def residual_by_ops_(
             r = torch.ops.front.idct.default(coefficients[i], n)
         else:
             r = torch.ops.front.idct_pad.default(coefficients[i], [m, n])
-        torch.sub(x, r, out=r)
+        factor, slope, mean, shift = terms[i].unbind()
+        d = x.to(dtype) - shift.to(dtype)
+        torch.sub(d, r, out=r)
         squares.append(torch.linalg.vector_norm(r, dtype=torch.float64).square())
         if grads:
-            factor, slope, mean = terms[i].to(dtype).unbind()
-            r.mul_(factor).add_(slope * (x.to(dtype) - mean))
-            grads[i].add_(r)
+            d.sub_((mean - shift).to(dtype)).mul_(slope.to(dtype))
+            grads[i].add_(d.add_(r.mul_(factor.to(dtype))))
     return torch.stack(squares)
 
 
@@ -177,8 +191,15 @@ def _list(
         losses.append(found.sum().to(dtype))
     if others:
         own, matrices, kept = those(others)
-        losses.append(list_loss(None if grads is None else own, matrices, kept, scale, standardize, decay).to(dtype))
-    return losses[0] if len(losses) == 1 else losses[0] + losses[1]
+        if grads is None:
+            losses.append(list_loss(None, matrices, kept, scale, standardize, decay).to(dtype))
+        elif torch.ops.front._spectral_apart(list(grads), list(xs)):
+            losses.append(list_loss(own, matrices, kept, scale, standardize, decay).to(dtype))
+        else:  # one after the other, as memory wants it
+            for i, (grad, x) in enumerate(zip(own, matrices, strict=True)):
+                one = list_loss([grad], [x], kept[2 * i : 2 * i + 2], scale, standardize, decay)
+                losses.append(one.to(dtype))
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
 def _loss(x: Tensor, k: Sequence[int], *, standardize: bool = False) -> Tensor:

@@ -76,7 +76,7 @@ def test_rows_alone() -> None:
     ):
         torch.testing.assert_close(ours, theirs)
     c = torch.ops.front._spectral_crop(xs, (9, 5), True)[0]
-    terms = torch.rand(2, 3, dtype=torch.float64)
+    terms = torch.rand(2, 4, dtype=torch.float64)
     grads = [[torch.ones_like(x) for x in xs] for _ in range(2)]
     ours = _spectral_gpu.residual_by_ops_(grads[0], xs, c, terms, True)
     theirs = torch.ops.front._spectral_residual_(grads[1], xs, c, terms, True)

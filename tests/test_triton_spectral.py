@@ -52,7 +52,7 @@ def test_the_halves(
     found, own = spectral.crop(xs, k, only_rows, TARGET)
     torch.testing.assert_close(found, expected, **close)
     torch.testing.assert_close(own, spreads, rtol=1e-5 if dtype != torch.float64 else 1e-12, atol=1e-6)
-    terms = torch.rand(3, 3, dtype=torch.float64)
+    terms = torch.rand(3, 4, dtype=torch.float64)
     wide = expected.dtype
     ours, theirs = ([torch.ones(shape, dtype=wide) for _ in xs] for _ in range(2))
     if kind == "mixed":
@@ -75,13 +75,32 @@ def test_one_matrix_and_nothing_beyond_it() -> None:
     grad.fill_(1.0)
     c, spreads = spectral.crop([x], (9, 8), False, TARGET)
     torch.testing.assert_close(c, F._spectral_crop([x], [9, 8])[0])
-    spectral.residual_([grad], [x], c, torch.ones(1, 3, dtype=torch.float64), False, TARGET)
+    spectral.residual_([grad], [x], c, torch.tensor([[1.0, 1.0, 1.0, 0.3]], dtype=torch.float64), False, TARGET)
     inside = torch.zeros(40, 50, dtype=torch.bool)
     inside[2:35, 5:42] = True
     assert (wall[~inside] == 3.0).all()
     assert (wall[inside] != 1.0).float().mean() > 0.99
     assert not spreads[0, 2]
-    assert spectral.crop([torch.full((20, 30), 0.1)], (9, 8), False, TARGET)[1][0, 1:].tolist() == [0.0, 1.0]
+    assert spectral.crop([torch.full((20, 30), 0.1)], (9, 8), False, TARGET)[1][0, 1:3].tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("ratio", [1e3, 1e5])
+def test_a_mean_far_above_the_deviation(ratio: float) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(60, 50) + ratio
+    d = x.double() - x.double().mean()
+    c, spreads = spectral.crop([x], (12, 10), False, TARGET)
+    mean, energy, constant, shift = spreads[0]
+    assert not constant
+    assert energy.item() == pytest.approx(d.square().sum().item(), rel=1e-6)
+    exact = fk.reference.dct_crop(x.double() - shift, (12, 10))
+    assert (c[0] - exact).norm() <= 1e-6 * d.norm()
+    grad = torch.zeros_like(x)
+    terms = torch.stack([torch.tensor(2.0), torch.tensor(0.0), mean, shift]).to(torch.float64)[None]
+    square = spectral.residual_([grad], [x], c, terms, False, TARGET)
+    r = d - fk.reference.idct_pad(fk.reference.dct_crop(d, (12, 10)), (60, 50))
+    assert square.item() == pytest.approx(r.square().sum().item(), rel=1e-5)
+    assert (grad - 2 * r).norm() <= 2e-6 * r.norm()
 
 
 @pytest.fixture

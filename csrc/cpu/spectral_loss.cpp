@@ -159,6 +159,10 @@ Tensor spectral_residual_(std::vector<Tensor> grads, std::vector<Tensor> xs, con
   return squares;
 }
 
+bool spectral_apart(std::vector<Tensor> grads, std::vector<Tensor> xs) {
+  return check_apart("spectral_grad_many_", grads, xs);
+}
+
 }  // namespace
 }  // namespace front::cpu
 
@@ -169,4 +173,7 @@ STABLE_TORCH_LIBRARY_IMPL(front, CPU, m) {
   m.impl("_spectral_crop", TORCH_BOX(&front::cpu::spectral_crop));
   m.impl("_spectral_residual_", TORCH_BOX(&front::cpu::spectral_residual_));
   m.impl("_spectral_grad_many", TORCH_BOX(&front::cpu::spectral_grad_many));
+}
+STABLE_TORCH_LIBRARY_IMPL(front, CompositeExplicitAutograd, m) {
+  m.impl("_spectral_apart", TORCH_BOX(&front::cpu::spectral_apart));
 }

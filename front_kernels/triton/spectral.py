@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,14 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._spectral_gpu import spreads_of, typical_values
 from . import kernels, launch, spectral_kernels, tiles
 from .basis import Key
 from .plan import Batch, Layout, Plan, Side, Target, _Builder, _compute_dtype
 
 __all__ = ["crop", "residual_"]
 
-TERMS = -1
-"""The slot of factor, slope and mean."""
+TERMS, SHIFTS = -1, -2
+"""The slots of factor, slope, mean and shift, and of the shifts alone."""
 
 
 class _Found(NamedTuple):
@@ -44,7 +46,7 @@ class _First(_Builder):
                 programs //= -(-height // arguments["BU"])
             self.sums = self.temporary(2 * programs, self.wide)
             kernel = spectral_kernels.axis if kernel is kernels.axis else spectral_kernels.crop
-            tensors = {**tensors, "moments": self.sums}
+            tensors = {**tensors, "moments": self.sums, "shifts": SHIFTS}
         super().add(kernel, grid, arguments, tensors, bases, tile)
 
 
@@ -126,29 +128,40 @@ def _groups(*lists: Sequence[Tensor]) -> list[list[int]]:
     return list(groups.values())
 
 
+def _part(tensor: Tensor, places: list[int]) -> Tensor:
+    """Rows of a small tensor. NOTE: places on the device would be copied there, and waited for."""
+    return tensor if len(places) == len(tensor) else torch.stack([tensor[i] for i in places])
+
+
+def _ordered(parts: list[tuple[list[int], Tensor]]) -> Tensor:
+    """What was found for tensors at places, in the tensors' order."""
+    if len(parts) == 1:
+        return parts[0][1]
+    rows = {i: row for places, found in parts for i, row in zip(places, found.unbind(0), strict=True)}
+    return torch.stack([rows[i] for i in range(len(rows))])
+
+
 def crop(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool, target: Target) -> tuple[Tensor, Tensor]:
-    """Coefficients [count, rows, k1] and spreads [count, 3], in one read of every x: see csrc/ops.cpp."""
+    """Coefficients [count, rows, k1] and spreads [count, 4], in one read of every x: see csrc/ops.cpp."""
     m, n = xs[0].shape
     wide = _compute_dtype(xs[0].dtype, torch.float32)
+    shifts = typical_values(xs)
     coefficients = xs[0].new_empty((len(xs), m if only_rows else k[0], k[1]), dtype=wide)
     blocks = coefficients.unbind(0)
-    sums = xs[0].new_empty((len(xs), 2), dtype=torch.float64)
+    parts = []
     for places in _groups(xs):
         some, outs = [xs[i] for i in places], [blocks[i] for i in places]
         found = _first(Layout.of(some[0]), Layout.of(outs[0]), len(some), only_rows, target, _aligned(some, outs))
-        slots = launch.carry_out(found.plan, some, outs)
-        own = slots[found.sums].view(len(some), -1, 2).sum(1, dtype=torch.float64)
-        if len(places) == len(xs):
-            sums = own
+        slots = launch.carry_out(found.plan, some, outs, more={SHIFTS: _part(shifts, places)})
+        parts.append((places, slots[found.sums].view(len(some), -1, 2).sum(1, dtype=torch.float64)))
+    if xs[0].dtype != wide:  # they were transformed as they are
+        root = math.sqrt(n if only_rows else m * n)
+        constant = (shifts * root).to(wide)
+        if only_rows:
+            coefficients[:, :, 0] -= constant[:, None]
         else:
-            sums[places] = own
-    shift = torch.stack([x[0, 0] for x in xs]).to(torch.float64)
-    count = m * n
-    energy = (sums[:, 1] - sums[:, 0].square() / count).clamp_min(0)
-    std = (energy / max(1, count - 1)).sqrt()
-    constant = std <= 8 * torch.finfo(wide).eps * shift.abs()
-    spreads = torch.stack([shift + sums[:, 0] / count, energy.masked_fill(constant, 0), constant.to(torch.float64)], 1)
-    return coefficients, spreads
+            coefficients[:, 0, 0] -= constant
+    return coefficients, spreads_of(_ordered(parts), shifts, m * n, wide)
 
 
 def residual_(
@@ -156,19 +169,14 @@ def residual_(
 ) -> Tensor:
     """Gradients blended and the sums of r^2 [count], in one more read of every x: see csrc/ops.cpp."""
     blocks = coefficients.unbind(0)
-    squares = terms.new_empty(len(xs))
+    parts = []
     for places in _groups(xs, grads) if grads else _groups(xs):
         some, given = [xs[i] for i in places], [blocks[i] for i in places]
         outs = [grads[i] for i in places] if grads else some
-        own = terms if len(places) == len(xs) else terms[places]
         found = _second(
             Layout.of(given[0]), Layout.of(some[0]), Layout.of(outs[0]) if grads else None, len(some), only_rows,
             target, _aligned(some, given, outs),
         )  # fmt: skip
-        slots = launch.carry_out(found.plan, given, outs, more={"w": some, TERMS: own})
-        sums = slots[found.sums].view(len(some), -1).sum(1, dtype=torch.float64)
-        if len(places) == len(xs):
-            squares = sums
-        else:
-            squares[places] = sums
-    return squares
+        slots = launch.carry_out(found.plan, given, outs, more={"w": some, TERMS: _part(terms, places)})
+        parts.append((places, slots[found.sums].view(len(some), -1).sum(1, dtype=torch.float64)))
+    return _ordered(parts)

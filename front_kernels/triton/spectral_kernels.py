@@ -1,8 +1,9 @@
 """Device code of the spectral loss: the kernels of kernels.py that meet x itself, with what the loss wants of it.
 
-Forward, moments of the values that are read: sums of ``x - x[0, 0]`` and of its square. Inverse, instead of storing the
-result v: with ``r = x - v``, ``out += factor r + slope (x - mean)``, and the sum of ``r^2``. Both leave one sum for
-each program, which are added in one order afterwards. Names as in kernels.py; `w` is x where it is read again.
+Forward, moments of the values that are read: sums of ``x - shift`` and of its square. What is transformed is x - shift,
+too, but for 16-bit numbers, which go to the tensor cores as they are. Inverse, instead of storing the result v: with
+``r = x - shift - v``, ``out += factor r + slope (x - mean)``, and the sum of ``r^2``. Both leave one sum for each
+program, which are added in one order afterwards. Names as in kernels.py; `w` is x where it is read again.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from .kernels import _dot, _matrix, _product, _store
 
 @triton.jit
 def _moments(value, shift, mask, total, square):
+    """x - shift, and the sums so far."""
     d = tl.where(mask, value - shift, 0.0)
-    return total + tl.sum(d, 0), square + tl.sum(d * d, 0)
+    return d, total + tl.sum(d, 0), square + tl.sum(d * d, 0)
 
 
 @triton.jit
@@ -38,13 +40,17 @@ def _sums(
     for _ in range(first, end, BJ):
         here = (j < end)[:, None] & inside
         a = tl.load(columns + j.to(tl.int64)[:, None] * x_j, mask=here, other=0)
-        total, square = _moments(a.to(SUM), shift, here, total, square)
+        d, total, square = _moments(a.to(SUM), shift, here, total, square)
+        if a.dtype == SUM:
+            a = d
         if FOLD:
             mirror = n - 1 - j
             there = ((j < end) & (mirror > j))[:, None] & inside
             b = tl.load(columns + mirror.to(tl.int64)[:, None] * x_j, mask=there, other=0)
+            d, total, square = _moments(b.to(SUM), shift, there, total, square)
+            if b.dtype == SUM:
+                b = d
             a, b = a.to(SUM), b.to(SUM)
-            total, square = _moments(b, shift, there, total, square)
             even += _product(tile, term, (a + b).to(DOT), SUM, TERMS, PRECISION)
             odd += _product(tile + parity, term, (a - b).to(DOT), SUM, TERMS, PRECISION)
         else:
@@ -56,7 +62,7 @@ def _sums(
 
 @triton.jit
 def axis(
-    x, out, moments, basis, n, terms, rows, lanes, x_j, x_l, x_0, x_1, out_u, out_l, out_0, out_1, inner, matrices,
+    x, out, moments, shifts, basis, n, terms, rows, lanes, x_j, x_l, x_0, x_1, out_u, out_l, out_0, out_1, inner, matrices,
     basis_u, parity, term, scale,
     X_TYPE: tl.constexpr, OUT_TYPE: tl.constexpr, X_GROUPED: tl.constexpr, OUT_GROUPED: tl.constexpr,
     ALIGNED: tl.constexpr, FOLD: tl.constexpr,
@@ -75,7 +81,7 @@ def axis(
     end = (terms + 1) // 2 if FOLD else terms
     even, odd, total, square = _sums(
         x, x_j, x_l, n, 0, end, l0, lanes, basis + u0.to(tl.int64) * basis_u, basis_u, parity, term,
-        tl.load(x).to(SUM), FOLD, DOT, SUM, TERMS, PRECISION, BU, BJ, BL
+        tl.load(shifts + z).to(SUM), FOLD, DOT, SUM, TERMS, PRECISION, BU, BJ, BL
     )  # fmt: skip
     u, l = u0 + tl.arange(0, BU), l0 + tl.arange(0, BL)  # noqa: E741
     if FOLD:
@@ -91,7 +97,7 @@ def axis(
 
 @triton.jit
 def crop(
-    x, partials, moments, basis, lane_basis, n, rows, lanes, x_j, x_l, x_0, x_1, inner, matrices, segment,
+    x, partials, moments, shifts, basis, lane_basis, n, rows, lanes, x_j, x_l, x_0, x_1, inner, matrices, segment,
     basis_u, parity, term, lane_basis_v,
     X_TYPE: tl.constexpr, X_GROUPED: tl.constexpr, ALIGNED: tl.constexpr, FOLD: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, TERMS: tl.constexpr, PRECISION: tl.constexpr, LANE_PRECISION: tl.constexpr,
@@ -108,7 +114,7 @@ def crop(
     end = tl.minimum(first + segment, half)
     x = _matrix(x, z, matrices, inner, x_0, x_1, X_GROUPED, X_TYPE, ALIGNED)
     even, odd, total, square = _sums(x, x_j, x_l, n, first, end, l0, lanes, basis, basis_u, parity, term,
-                                     tl.load(x).to(SUM), FOLD, DOT, SUM, TERMS, PRECISION, BU, BJ, BL)  # fmt: skip
+                                     tl.load(shifts + z).to(SUM), FOLD, DOT, SUM, TERMS, PRECISION, BU, BJ, BL)  # fmt: skip
     l, u = l0 + tl.arange(0, BL), tl.arange(0, BU)[:, None]  # noqa: E741
     for v0 in range(0, KV, BV):
         v = v0 + tl.arange(0, BV)[None, :]
@@ -126,12 +132,12 @@ def crop(
 
 @triton.jit
 def _blend(
-    value, w, w_i, w_l, out, out_i, out_l, factor, slope, mean, i, l, rows, lanes, WRITE: tl.constexpr  # noqa: E741
+    value, w, w_i, w_l, out, out_i, out_l, factor, slope, mean, shift, i, l, rows, lanes, WRITE: tl.constexpr  # noqa: E741
 ):  # fmt: skip
-    """out[i, l] += factor r + slope (w - mean) with r = w - value; the sum of r^2."""
+    """out[i, l] += factor r + slope (x - mean) with x = w - shift, r = x - value; the sum of r^2."""
     inside = (i < rows)[:, None] & (l < lanes)[None, :]
     rows_at, lanes_at = i.to(tl.int64)[:, None], l.to(tl.int64)[None, :]
-    x = tl.load(w + rows_at * w_i + lanes_at * w_l, mask=inside, other=0).to(value.dtype)
+    x = tl.load(w + rows_at * w_i + lanes_at * w_l, mask=inside, other=0).to(value.dtype) - shift
     r = tl.where(inside, x - value, 0.0)
     if WRITE:
         at = out + rows_at * out_i + lanes_at * out_l
@@ -149,13 +155,13 @@ def axis_back(
     DOT: tl.constexpr, SUM: tl.constexpr, TERMS: tl.constexpr, PRECISION: tl.constexpr,
     BU: tl.constexpr, BJ: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
-    """kernels.axis inverse, blended: the last pass. `coefficients`: factor, slope and mean of every matrix."""
+    """kernels.axis inverse, blended: the last pass. `coefficients`: factor, slope, mean and shift of every matrix."""
     tiles_u, tiles_l = tl.cdiv(rows, BU), tl.cdiv(lanes, BL)
     program = tl.program_id(0)
     u0 = program % tiles_u * BU
     l0 = program // tiles_u % tiles_l * BL
     z = (program // tiles_u // tiles_l).to(tl.int64)
-    factor, slope, mean = _three(coefficients + z * 3, SUM)
+    factor, slope, mean, shift = _terms(coefficients + z * 4, SUM)
     x = _matrix(x, z, matrices, inner, x_0, x_1, X_GROUPED, X_TYPE, ALIGNED)
     w = _matrix(w, z, matrices, inner, w_0, w_1, W_GROUPED, W_TYPE, ALIGNED)
     out = _matrix(out, z, matrices, inner, out_0, out_1, OUT_GROUPED, OUT_TYPE, ALIGNED)
@@ -169,13 +175,15 @@ def axis_back(
         value += _product(tile, term, c.to(DOT), SUM, TERMS, PRECISION)
         j += BJ
         tile += BJ
-    square = _blend(value * scale, w, w_u, w_l, out, out_u, out_l, factor, slope, mean, u, l, rows, lanes, WRITE)
+    square = _blend(value * scale, w, w_u, w_l, out, out_u, out_l, factor, slope, mean, shift, u, l, rows, lanes, WRITE)
     tl.store(squares + program, square)
 
 
 @triton.jit
-def _three(at, SUM: tl.constexpr):
-    return tl.load(at).to(SUM), tl.load(at + 1).to(SUM), tl.load(at + 2).to(SUM)
+def _terms(at, SUM: tl.constexpr):
+    """Factor, slope, mean of x - shift, shift."""
+    shift = tl.load(at + 3)
+    return tl.load(at).to(SUM), tl.load(at + 1).to(SUM), (tl.load(at + 2) - shift).to(SUM), shift.to(SUM)
 
 
 @triton.jit
@@ -193,7 +201,7 @@ def pad(
     l0 = program % tiles_l * BL
     first = program // tiles_l % segments * segment
     z = (program // tiles_l // segments).to(tl.int64)
-    factor, slope, mean = _three(coefficients + z * 3, SUM)
+    factor, slope, mean, shift = _terms(coefficients + z * 4, SUM)
     x = _matrix(x, z, matrices, inner, x_0, x_1, X_GROUPED, X_TYPE, ALIGNED)
     w = _matrix(w, z, matrices, inner, w_0, w_1, W_GROUPED, W_TYPE, ALIGNED)
     out = _matrix(out, z, matrices, inner, out_0, out_1, OUT_GROUPED, OUT_TYPE, ALIGNED)
@@ -210,6 +218,8 @@ def pad(
     for _ in range(first, tl.minimum(first + segment, rows), BI):
         a = tl.load(basis + i.to(tl.int64)[:, None] * basis_i + u[None, :])
         value = _dot(a, middle, tl.zeros((BI, BL), SUM), PRECISION)
-        square += _blend(value * scale, w, w_i, w_l, out, out_i, out_l, factor, slope, mean, i, l, rows, lanes, WRITE)
+        square += _blend(
+            value * scale, w, w_i, w_l, out, out_i, out_l, factor, slope, mean, shift, i, l, rows, lanes, WRITE
+        )
         i += BI
     tl.store(squares + program, square)

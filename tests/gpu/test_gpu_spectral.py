@@ -61,25 +61,29 @@ def test_small_shares(share, limit):
     assert fk.spectral_loss(x, (96, 96)).item() == pytest.approx(expected, rel=limit)
 
 
+def of_two_layouts() -> list[torch.Tensor]:
+    return [*(torch.randn(384, 384, device=GPU) for _ in range(3)), torch.randn(384, 384, device=GPU).t()]
+
+
 def test_nothing_waits_for_the_device():
-    xs = [torch.randn(384, 384, device=GPU) for _ in range(3)]
+    xs = of_two_layouts()
     grads = [torch.zeros_like(x) for x in xs]
-    fk.spectral_grad_many_(grads, xs, [64] * 3, 1.0, standardize=True)
+    fk.spectral_grad_many_(grads, xs, [64] * 4, 1.0, standardize=True)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        fk.spectral_grad_many_(grads, xs, [64] * 3, 1.0, standardize=True)
+        fk.spectral_grad_many_(grads, xs, [64] * 4, 1.0, standardize=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 def test_in_a_cuda_graph():
-    xs = [torch.randn(384, 384, device=GPU) for _ in range(3)]
+    xs = of_two_layouts()
     grads = [torch.zeros_like(x) for x in xs]
     expected = [torch.zeros_like(x) for x in xs]
-    loss = fk.spectral_grad_many_(expected, xs, [64] * 3, 1.0, standardize=True)
+    loss = fk.spectral_grad_many_(expected, xs, [64] * 4, 1.0, standardize=True)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = fk.spectral_grad_many_(grads, xs, [64] * 3, 1.0, standardize=True)
+        captured = fk.spectral_grad_many_(grads, xs, [64] * 4, 1.0, standardize=True)
     for grad in grads:
         grad.zero_()
     graph.replay()
@@ -87,3 +91,24 @@ def test_in_a_cuda_graph():
     assert captured.item() == loss.item()
     for grad, each in zip(grads, expected, strict=True):
         assert torch.equal(grad, each)
+
+
+def test_gradients_that_share_memory_are_added_to_one_after_the_other():
+    xs = [torch.randn(96, 96, device=GPU) for _ in range(3)]
+    grad, apart = torch.zeros(96, 96, device=GPU), [torch.zeros(96, 96, device=GPU) for _ in xs]
+    fk.spectral_grad_many_([grad] * 3, xs, [40] * 3, 1.0)
+    fk.spectral_grad_many_(apart, xs, [40] * 3, 1.0)
+    torch.testing.assert_close(grad, sum(apart))
+    with pytest.raises(ValueError, match=r"grads\[1\] must not share memory with xs\[1\]"):
+        fk.spectral_grad_many_([apart[0], xs[1]], xs[:2], [40] * 2, 1.0)
+
+
+@pytest.mark.parametrize("ratio", [1e3, 1e5])
+def test_a_mean_far_above_the_deviation(ratio):
+    for k in (32, 190):
+        x = torch.randn(384, 384, device=GPU) + ratio
+        grad = torch.zeros_like(x)
+        loss = fk.spectral_grad_many_([grad], [x], [k], 1.0, standardize=True)
+        value, expected = exact(x, (k, k), True, None)
+        assert loss.item() == pytest.approx(value, rel=2e-5)
+        assert (grad - expected).norm() <= 2e-5 * expected.norm()
