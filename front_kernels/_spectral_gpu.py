@@ -197,8 +197,8 @@ def _list(
             losses.append(list_loss(own, matrices, kept, scale, standardize, decay).to(dtype))
         else:  # one after the other, as memory wants it
             for i, (grad, x) in enumerate(zip(own, matrices, strict=True)):
-                one = list_loss([grad], [x], kept[2 * i : 2 * i + 2], scale, standardize, decay)
-                losses.append(one.to(dtype))
+                own_loss = list_loss([grad], [x], kept[2 * i : 2 * i + 2], scale, standardize, decay)
+                losses.append(own_loss.to(dtype))
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
