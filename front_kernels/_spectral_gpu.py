@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import _C, _contract, _settings, _spectral, engines
-from ._spectral import Decay, compute_dtype, loss_dtype
+from ._spectral import Decay, compute_dtype
 from ._spectral_parts import list_loss
 
 __all__ = ["crop", "register", "residual_"]
@@ -142,10 +142,6 @@ def _checked(op: str, x: Tensor, k: tuple[int, int], grad: Tensor | None, decay:
 _KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}  # csrc/params.h's DType
 
 
-def _layout(x: Tensor) -> tuple[Any, ...]:
-    return x.shape, x.stride(), x.dtype, x.device
-
-
 def _list(
     op: str,
     grads: Sequence[Tensor] | None,
@@ -160,21 +156,21 @@ def _list(
         _spectral.check(op, xs, ks, decay, grads)
     _spectral.check_decay(op, decay)
     settings = op, _settings.engine(), _settings.precision(), xs[0].device
-    whole: list[int] = []
-    others: list[int] = []
-    for i, x in enumerate(xs):
-        grad = None if grads is None else grads[i]
-        k = ks[2 * i], ks[2 * i + 1]
+    alike = torch.ops.front._spectral_alike(list(grads or ()), list(xs), list(ks))
+    in_one: dict[int, bool] = {}
+    for i in dict.fromkeys(alike):
         # Checks and choices are those of the last tensor like this one: they take longer than a small kernel.
-        key = settings, _layout(x), k, None if grad is None else _layout(grad)
-        one = _in_one_op.get(key)
-        if one is None:
+        x, k, grad = xs[i], (ks[2 * i], ks[2 * i + 1]), None if grads is None else grads[i]
+        key = settings, k, *((t.shape, t.stride(), t.dtype, t.device) for t in ([x] if grad is None else [x, grad]))
+        if key not in _in_one_op:
             if x.device != xs[0].device:
                 _spectral.check(op, xs, ks, decay, grads)
             if len(_in_one_op) >= _MOST_KEYS:
                 _in_one_op.clear()
-            one = _in_one_op[key] = _checked(op, x, k, grad, decay)
-        (whole if one else others).append(i)
+            _in_one_op[key] = _checked(op, x, k, grad, decay)
+        in_one[i] = _in_one_op[key]
+    whole = [i for i, first in enumerate(alike) if in_one[first]]
+    others = [i for i, first in enumerate(alike) if not in_one[first]]
 
     def those(places: list[int]) -> tuple[list[Tensor], list[Tensor], list[int]]:
         if len(places) == len(xs):
@@ -182,7 +178,7 @@ def _list(
         own = [] if grads is None else [grads[i] for i in places]
         return own, [xs[i] for i in places], [k for i in places for k in ks[2 * i : 2 * i + 2]]
 
-    dtype = loss_dtype(xs)
+    dtype = torch.float64 if any(xs[i].dtype == torch.float64 for i in in_one) else torch.float32
     losses: list[Tensor] = []
     if whole:
         at = [scale.to(torch.float64)] if isinstance(scale, Tensor) else []

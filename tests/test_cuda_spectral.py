@@ -85,6 +85,8 @@ def test_dtypes(kind, grad_dtype, limit):
     xs = [randn(24, 64, kind=kind, seed=i) for i in range(2)]
     grads_of_one = torch.finfo(grad_dtype).eps  # what rounding 1 + g costs
     check(xs, (12, 32), grad_dtype=grad_dtype, limit=max(limit, 4 * grads_of_one))
+    names = check([randn(1, 48, kind=kind)], (1, 17), grad_dtype=grad_dtype, limit=max(limit, 4 * grads_of_one))
+    assert len(names) == 1  # rows alone are one launch
 
 
 def test_without_gradients():

@@ -1,3 +1,4 @@
+#include <map>
 #include <tuple>
 
 #include "../spectral_checks.h"
@@ -159,6 +160,24 @@ Tensor spectral_residual_(std::vector<Tensor> grads, std::vector<Tensor> xs, con
   return squares;
 }
 
+std::vector<int64_t> spectral_alike(std::vector<Tensor> grads, std::vector<Tensor> xs, std::vector<int64_t> ks) {
+  std::map<std::vector<int64_t>, int64_t> first;
+  std::vector<int64_t> found;
+  for (size_t i = 0; i < xs.size(); ++i) {
+    std::vector<int64_t> key{ks[2 * i], ks[2 * i + 1]};
+    const auto add = [&](const Tensor& t) {
+      for (int64_t n : t.sizes()) key.push_back(n);
+      for (int64_t n : t.strides()) key.push_back(n);
+      const int64_t device = t.is_cpu() ? -1 : t.get_device_index();
+      key.insert(key.end(), {static_cast<int64_t>(t.sizes().size()), static_cast<int64_t>(t.scalar_type()), device});
+    };
+    add(xs[i]);
+    if (!grads.empty()) add(grads[i]);
+    found.push_back(first.try_emplace(std::move(key), static_cast<int64_t>(i)).first->second);
+  }
+  return found;
+}
+
 bool spectral_apart(std::vector<Tensor> grads, std::vector<Tensor> xs) {
   return check_apart("spectral_grad_many_", grads, xs);
 }
@@ -175,5 +194,6 @@ STABLE_TORCH_LIBRARY_IMPL(front, CPU, m) {
   m.impl("_spectral_grad_many", TORCH_BOX(&front::cpu::spectral_grad_many));
 }
 STABLE_TORCH_LIBRARY_IMPL(front, CompositeExplicitAutograd, m) {
+  m.impl("_spectral_alike", TORCH_BOX(&front::cpu::spectral_alike));
   m.impl("_spectral_apart", TORCH_BOX(&front::cpu::spectral_apart));
 }

@@ -30,11 +30,11 @@ const Value& remembered(const Key& key, Find find) {
 struct FoundAxis {
   AxisPlan plan;
   Kernel forward, inverse, measure;
-  std::array<Kernel, 8> residual;  // residual_index
+  std::array<Kernel, 8> residual, row;  // blended_index; row: of plans with one lane
   Table twiddles;
 };
 // Of x's type and whether gradients have the compute type instead.
-inline size_t residual_index(Type x, Type grad) { return 2 * static_cast<size_t>(x) + (x != grad); }
+inline size_t blended_index(Type x, Type grad) { return 2 * static_cast<size_t>(x) + (x != grad); }
 struct FoundSpectral {
   Kernel shift, weigh, terms, loss;
 };
@@ -56,15 +56,18 @@ inline AxisKey axis_key(int64_t n, int64_t share, int64_t bytes, int64_t lanes, 
 }
 
 inline FoundAxis found_axis(const AxisPlan& plan) {
-  FoundAxis found{plan, {}, {}, {}, {}, {}};
+  FoundAxis found{plan, {}, {}, {}, {}, {}, {}};
   if (plan.radices.empty()) return found;
   found.forward = axis_kernel(Direction::forward, plan);
   found.inverse = axis_kernel(Direction::inverse, plan);
   found.measure = measure_kernel(plan);
   const DType compute = plan.real_bytes == 8 ? DType::f64 : DType::f32;
   for (const DType x : {DType::f16, DType::bf16, compute})
-    for (const DType grad : {x, compute})
-      found.residual[residual_index(static_cast<Type>(x), static_cast<Type>(grad))] = residual_kernel(plan, x, grad);
+    for (const DType grad : {x, compute}) {
+      const size_t at = blended_index(static_cast<Type>(x), static_cast<Type>(grad));
+      found.residual[at] = blended_kernel("residual", plan, x, grad);
+      if (plan.lanes == 1) found.row[at] = blended_kernel("row", plan, x, grad);
+    }
   found.twiddles = Table::twiddles(plan.radices, plan.real_bytes);
   return found;
 }

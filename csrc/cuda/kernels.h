@@ -104,6 +104,37 @@ FRONT_DEVICE void residual_axis(const B& block, const SpectralArgs& args) {
   add_up(block, args, sums, [&](Complex<double> sum) { block.store(args.squares + block.index(), sum.x); });
 }
 
+// All steps for matrices of one row: there and back in one block, the coefficients in its tile.
+template <class A, class X, class S, class B>
+FRONT_DEVICE void row_axis(const B& block, const SpectralArgs& args) {
+  static_assert(A::lanes == 1, "each lane is another matrix");
+  using Real = typename A::Real;
+  const auto points = block.template shared<typename A::Point>(0, A::padded);
+  const auto tile = tile_of<A>(block);
+  const auto* twiddles = static_cast<const typename A::Point*>(args.axis.twiddles);
+  const Place place = place_of<A>(block, args.axis);
+  find_shift<Real>(block, args, place.matrix);
+  Sums<B, Real> moments;
+  const Measured<B, Real> measured{shift_of<Real>(block, args, place.matrix), moments};
+  forward_lanes<A>(block, args.axis, place, tile, measured);
+  Complex<double> sums{0, 0};
+  add_up(block, args, moments, [&](Complex<double> sum) { sums = sum; });
+  Sums<B, double> kept;
+  block.each("weigh", [&](int t) {
+    for (u32 q = t; q < static_cast<u32>(A::most_kept); q += B::threads) {
+      const int at = A::tile_at(q, 0);
+      tile.write(at, q < args.axis.kept ? Real(weighed(args, 0, q, tile.read(at), kept[t])) : Real(0));
+    }
+  });
+  add_up(block, args, kept, [&](Complex<double> sum) { store_terms<Real>(block, args, place.matrix, sums, sum); });
+  Sums<B, Real> squares;
+  const Blended<B, Real, X, S> blended{args, terms_of<Real>(block, args, place.matrix), squares};
+  merge_spectrum<A, true>(block, args.axis, place, args.axis.split, 0, points, tile);
+  middle_stages<A, 1, A::stages - 1>(block, points, 1, twiddles);
+  store_rows<A>(block, args.axis, place, 0, points, twiddles, blended);
+  add_up(block, args, squares, [&](Complex<double> sum) { store_loss(block, args, place.matrix, sum.x); });
+}
+
 }  // namespace front::cuda
 
 // FRONT_KERNEL(name, threads, blocks per multiprocessor, argument type, call): an entry point. `call` sees `block`

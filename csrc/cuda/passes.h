@@ -107,31 +107,33 @@ class Passes {
     add_launches(std::move(launch), p, plan.lanes);
   }
 
-  // One axis of at most kMatrices matrices with the spectral loss's part in it: moments forward, the residual back.
-  void add_spectral(const Pass& p, SpectralArgs args) {
-    const auto& found = find_spectral_axis(p);
+  // One axis of at most kMatrices matrices with the spectral loss's part in it: moments forward, the residual back; or,
+  // in_one, of single rows, everything.
+  void add_spectral(const Pass& p, SpectralArgs args, bool in_one = false) {
+    const auto& found = find_spectral_axis(p, in_one);
     const AxisPlan& plan = found.plan;
+    const size_t blended = passes_detail::blended_index(args.x_type, p.out.type);
     Launch launch;
-    launch.kernel = p.direction == Direction::forward
-                        ? &found.measure
-                        : &found.residual[passes_detail::residual_index(args.x_type, p.out.type)];
+    launch.kernel = in_one                              ? &found.row[blended]
+                    : p.direction == Direction::forward ? &found.measure
+                                                        : &found.residual[blended];
     launch.threads = plan.threads();
     args.axis = arguments(p, 0, p.count);
     args.axis.lane_blocks = divide_up(p.lanes, plan.lanes);
-    args.scratch = divide_up(plan.shared_bytes(plan.most_kept()), 16) * 16;
+    args.scratch = scratch_offset(plan);
     launch.blocks = args.axis.lane_blocks * p.count;
-    launch.shared = args.scratch + launch.threads * kSumBytes;
+    launch.shared = args.scratch + scratch_bytes(plan);
     launch.twiddles = found.twiddles;
     launch.split = Table::split(p.n, p.scale, real_bytes_);
     launch.args = args;
     launches.push_back(std::move(launch));
   }
   // Blocks of add_spectral per matrix; 0: there is no such kernel for this length.
-  int64_t spectral_blocks(const Pass& p) const {
-    const AxisPlan& plan = find_spectral_axis(p).plan;
-    if (plan.radices.empty()) return 0;
-    const int64_t shared = divide_up(plan.shared_bytes(plan.most_kept()), 16) * 16 + plan.threads() * kSumBytes;
-    return shared <= hardware_.shared_per_block ? divide_up(p.lanes, plan.lanes) : 0;
+  int64_t spectral_blocks(const Pass& p, bool in_one = false) const {
+    const AxisPlan& plan = find_spectral_axis(p, in_one).plan;
+    if (plan.radices.empty() || (in_one && plan.lanes != 1)) return 0;
+    const bool fits = scratch_offset(plan) + scratch_bytes(plan) <= hardware_.shared_per_block;
+    return fits ? divide_up(p.lanes, plan.lanes) : 0;
   }
   // Whether four neighbours of a lane of the input are loaded at once.
   bool quads_of(const Pass& p) const { return arguments(p, 0, p.count).in_quads; }
@@ -170,11 +172,17 @@ class Passes {
 
   void add_large(const Pass& p);
 
-  const passes_detail::FoundAxis& find_spectral_axis(const Pass& p) const {
+  const passes_detail::FoundAxis& find_spectral_axis(const Pass& p, bool in_one) const {
+    if (in_one) return passes_detail::find_axis(p.n, p.kept, real_bytes_, 1, Fours::none, hardware_);
     const Side& coefficients = p.direction == Direction::forward ? p.out : p.in;
     const Fours fours = coefficients.lane_four ? Fours::lanes : Fours::none;
     return passes_detail::find_axis(p.n, p.kept, real_bytes_, p.lanes * p.count, fours, hardware_);
   }
+  // Where in shared memory, and in how many bytes, a block's threads add up; or find the shift.
+  static int64_t scratch_offset(const AxisPlan& plan) {
+    return divide_up(plan.shared_bytes(plan.most_kept()), 16) * 16;
+  }
+  static int64_t scratch_bytes(const AxisPlan& plan) { return std::max<int64_t>(plan.threads() * kSumBytes, 64 * 8); }
 
   // The strides and pointers of matrices first to first + count - 1.
   AxisArgs arguments(const Pass& p, int64_t first, int64_t count) const {

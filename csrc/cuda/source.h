@@ -47,20 +47,21 @@ inline Kernel axis_kernel(Direction direction, const AxisPlan& p) {
   return {name, entry(name, p, "AxisArgs", what + "_axis<" + axis_type(p) + ">")};
 }
 
-// The same for the spectral loss: measured forward; blended, of x and gradients of two types, on the way back.
+// The same for the spectral loss: measured forward; "residual", blended, of x and gradients of two types, on the way
+// back; or "row", both.
 inline Kernel measure_kernel(const AxisPlan& p) {
   using namespace source_detail;
   const std::string name = "front_measure_" + axis_name(p);
   return {name, entry(name, p, "SpectralArgs", "measure_axis<" + axis_type(p) + ">")};
 }
-inline Kernel residual_kernel(const AxisPlan& p, DType x, DType grad) {
+inline Kernel blended_kernel(const std::string& what, const AxisPlan& p, DType x, DType grad) {
   using namespace source_detail;
   constexpr const char *names[] = {"f16", "bf16", "f32", "f64"}, *types[] = {"Half", "Bfloat", "float", "double"};
   const auto in = static_cast<size_t>(x), out = static_cast<size_t>(grad);
   const auto type = [](const char* t) { return std::string(t[0] < 'a' ? "front::cuda::" : "") + t; };
-  const std::string name = std::string("front_residual_") + names[in] + "_" + names[out] + "_" + axis_name(p);
+  const std::string name = "front_" + what + "_" + names[in] + "_" + names[out] + "_" + axis_name(p);
   return {name, entry(name, p, "SpectralArgs",
-                      "residual_axis<" + axis_type(p) + ", " + type(types[in]) + ", " + type(types[out]) + ">")};
+                      what + "_axis<" + axis_type(p) + ", " + type(types[in]) + ", " + type(types[out]) + ">")};
 }
 
 // What stands between its passes: "shift", "weigh", "terms" or "loss".

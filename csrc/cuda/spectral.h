@@ -163,30 +163,45 @@ struct Blended {
   }
 };
 
-// About where a matrix' values lie: the mean of the first up to 64 of its first row, a power of two of them, so that of
-// equal values it is that value.
+// About where a matrix' values lie: the mean of the first values of its first row, as many as the largest power of two
+// up to 64, so that of equal values it is that value.
 template <class Real, class B>
-FRONT_DEVICE void spectral_shift(const B& block, const SpectralArgs& args) {
-  const i64 matrix = block.index();
+FRONT_DEVICE void find_shift(const B& block, const SpectralArgs& args, i64 matrix) {
   const auto scratch = block.template shared<double>(static_cast<u32>(args.scratch), 64);
   int count = 1;
-  while (2 * count <= args.n && count < 64) count *= 2;
+  while (2 * count <= args.shift_count && count < 64) count *= 2;
   block.each("first values", [&](int t) {
-    if (t >= count) return;
-    with_type<Real>(args.x_type, [&](auto storage) {
-      using X = typename decltype(storage)::type;
-      scratch.write(t, double(load_one<Real>(block, static_cast<const X*>(args.x[matrix]) + t * args.x_along)));
-    });
+    for (int i = t; i < count; i += B::threads)
+      with_type<Real>(args.x_type, [&](auto storage) {
+        using X = typename decltype(storage)::type;
+        scratch.write(i, double(load_one<Real>(block, static_cast<const X*>(args.x[matrix]) + i * args.shift_along)));
+      });
   });
-  block.last("their mean", [&](int t) {
+  block.each("their mean", [&](int t) {
     if (t != 0) return;
     double sum = 0;
     for (int i = 0; i < count; ++i) sum += scratch.read(i);
     block.store(args.terms + 4 * matrix + 3, double(Real(sum / count)));  // as it is subtracted
   });
 }
+template <class Real, class B>
+FRONT_DEVICE void spectral_shift(const B& block, const SpectralArgs& args) {
+  find_shift<Real>(block, args, block.index());
+}
 
-// C becomes w C, w = exp(-decay0 u / m - decay1 v / n); the sums that `kept` holds.
+// w C for the coefficient (u, v) with C = value, w = exp(-decay0 u / m - decay1 v / n); what `kept` sums is added.
+FRONT_DEVICE double weighed(const SpectralArgs& args, i64 u, i64 v, double value, Sum<double>& sum) {
+  const double square = value * value;
+  if (args.decay0 == 0 && args.decay1 == 0) {
+    if (u + v > 0) sum.x += square;
+    return value;
+  }
+  const double exponent = -(args.decay0 * double(u) / double(args.m) + args.decay1 * double(v) / double(args.n));
+  const double w = exp(exponent);
+  if (u + v > 0) sum.x += w * square, sum.y += w * -expm1(exponent) * square;
+  return w * value;
+}
+
 template <class Real, class B>
 FRONT_DEVICE void spectral_weigh(const B& block, const SpectralArgs& args) {
   const i64 matrix = block.index() / args.kept_blocks, part = block.index() % args.kept_blocks;
@@ -195,20 +210,10 @@ FRONT_DEVICE void spectral_weigh(const B& block, const SpectralArgs& args) {
   const bool box = args.decay0 == 0 && args.decay1 == 0;
   Sums<B, double> sums;
   block.each("weigh", [&](int t) {
-    Sum<double>& sum = sums[t];
     FRONT_UNROLL(4)
     for (i64 i = part * kWeighed + t; i < end; i += B::threads) {
-      const Real value = block.load(c + i);
-      const double square = double(value) * double(value);
-      if (box) {
-        if (i > 0) sum.x += square;
-        continue;
-      }
-      const double exponent =
-          -(args.decay0 * double(i / args.k1) / double(args.m) + args.decay1 * double(i % args.k1) / double(args.n));
-      const double w = exp(exponent), lost = -expm1(exponent);
-      block.store(c + i, Real(w * double(value)));
-      if (i > 0) sum.x += w * square, sum.y += w * lost * square;
+      const double value = weighed(args, box ? i : i / args.k1, box ? 0 : i % args.k1, block.load(c + i), sums[t]);
+      if (!box) block.store(c + i, Real(value));
     }
   });
   add_up(block, args, sums, [&](Complex<double> sum) {
@@ -222,7 +227,25 @@ constexpr double kStdEps = 1e-8;  // what is added to a standard deviation
 // NaN stays.
 FRONT_DEVICE double not_negative(double v) { return v < 0 ? 0 : v; }
 
-// From the sums of a matrix to the terms of its second pass.
+// From the sums of a matrix to the terms of its second pass: one thread's work.
+template <class Real, class B>
+FRONT_DEVICE void store_terms(const B& block, const SpectralArgs& args, i64 matrix, Complex<double> moments,
+                              Complex<double> kept) {
+  double* terms = args.terms + 4 * matrix;
+  const double count = double(args.m) * double(args.n), others = count > 1 ? count - 1 : 1;
+  const double mean = moments.x / count, energy = not_negative(moments.y - moments.x * mean);
+  const double std = sqrt(energy / others), s = args.standardize ? std + kStdEps : 1;
+  const double shift = block.load(terms + 3), eps = sizeof(Real) == 8 ? 2.220446049250313e-16 : 1.1920928955078125e-7;
+  // A matrix this near to constant is, up to a factor of about 1, nowhere larger than in its first row.
+  const bool constant = std <= 8 * eps * (shift < 0 ? -shift : shift);
+  const double scale = args.scale * (args.scale_at ? block.load(args.scale_at) : 1), factor = 2 * scale / (s * s);
+  const double slope = args.standardize ? -factor * not_negative(energy - kept.x) / (s * std * others) : 0;
+  block.store(terms, constant ? 0 : factor);
+  block.store(terms + 1, constant ? 0 : slope);
+  block.store(terms + 2, mean);
+  block.store(args.outcome + 2 * matrix, kept.y);
+  block.store(args.outcome + 2 * matrix + 1, constant ? 0 : 1 / (s * s));
+}
 template <class Real, class B>
 FRONT_DEVICE void spectral_terms(const B& block, const SpectralArgs& args) {
   const i64 matrix = block.index();
@@ -238,24 +261,15 @@ FRONT_DEVICE void spectral_terms(const B& block, const SpectralArgs& args) {
   };
   Complex<double> moments{0, 0};
   added(args.moments, args.moment_blocks, [&](Complex<double> sum) { moments = sum; });
-  added(args.kept, args.kept_blocks, [&](Complex<double> kept) {
-    double* terms = args.terms + 4 * matrix;
-    const double count = double(args.m) * double(args.n), others = count > 1 ? count - 1 : 1;
-    const double mean = moments.x / count, energy = not_negative(moments.y - moments.x * mean);
-    const double std = sqrt(energy / others), s = args.standardize ? std + kStdEps : 1;
-    const double shift = block.load(terms + 3), eps = sizeof(Real) == 8 ? 2.220446049250313e-16 : 1.1920928955078125e-7;
-    // A matrix this near to constant is, up to a factor of about 1, nowhere larger than in its first row.
-    const bool constant = std <= 8 * eps * (shift < 0 ? -shift : shift);
-    const double scale = args.scale * (args.scale_at ? block.load(args.scale_at) : 1), factor = 2 * scale / (s * s);
-    const double slope = args.standardize ? -factor * not_negative(energy - kept.x) / (s * std * others) : 0;
-    block.store(terms, constant ? 0 : factor);
-    block.store(terms + 1, constant ? 0 : slope);
-    block.store(terms + 2, mean);
-    block.store(args.outcome + 2 * matrix, kept.y);
-    block.store(args.outcome + 2 * matrix + 1, constant ? 0 : 1 / (s * s));
-  });
+  added(args.kept, args.kept_blocks,
+        [&](Complex<double> kept) { store_terms<Real>(block, args, matrix, moments, kept); });
 }
 
+template <class B>
+FRONT_DEVICE void store_loss(const B& block, const SpectralArgs& args, i64 matrix, double squares) {
+  const double over = block.load(args.outcome + 2 * matrix + 1);
+  block.store(args.losses + matrix, over == 0 ? 0 : (squares + block.load(args.outcome + 2 * matrix)) * over);
+}
 template <class Real, class B>
 FRONT_DEVICE void spectral_loss(const B& block, const SpectralArgs& args) {
   const i64 matrix = block.index();
@@ -264,10 +278,7 @@ FRONT_DEVICE void spectral_loss(const B& block, const SpectralArgs& args) {
     for (i64 i = t; i < args.square_blocks; i += B::threads)
       sums[t].x += block.load(args.squares + matrix * args.square_blocks + i);
   });
-  add_up(block, args, sums, [&](Complex<double> sum) {
-    const double over = block.load(args.outcome + 2 * matrix + 1);
-    block.store(args.losses + matrix, over == 0 ? 0 : (sum.x + block.load(args.outcome + 2 * matrix)) * over);
-  });
+  add_up(block, args, sums, [&](Complex<double> sum) { store_loss(block, args, matrix, sum.x); });
 }
 
 }  // namespace front::cuda

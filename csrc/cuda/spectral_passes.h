@@ -26,7 +26,8 @@ constexpr int64_t kSpectralWorkspace = int64_t{256} << 20;
 // The launches, and the bytes of workspace that they need. None, if a row does not fit shared memory.
 inline std::vector<Launch> spectral_launches(SpectralMatrices x, const Hardware& hardware, char* workspace,
                                              int64_t* workspace_bytes) {
-  if (x.x_row == 1 && x.x_column != 1) {  // by columns: the transpose lies by rows
+  const int64_t shift_along = x.x_column, shift_count = x.n;
+  if ((x.x_row == 1 && x.x_column != 1) || (x.n == 1 && x.m > 1)) {  // by columns: the transpose lies by rows
     std::swap(x.m, x.n), std::swap(x.k0, x.k1), std::swap(x.decay0, x.decay1);
     std::swap(x.x_row, x.x_column), std::swap(x.grad_row, x.grad_column);
   }
@@ -59,6 +60,26 @@ inline std::vector<Launch> spectral_launches(SpectralMatrices x, const Hardware&
       to.type = static_cast<Type>(x.grad_type), to.along = x.grad_column, to.lane = x.grad_row;
       for (int64_t i = 0; i < count; ++i) to.pointers[i] = static_cast<char*>(x.grads[first + i]);
     }
+    args.x_along = x.x_column, args.x_four = 4 * x.x_column, args.x_lane = x.x_row;
+    args.shift_along = shift_along, args.shift_count = shift_count;
+    args.x_type = static_cast<Type>(x.x_type);
+    args.write = x.grads != nullptr;
+    args.m = x.m, args.n = x.n, args.k0 = x.k0, args.k1 = x.k1;
+    args.decay0 = x.decay0, args.decay1 = x.decay1;
+    args.standardize = x.standardize, args.scale = x.scale, args.scale_at = x.scale_at;
+    args.terms = doubles(4 * count), args.outcome = doubles(2 * count);
+    args.losses = x.losses + first;
+    const auto finish = [&] {
+      *workspace_bytes = std::max(*workspace_bytes, passes.workspace_bytes());
+      for (Launch& l : passes.launches) launches.push_back(std::move(l));
+    };
+    const Pass whole{Direction::forward, x.n, x.k1, 0, {}, {}, x.m, 1, count, from, to};
+    args.x_quads = passes.quads_of(whole);
+    if (x.m == 1 && passes.spectral_blocks(whole, true)) {
+      passes.add_spectral(whole, args, true);
+      finish();
+      continue;
+    }
     const Side middle{{}, passes.reserve(each * count), compute, 1, 4, each, 4 * x.k1};
     const int64_t at = passes.reserve(corner * count);
     const Side corners{{}, at, compute, 1, x.k1, corner};
@@ -69,19 +90,10 @@ inline std::vector<Launch> spectral_launches(SpectralMatrices x, const Hardware&
     args.moment_blocks = passes.spectral_blocks(rows), args.square_blocks = passes.spectral_blocks(rows_back);
     if (!args.moment_blocks || !args.square_blocks) return {};
 
-    args.x_along = x.x_column, args.x_four = 4 * x.x_column, args.x_lane = x.x_row;
-    args.x_type = static_cast<Type>(x.x_type);
-    args.x_quads = passes.quads_of(rows);
-    args.write = x.grads != nullptr;
-    args.m = x.m, args.n = x.n, args.k0 = x.k0, args.k1 = x.k1;
-    args.decay0 = x.decay0, args.decay1 = x.decay1;
-    args.standardize = x.standardize, args.scale = x.scale, args.scale_at = x.scale_at;
     args.coefficients = passes.at(at);
     args.kept_blocks = kept_blocks;
-    args.terms = doubles(4 * count), args.outcome = doubles(2 * count);
     args.moments = doubles(2 * count * args.moment_blocks), args.kept = doubles(2 * count * kept_blocks);
     args.squares = doubles(count * args.square_blocks);
-    args.losses = x.losses + first;
     const auto& own = passes_detail::find_spectral(real_bytes);
     const auto step = [&](const Kernel& kernel, int64_t blocks) {
       Launch launch;
@@ -98,8 +110,7 @@ inline std::vector<Launch> spectral_launches(SpectralMatrices x, const Hardware&
     passes.add(columns_back);
     passes.add_spectral(rows_back, args);
     step(own.loss, count);
-    *workspace_bytes = std::max(*workspace_bytes, passes.workspace_bytes());
-    for (Launch& l : passes.launches) launches.push_back(std::move(l));
+    finish();
   }
   return launches;
 }
