@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "stable.h"
@@ -72,6 +73,32 @@ inline std::pair<const char*, const char*> extent(const Tensor& x) {
   const auto* data = static_cast<const char*>(x.const_data_ptr());
   const auto element = static_cast<int64_t>(x.element_size());
   return {data + low * element, data + (high + 1) * element};
+}
+
+// Whether two tensors provably share no element although their extents overlap: for some stride, every address of the
+// one lies in another part of that stride's period than every address of the other. So do slices of one larger tensor.
+inline bool interleaved(const Tensor& a, const Tensor& b) {
+  const auto part = [](const Tensor& x, int64_t period) -> std::pair<int64_t, int64_t> {  // begin and length
+    const auto sizes = x.sizes(), strides = x.strides();
+    const auto element = static_cast<int64_t>(x.element_size());
+    int64_t low = 0, high = 0;
+    for (size_t d = 0; d < sizes.size(); ++d)
+      if (strides[d] * element % period) (strides[d] < 0 ? low : high) += (sizes[d] - 1) * strides[d];
+    const auto address = static_cast<int64_t>(reinterpret_cast<intptr_t>(x.const_data_ptr())) + low * element;
+    return {address % period, (high - low + 1) * element};
+  };
+  for (const Tensor* x : {&a, &b}) {
+    const auto sizes = x->sizes(), strides = x->strides();
+    for (size_t d = 0; d < sizes.size(); ++d) {
+      const int64_t period = std::abs(strides[d]) * static_cast<int64_t>(x->element_size());
+      if (sizes[d] < 2 || period == 0) continue;
+      const auto [first, length] = part(a, period);
+      const auto [second, other] = part(b, period);
+      const int64_t ahead = (second - first + period) % period;  // from a's part to b's
+      if (length <= ahead && ahead + other <= period) return true;
+    }
+  }
+  return false;
 }
 
 // Matrices are transformed one after the other. If a result overlaps the input of another one, x is copied first; a

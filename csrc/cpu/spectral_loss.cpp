@@ -94,9 +94,11 @@ void check_grad(const char* op, const Tensor& grad, const Tensor& x, Types types
   if (found != sizes)
     fail(op, name, " must have shape ", shape_string(sizes), ", as xs has, got ", shape_string(found));
   const DType type = dtype_of(op, (name + "'s dtype").c_str(), grad.scalar_type());
-  if (type != types.in && type != types.compute)
-    fail(op, name, "'s dtype must be ", dtype_name(x.scalar_type()), " or ", dtype_name(scalar_type_of(types.compute)),
-         ", got ", dtype_name(grad.scalar_type()));
+  if (type != types.in && type != types.compute) {
+    const std::string own = dtype_name(x.scalar_type()), other = dtype_name(scalar_type_of(types.compute));
+    fail(op, name, "'s dtype must be ", own == other ? own : own + " or " + other, ", got ",
+         dtype_name(grad.scalar_type()));
+  }
   if (!grad.is_cpu()) fail(op, name, " must be on the CPU, as xs is");
   check_distinct(op, name.c_str(), grad);
 }
@@ -105,6 +107,7 @@ void check_grad(const char* op, const Tensor& grad, const Tensor& x, Types types
 bool check_apart(const char* op, const std::vector<Tensor>& grads, const std::vector<Tensor>& xs) {
   struct Extent {
     const char *begin, *end;
+    const Tensor* tensor;
     bool written;
     size_t index;
   };
@@ -113,24 +116,26 @@ bool check_apart(const char* op, const std::vector<Tensor>& grads, const std::ve
     for (size_t i = 0; i < tensors.size(); ++i) {
       if (tensors[i].numel() == 0) continue;
       const auto [begin, end] = extent(tensors[i]);
-      all.push_back({begin, end, written, i});
+      all.push_back({begin, end, &tensors[i], written, i});
     }
   };
   add(grads, true);
   add(xs, false);
   std::sort(all.begin(), all.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
   bool apart = true;
-  const Extent *reaches = nullptr, *written = nullptr;  // of those before: the furthest, and of the gradients
+  std::vector<Extent> before;  // of those before, what reaches this one
   for (const Extent& e : all) {
-    const Extent* other = e.written ? reaches : written;
-    if (other && other->end > e.begin) {
+    before.erase(
+        std::remove_if(before.begin(), before.end(), [&](const Extent& other) { return other.end <= e.begin; }),
+        before.end());
+    for (const Extent& other : before) {
+      if (!(e.written || other.written) || interleaved(*e.tensor, *other.tensor)) continue;
       apart = false;
-      if (e.written != other->written && e.begin == other->begin)
-        fail(op, indexed("grads", e.written ? e.index : other->index), " must not share memory with ",
-             indexed("xs", e.written ? other->index : e.index));
+      if (e.written != other.written)
+        fail(op, indexed("grads", e.written ? e.index : other.index), " must not share memory with ",
+             indexed("xs", e.written ? other.index : e.index));
     }
-    if (!reaches || e.end > reaches->end) reaches = &e;
-    if (e.written && (!written || e.end > written->end)) written = &e;
+    before.push_back(e);
   }
   return apart;
 }
