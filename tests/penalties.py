@@ -73,6 +73,17 @@ def dense_penalty(
     return total / count if reduction == "mean" else total
 
 
+def unshifted(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool = False) -> tuple[Tensor, Tensor]:
+    """The CPU's first half as if it had subtracted nothing: coefficients, and (mean, energy, constant)."""
+    c, spreads = torch.ops.front._spectral_crop(list(xs), list(k), only_rows)
+    m, n = xs[0].shape
+    if only_rows:
+        c[:, :, 0] += spreads[:, 3:] * math.sqrt(n)
+    else:
+        c[:, 0, 0] += spreads[:, 3] * math.sqrt(m * n)
+    return c, spreads[:, :3]
+
+
 class Block(nn.Module):
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
