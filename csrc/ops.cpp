@@ -45,8 +45,9 @@ STABLE_TORCH_LIBRARY(front, m) {
       "_spectral_grad_many(Tensor scale, Tensor[] xs, SymInt[] ks, *, bool standardize=False, float[]? decay=None) "
       "-> Tensor[]");
   // private: its two halves, for losses that couple matrices or split one. Of every matrix its coefficients, [k0, k1]
-  // or [m, k1] of the rows alone, and (mean, energy, constant); then grads (or none) += factor r + slope (x - mean)
-  // with r = x - idct_pad(coefficients), where terms are (factor, slope, mean), and the sums of r^2.
+  // or [m, k1] of the rows alone, of x - shift, and (mean, energy, constant, shift); then grads (or none) += factor r +
+  // slope (x - mean) with r = x - shift - idct_pad(coefficients), where terms are (factor, slope, mean, shift), and the
+  // sums of r^2.
   m.def("_spectral_crop(Tensor[] xs, SymInt[2] k, bool only_rows=False) -> (Tensor, Tensor)");
   m.def(
       "_spectral_residual_(Tensor(a!)[] grads, Tensor[] xs, Tensor coefficients, Tensor terms, bool only_rows=False) "

@@ -34,13 +34,13 @@ struct Along {
   int64_t stride, run, jump;
 };
 
-// What the spectral loss asks of a forward pass besides its result: of the values that it reads, per block of lanes.
+// What the spectral loss asks of a forward pass: that it transforms x - shift, because a mean far above the deviation
+// would cost the coefficients digits, and sums of that, per block of lanes.
 struct Moments {
-  double sum, square;  // of x - shift
+  double sum, square;
 };
 struct Measure {
   double shift;
-  bool subtract;    // transform x - shift: a mean far above the deviation would cost the coefficients digits
   Moments* blocks;  // zeros at first; room for as many as there are lanes
 };
 

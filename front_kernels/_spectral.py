@@ -1,7 +1,7 @@
-"""The spectral loss: its contract, its derivatives, and its definition in differentiable ops.
+"""The spectral loss: its contract and its derivatives.
 
-The kernels compute value and gradient together. Derivatives of the gradient, forward mode and torch.func go through
-`composed`, the same function written in ops that torch can differentiate.
+The kernels compute value and gradient together. Derivatives of the gradient, forward mode and torch.func go through its
+definition in differentiable ops.
 """
 
 from __future__ import annotations
@@ -15,93 +15,22 @@ from torch import Tensor
 
 from . import _contract
 from ._autograd import has_tangent
+from ._spectral_definition import Decay, composed, composed_gradients, composed_many, compute_dtype, loss_dtype
 
-Decay = Sequence[float] | None
-STD_EPS = 1e-8
-"""What is added to a standard deviation."""
+__all__ = [
+    "Decay",
+    "check",
+    "check_decay",
+    "check_graph",
+    "compute_dtype",
+    "loss_dtype",
+    "needs_composed",
+    "register",
+]
 
 
 def _fail(op: str, message: str) -> NoReturn:
     raise ValueError(f"front::{op}: {message}")
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def factors(axes: Sequence[tuple[int, int, float]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """``w = exp(-sum_d decay_d u_d / n_d)`` for axes (n, kept, decay), and ``1 - w`` without cancellation: float64."""
-    exponent = torch.zeros((), dtype=torch.float64, device=device)
-    for n, kept, decay in axes:
-        along = torch.arange(kept, dtype=torch.float64, device=device) * (-decay / n)
-        exponent = exponent[..., None] + along
-    return torch.exp(exponent), -torch.expm1(exponent)
-
-
-def composed(x: Tensor, k: Sequence[int], standardize: bool, decay: Decay) -> Tensor:
-    """The loss of every matrix of x [..., m, n]: [...], in the compute dtype.
-
-    ``||d - low||^2 + sum w (1 - w) C^2`` with ``d = x - mean``, ``C = dct_crop(d, k)``, ``low = idct_pad(w C)``.
-    """
-    m, n = x.shape[-2:]
-    d, scale, constant = _centred(x, standardize)
-    rates = (0.0, 0.0) if decay is None else decay
-    w, lost = (f.to(d.dtype) for f in factors(((m, k[0], rates[0]), (n, k[1], rates[1])), x.device))
-    c = torch.ops.front.dct_crop.default(d, list(k))
-    r = d - torch.ops.front.idct_pad.default(w * c, [m, n])
-    energy = r.square().sum((-2, -1)) + (w * lost * c.square()).sum((-2, -1))
-    energy = energy / scale[..., 0, 0].square()
-    return torch.where(constant[..., 0, 0], torch.zeros_like(energy), energy)
-
-
-def composed_stack(xs: Sequence[Tensor], k: Sequence[int], standardize: bool, decay: Decay) -> Tensor:
-    """The loss of matrices stacked to [layers, m, n]; see _spectral_parts.stack_loss."""
-    x = torch.stack([x.to(compute_dtype(x.dtype)) for x in xs])
-    if standardize:
-        d, scale, constant = _centred(x, True)
-        x = torch.where(constant, torch.zeros_like(d), d / scale)
-    axes = tuple(zip(x.shape, k, (0.0, 0.0, 0.0) if decay is None else decay, strict=True))
-    w, lost = (f.to(x.dtype) for f in factors(axes, x.device))
-    z = torch.ops.front.dct.default(torch.ops.front.dct_crop.default(x, list(k[1:])), k[0], 0)
-    low = torch.ops.front.idct.default(w * z, len(xs), 0)
-    r = x - torch.ops.front.idct_pad.default(low, list(x.shape[1:]))
-    loss: Tensor = r.square().sum() + (w * lost * z.square()).sum()
-    return loss
-
-
-def _centred(x: Tensor, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """``x - mean``, what it is divided by (std + 1e-8, or 1), and which matrices are constant: [..., 1, 1]."""
-    x = x.to(compute_dtype(x.dtype))
-    count = x.shape[-2] * x.shape[-1]
-    d = x - x.mean((-2, -1), keepdim=True)
-    constant = _std(d.detach(), count) <= 8 * torch.finfo(x.dtype).eps * x.detach()[..., :1, :1].abs()
-    if not standardize:
-        return d, torch.ones_like(x[..., :1, :1]), constant
-    # The std of a constant matrix has no derivative: another one's is taken, and thrown away with its loss.
-    ramp = torch.arange(1, x.shape[-1] + 1, dtype=x.dtype, device=x.device)
-    return d, _std(torch.where(constant, ramp.expand_as(d), d), count) + STD_EPS, constant
-
-
-def _std(d: Tensor, count: int) -> Tensor:
-    return (d.square().sum((-2, -1), keepdim=True) / max(1, count - 1)).sqrt()
-
-
-def composed_many(xs: Sequence[Tensor], ks: Sequence[int], standardize: bool, decay: Decay) -> Tensor:
-    """What spectral_loss_many computes, differentiable to any order."""
-    dtype = loss_dtype(xs)
-    losses = [composed(x, ks[2 * i : 2 * i + 2], standardize, decay).sum(dtype=dtype) for i, x in enumerate(xs)]
-    return torch.stack(losses).sum()
-
-
-def composed_gradients(loss: Callable[[list[Tensor]], Tensor], scale: Tensor, xs: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients of ``scale * loss(xs)`` with a graph of their own."""
-    # Aliases: where one x is part of another one, its derivative must not run into the other's.
-    own = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in xs]
-    return list(torch.autograd.grad(loss(own), own, scale, create_graph=True))
-
-
-def loss_dtype(xs: Sequence[Tensor]) -> torch.dtype:
-    return torch.float64 if any(x.dtype == torch.float64 for x in xs) else torch.float32
 
 
 def check_decay(op: str, decay: Decay, axes: Sequence[str] = ("rows", "columns")) -> None:
@@ -143,8 +72,9 @@ def _check_grad(op: str, name: str, grad: Tensor, x: Tensor) -> None:
     _contract.check_dtype(op, f"{name}'s dtype", grad.dtype)
     compute = compute_dtype(x.dtype)
     if grad.dtype not in (x.dtype, compute):
-        own, other, got = (str(dtype).removeprefix("torch.") for dtype in (x.dtype, compute, grad.dtype))
-        _fail(op, f"{name}'s dtype must be {own} or {other}, got {got}")
+        allowed = dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in (x.dtype, compute))
+        got = str(grad.dtype).removeprefix("torch.")
+        _fail(op, f"{name}'s dtype must be {' or '.join(allowed)}, got {got}")
     if grad.device != x.device:
         _fail(op, f"{name} must be on {x.device}, as xs is, got {grad.device}")
     _contract.check_distinct(op, name, grad)
@@ -296,7 +226,7 @@ def _fake_crop(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool = False) 
     check("_spectral_crop", xs, [rows, k[1]] * len(xs), None)
     _contract.check_alike("_spectral_crop", xs)
     coefficients = xs[0].new_empty((len(xs), rows, k[1]), dtype=compute_dtype(xs[0].dtype))
-    return coefficients, xs[0].new_empty((len(xs), 3), dtype=torch.float64)
+    return coefficients, xs[0].new_empty((len(xs), 4), dtype=torch.float64)
 
 
 def _fake_residual(

@@ -1,8 +1,8 @@
 """The spectral loss from its two halves: for GPUs, for layers that are coupled, for matrices in shards.
 
-First half: coefficients and spreads (mean, energy, whether constant) in one read of x. Second half: the residual, its
-square, and what it adds to the gradient, in another. What stands between them is small, and stays on the device: no
-value is asked for.
+First half: coefficients and spreads (mean, energy, whether constant, and the typical value that was subtracted, if one
+was) in one read of x. Second half: the residual, its square, and what it adds to the gradient, in another. What stands
+between them is small, and stays on the device: no value is asked for.
 """
 
 from __future__ import annotations
@@ -15,15 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._spectral import (
-    STD_EPS,
-    Decay,
-    composed_gradients,
-    composed_stack,
-    factors,
-    loss_dtype,
-    needs_composed,
-)
+from ._spectral import needs_composed
+from ._spectral_definition import STD_EPS, Decay, composed_gradients, composed_stack, factors, loss_dtype, of_shifts
 
 __all__ = ["Between", "apart", "graded_stack_loss", "list_loss", "stack_loss", "stacked"]
 
@@ -34,7 +27,7 @@ class Between(NamedTuple):
     """What the second half needs, and the loss in float64, from the sums of r^2 that it finds."""
 
     coefficients: Tensor  # [count, k0, k1]
-    terms: Tensor  # [count, 3]: factor, slope, mean
+    terms: Tensor  # [count, 4]: factor, slope, mean, shift
     loss: Callable[[Tensor], Tensor]
 
 
@@ -45,9 +38,9 @@ def _weights(axes: Sequence[tuple[int, int, float]], like: Tensor) -> tuple[Tens
 
 
 def apart(c: Tensor, spreads: Tensor, shape: Sequence[int], scale: Scale, standardize: bool, decay: Decay) -> Between:
-    """Of matrices that are independent: coefficients c [count, k0, k1] (overwritten), spreads [count, 3]."""
+    """Of matrices that are independent: coefficients c [count, k0, k1] (overwritten), spreads [count, 4]."""
     m, n = shape
-    mean, energy, flat = spreads.unbind(1)
+    mean, energy, flat, shift = spreads.unbind(1)
     constant = flat != 0
     # Without the mean's coefficient, which is all kept, and against which the others may be small.
     dc = c[:, 0, 0].clone()
@@ -68,7 +61,7 @@ def apart(c: Tensor, spreads: Tensor, shape: Sequence[int], scale: Scale, standa
     slope = torch.zeros_like(factor)
     if standardize:
         slope = -factor * (energy - kept).clamp_min(0) / (s * std * max(1, m * n - 1))
-    terms = torch.stack([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean], 1)
+    terms = torch.stack([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean, shift], 1)
     return Between(c, terms, lambda found: ((found + extra) / s.square()).masked_fill(constant, 0).sum())
 
 
@@ -87,7 +80,8 @@ def stacked(
     corner's low-pass is ``idct_pad(D_k^T w Z)``: between the halves the layers' blocks are mixed.
     """
     depth, (m, n) = len(c), shape
-    mean, energy, flat = (column[:, None, None] for column in spreads.unbind(1))
+    mean, energy, flat, shift = (column[:, None, None] for column in spreads.unbind(1))
+    rates = (0.0, 0.0, 0.0) if decay is None else decay
     constant = flat != 0 if standardize else torch.zeros_like(flat, dtype=torch.bool)
     std = (energy / max(1, m * n - 1)).sqrt()
     s = (std + STD_EPS).masked_fill(constant, 1) if standardize else torch.ones_like(std)
@@ -95,12 +89,19 @@ def stacked(
         c[:, 0, 0] = 0
         c = torch.where(constant, 0, c / s.to(c.dtype))
     z = torch.ops.front.dct.default(c, layers, 0)
+    root = math.sqrt(m * n)
+    constants = None if standardize else of_shifts(shift[:, 0, 0], layers, rates[0])
     extra: Tensor | float = 0.0
-    if decay is not None and any(decay):
-        w, lost = _weights(tuple(zip((depth, m, n), z.shape, decay, strict=True)), z)
-        extra = (w * lost * z.square()).sum(dtype=torch.float64)
+    if any(rates):
+        w, lost = _weights(tuple(zip((depth, m, n), z.shape, rates, strict=True)), z)
+        squares = z.square()
+        if constants is not None:
+            squares[:, 0, 0] = (z[:, 0, 0] + constants[0] * root).square()
+        extra = (w * lost * squares).sum(dtype=torch.float64)
         z = w * z
     low = torch.ops.front.idct.default(z, depth, 0)
+    if constants is not None:
+        low[:, 0, 0] -= constants[1] * root
     factor = 2 * scale / s.square()
     slope, leaked = torch.zeros_like(factor), torch.zeros_like(factor)
     if standardize:
@@ -109,8 +110,8 @@ def stacked(
         slope = -factor * inner * s / (std * max(1, m * n - 1))
         leaked = low.square().sum((1, 2), keepdim=True, dtype=torch.float64).masked_fill(~constant, 0)
         low = low * s.to(low.dtype)
-        low[:, 0, 0] = (mean[:, 0, 0] * math.sqrt(m * n)).to(low.dtype)
-    terms = torch.cat([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean], 1)[..., 0]
+        low[:, 0, 0] = ((mean - shift)[:, 0, 0] * root).to(low.dtype)
+    terms = torch.cat([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean, shift], 1)[..., 0]
 
     def loss(found: Tensor) -> Tensor:
         own = (found[:, None, None] / s.square()).masked_fill(constant, 0)

@@ -1,28 +1,31 @@
 """The spectral loss of matrices whose rows are divided among processes.
 
-Each transforms its own rows, ``T = x D_k1^T``, and multiplies them by its columns of ``D_k0``: the k0 x k1 coefficients
-are the sum of what all have found, and the only large thing that is communicated. Where even that is more than the
-matrix itself, in its own dtype, that one matrix is gathered instead, transformed, and dropped again.
+Each transforms its own rows, and then the columns, of which it has a part and zeros: the k0 x k1 coefficients are the
+sum of what all have found, and the only large thing that is communicated. Where even that is more than the matrix
+itself, in its own dtype, that one matrix is gathered instead, transformed, and dropped again.
+
+Columns go a few at a time, and by the ops, which are exact whatever torch's matrix products are allowed to do.
 """
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ._spectral import Decay, compute_dtype, loss_dtype
+from ._spectral_definition import Decay, compute_dtype, is_constant, loss_dtype
 from ._spectral_parts import Between, Scale, apart, stacked
 
 __all__ = ["Part", "Shard", "graded_sharded_loss", "sharded_loss"]
 
 _BUCKET = 32 << 20  # bytes of coefficients that are reduced together
+_PANEL = 64 << 20  # most bytes of whole columns at a time
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class Shard:
     @property
     def shape(self) -> tuple[int, int]:
         return self.total, self.local.shape[1]
+
+    def rows(self, rank: int) -> slice:
+        """Where the process of this rank has its rows."""
+        first = min(rank * self.chunk, self.total)
+        return slice(first, min(first + self.chunk, self.total))
 
 
 @dataclass(frozen=True)
@@ -61,27 +69,28 @@ class Part:
         return self.gather_bytes(size) < self.reduce_bytes()
 
 
-@functools.lru_cache(maxsize=64)
-def _basis(total: int, kept: int, offset: int, rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Columns [offset, offset + rows) of ``D_kept`` of order `total`, transposed: [rows, kept]."""
-    i = torch.arange(offset, offset + rows, dtype=torch.int64, device=device)[:, None]
-    u = torch.arange(kept, dtype=torch.int64, device=device)
-    # The angle is pi * q / 2n with an integer q, reduced exactly before it becomes a float.
-    q = ((2 * i + 1) * u) % (4 * total)
-    basis = torch.cos(q.to(torch.float64) * (math.pi / (2 * total))) * math.sqrt(2 / total)
-    basis[:, :1] = math.sqrt(1 / total)
-    return basis.to(dtype)
+def _panels(like: Tensor, total: int) -> list[slice]:
+    """Columns of `like` that are taken together where each has `total` elements."""
+    width = max(1, _PANEL // (total * like.itemsize))
+    return [slice(first, first + width) for first in range(0, like.shape[-1], width)]
 
 
-def _own_basis(shard: Shard, kept: int, rank: int) -> Tensor:
-    offset = min(rank * shard.chunk, shard.total)
-    return _basis(shard.total, kept, offset, len(shard.local), compute_dtype(shard.local.dtype), shard.local.device)
+def _columns(own: Tensor, shard: Shard, kept: int, rank: int) -> Tensor:
+    """The first `kept` coefficients of columns that are zero but for this process's rows, own [rows, k1]."""
+    out = own.new_empty(kept, own.shape[1])
+    for panel in _panels(own, shard.total):
+        column = own.new_zeros(shard.total, out[:, panel].shape[1])
+        column[shard.rows(rank)] = own[:, panel]
+        out[:, panel] = torch.ops.front.dct.default(column, kept, 0)
+    return out
 
 
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Product in the compute dtype, whatever autocast says."""
-    with torch.autocast(a.device.type, enabled=False):
-        return a @ b
+def _own_rows(c: Tensor, shard: Shard, rank: int) -> Tensor:
+    """This process's rows of columns whose coefficients are c [k0, k1]."""
+    out = c.new_empty(len(shard.local), c.shape[1])
+    for panel in _panels(c, shard.total):
+        out[:, panel] = torch.ops.front.idct.default(c[:, panel], shard.total, 0)[shard.rows(rank)]
+    return out
 
 
 def _all_gather(whole: Tensor, own: Tensor, group: Any) -> None:
@@ -102,38 +111,49 @@ def _gathered(shard: Shard, group: Any) -> Tensor:
 def _first_half(parts: Sequence[Part], group: Any) -> list[tuple[Tensor, Tensor]]:
     """Coefficients and spreads of every part, the same on every process."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
-    coefficients: list[Tensor] = []
-    own: list[Tensor] = []  # count, mean, energy of this process's rows
+    halves: list[tuple[Tensor, Tensor]] = []
     for part in parts:
-        blocks, kept = [], part.k
-        for shard in part.shards:
-            rows, n = shard.local.shape
-            spread = shard.local.new_zeros(3, dtype=torch.float64)
-            block = shard.local.new_zeros(kept, dtype=compute_dtype(shard.local.dtype))
-            if rows:
-                t, found = torch.ops.front._spectral_crop.default([shard.local], [rows, kept[1]], True)
-                spread = torch.cat([torch.full_like(found[0, :1], rows * n), found[0, :2]])
-                if not part.gathers(size):
-                    block = _matmul(_own_basis(shard, kept[0], rank).T, t[0])
-            if part.gathers(size):
-                block = torch.ops.front.dct_crop.default(_gathered(shard, group), list(kept), out_dtype=block.dtype)
-            own.append(spread)
-            blocks.append(block)
-        coefficients.append(torch.stack(blocks))
-    _reduce([c for c, part in zip(coefficients, parts, strict=True) if not part.gathers(size)], group)
-    every = own[0].new_empty(size * len(own), 3)
-    _all_gather(every, torch.stack(own), group)
-    counts, means, energies = every.view(size, len(own), 3).unbind(2)
-    count = counts.sum(0)
-    mean = (counts * means).sum(0) / count
-    energy = (energies + counts * (means - mean).square()).sum(0)
-    std = (energy / (count - 1).clamp_min(1)).sqrt()
-    result, first = [], 0
-    for part, c in zip(parts, coefficients, strict=True):
-        here = slice(first, first := first + len(part.shards))
-        constant = std[here] <= 8 * torch.finfo(c.dtype).eps * mean[here].abs()
-        result.append((c, torch.stack([mean[here], energy[here], constant.to(torch.float64)], 1)))
-    return result
+        found = [_whole(s, part.k, group) if part.gathers(size) else _partial(s, part.k, rank) for s in part.shards]
+        halves.append((torch.stack([c for c, _ in found]), torch.stack([spread for _, spread in found])))
+    summed = [i for i, part in enumerate(parts) if not part.gathers(size)]
+    if not summed:
+        return halves
+    own = torch.cat([halves[i][1] for i in summed])  # count, mean, energy, shift of this process's rows
+    every = own.new_empty(size * len(own), own.shape[1])
+    _all_gather(every, own, group)
+    columns = every.view(size, len(own), -1)
+    first = 0
+    for i in summed:
+        c, here = halves[i][0], slice(first, first := first + len(parts[i].shards))
+        shard, (counts, means, energies, shifts) = parts[i].shards[0], columns[:, here].unbind(2)
+        mean = (counts * means).sum(0) / shard.total / shard.shape[1]
+        energy = (energies + counts * (means - mean).square()).sum(0)
+        std = (energy / max(1, shard.total * shard.shape[1] - 1)).sqrt()
+        # Each process has subtracted its own; the first row, and what it says, is the first one's.
+        ones = mean.new_zeros(shard.total)
+        ones[shard.rows(rank)] = math.sqrt(shard.shape[1])
+        differences = (shifts[rank] - shifts[0])[:, None]
+        c[:, :, 0] += (differences * torch.ops.front.dct.default(ones, len(c[0]))).to(c.dtype)
+        constant = is_constant(std, shifts[0], c.dtype)
+        halves[i] = c, torch.stack([mean, energy, constant.to(std.dtype), shifts[0]], 1)
+    _reduce([halves[i][0] for i in summed], group)
+    return halves
+
+
+def _whole(shard: Shard, kept: tuple[int, int], group: Any) -> tuple[Tensor, Tensor]:
+    c, spreads = torch.ops.front._spectral_crop.default([_gathered(shard, group)], list(kept))
+    return c[0], spreads[0]
+
+
+def _partial(shard: Shard, kept: tuple[int, int], rank: int) -> tuple[Tensor, Tensor]:
+    """What this process's rows add to the coefficients, and of these rows: count, mean, energy and shift."""
+    rows, n = shard.local.shape
+    if not rows:
+        c = shard.local.new_zeros(kept, dtype=compute_dtype(shard.local.dtype))
+        return c, c.new_zeros(4, dtype=torch.float64)
+    t, spreads = torch.ops.front._spectral_crop.default([shard.local], [rows, kept[1]], True)
+    mean, energy, _, shift = spreads[0].unbind()
+    return _columns(t[0], shard, kept[0], rank), torch.stack([torch.full_like(mean, rows * n), mean, energy, shift])
 
 
 def _reduce(tensors: Sequence[Tensor], group: Any) -> None:
@@ -173,7 +193,7 @@ def sharded_loss(
             if not len(shard.local):
                 squares.append(spreads.new_zeros(1))
                 continue
-            low = _matmul(_own_basis(shard, part.k[0], rank), between.coefficients[j])
+            low = _own_rows(between.coefficients[j], shard, rank)
             own = [] if grads is None else [grads[i][j]]
             term = between.terms[j : j + 1].contiguous()
             squares.append(torch.ops.front._spectral_residual_.default(own, [shard.local], low[None], term, True))
@@ -184,26 +204,31 @@ def sharded_loss(
     return loss.to(loss_dtype([part.shards[0].local for part in parts]))
 
 
+def _with(parts: Sequence[Part], locals_: Iterable[Tensor]) -> list[Part]:
+    own = iter(locals_)
+    return [replace(part, shards=tuple(replace(s, local=next(own)) for s in part.shards)) for part in parts]
+
+
 class _ShardedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parts: Sequence[Part], group: Any, standardize: bool, *locals_: Tensor) -> Tensor:
+        ctx.save_for_backward(*locals_)
         ctx.parts, ctx.group, ctx.standardize = parts, group, standardize
-        return sharded_loss(None, parts, group, 0.0, standardize)
+        return sharded_loss(None, _with(parts, locals_), group, 0.0, standardize)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():  # once_differentiable would return constants where the scale is one
             raise RuntimeError("the spectral loss of shards is differentiable once: create_graph=True is not possible")
-        found = [[torch.zeros_like(shard.local) for shard in part.shards] for part in ctx.parts]
-        sharded_loss(found, ctx.parts, ctx.group, grads[0], ctx.standardize)
+        parts = _with(ctx.parts, ctx.saved_tensors)
+        found = [[torch.zeros_like(shard.local) for shard in part.shards] for part in parts]
+        sharded_loss(found, parts, ctx.group, grads[0], ctx.standardize)
         return None, None, None, *(grad for part in found for grad in part)
 
 
 def graded_sharded_loss(parts: Sequence[Part], group: Any, standardize: bool) -> Tensor:
     """sharded_loss under autograd, once."""
-    detached = [
-        Part(tuple(Shard(s.local.detach(), s.chunk, s.total) for s in p.shards), p.k, p.layers, p.decay) for p in parts
-    ]
     flat = [shard.local for part in parts for shard in part.shards]
-    out: Tensor = _ShardedLoss.apply(detached, group, standardize, *flat)  # type: ignore[no-untyped-call]
+    bare = _with(parts, itertools.repeat(torch.empty(0)))  # tensors are autograd's to keep
+    out: Tensor = _ShardedLoss.apply(bare, group, standardize, *flat)  # type: ignore[no-untyped-call]
     return out

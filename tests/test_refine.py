@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import front_models
 from front_models import SpectralRegularizer, refine
@@ -90,6 +90,59 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(step: int, own_generator
     assert resumed == result
     done, _ = trained(task=stopped_at(0, DiedError), **options)  # nothing is left to do
     assert torch.equal(whole, done)
+
+
+def with_norm() -> nn.Module:
+    """A forward pass changes its buffers."""
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(12, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 5))
+
+
+def refined(model: nn.Module, data: Any = None, loss_fn: Callable[..., Tensor] = task, **options: Any) -> None:
+    data = loader() if data is None else data
+    seed()
+    refine(model, data, loss_fn, lam=0.3, steps=options.pop("steps", 10), **parts(model), **options)
+
+
+def assert_same(a: nn.Module, b: nn.Module) -> None:
+    for (name, one), two in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_an_interrupt_behind_a_forward_pass_saves_the_buffers_before_it(step: int, tmp_path: Path) -> None:
+    whole, stopped, again = with_norm(), with_norm(), with_norm()
+    refined(whole)
+    checkpoint = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        refined(stopped, loss_fn=stopped_at(step, KeyboardInterrupt), checkpoint=checkpoint)
+    assert torch.load(checkpoint, weights_only=True)["model"]["1.num_batches_tracked"] == step
+    refined(again, checkpoint=checkpoint)
+    assert_same(whole, again)
+
+
+def sampled(batches: bool, replacement: bool) -> DataLoader[Any]:
+    torch.manual_seed(4)
+    dataset = TensorDataset(torch.randn(22, 12), torch.randint(5, (22,)))
+    generator = torch.Generator().manual_seed(9)
+    sampler = RandomSampler(dataset, replacement, 70 if replacement else None, generator)
+    if batches:
+        return DataLoader(dataset, batch_sampler=BatchSampler(sampler, 4, drop_last=True))
+    return DataLoader(dataset, batch_size=4, sampler=sampler, drop_last=True)
+
+
+@pytest.mark.parametrize("batches", [False, True])
+@pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize("step", [0, 3, 7, 11])
+def test_a_samplers_own_generator_is_kept(step: int, replacement: bool, batches: bool, tmp_path: Path) -> None:
+    whole, stopped, again = make(), make(), make()
+    refined(whole, sampled(batches, replacement), steps=14)
+    checkpoint = tmp_path / "run.pt"
+    failing = stopped_at(step, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        refined(stopped, sampled(batches, replacement), failing, checkpoint=checkpoint, steps=14)
+    refined(again, sampled(batches, replacement), checkpoint=checkpoint, steps=14)
+    assert_same(whole, again)
 
 
 def test_a_run_that_dies_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
@@ -188,6 +241,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
         refine(model, data, lambda m, b: task(m, b) * float("nan"), lam=0.1, steps=3)
     assert torch.equal(weights(model), before)
     assert all(parameter.grad is None for parameter in model.parameters())
+    model, same = with_norm(), with_norm()
+    calls = iter(range(10))
+    with pytest.raises(FloatingPointError, match="step 2: task loss nan"):
+        refined(model, loss_fn=lambda m, b: task(m, b) * (float("nan") if next(calls) == 2 else 1))
+    refined(same, steps=2)
+    assert_same(model, same)
 
 
 class Once:
@@ -240,6 +299,22 @@ def test_checkpoints_of_other_runs_and_damaged_ones(tmp_path: Path) -> None:
         trained(checkpoint=checkpoint)
     torch.save({"weights": torch.ones(1)}, checkpoint)
     with pytest.raises(ValueError, match="was not written by refine"):
+        trained(checkpoint=checkpoint)
+
+
+def test_a_checkpoint_that_lacks_something_and_other_data(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(task=stopped_at(5, KeyboardInterrupt), checkpoint=checkpoint)
+    state = torch.load(checkpoint, weights_only=True)
+    model = make()
+    with pytest.raises(ValueError, match=r"data: they end after 3 batches, but .* of a run that had taken 5"):
+        refine(model, list(loader())[:3], task, lam=0.3, steps=20, checkpoint=checkpoint, **parts(model))
+    torch.save({name: value for name, value in state.items() if name not in ("taken", "penalty")}, checkpoint)
+    with pytest.raises(ValueError, match="is damaged: it has no penalty, taken"):
+        trained(checkpoint=checkpoint)
+    torch.save({**state, "settings": {}}, checkpoint)
+    with pytest.raises(ValueError, match=r"is of a run with lam None, not 0.3"):
         trained(checkpoint=checkpoint)
 
 

@@ -6,6 +6,7 @@ Starting processes takes seconds, so that each test starts them once and checks 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -178,7 +179,8 @@ def check_routes_and_bytes(mesh: DeviceMesh) -> None:
                     reg.accumulate_grad_(1.0)
                 assert round(sent[way]) == said[way], (line, sent)
                 assert sent["summed" if way == "gathered" else "gathered"] == 0, (line, sent)
-                assert round(sent["sums"]) == round((24 * size + 2 * 8) * int(found[2]) * (size - 1) / size)
+                sums = 2 * 8 + (32 * size if way == "summed" else 0)
+                assert round(sent["sums"]) == round(sums * int(found[2]) * (size - 1) / size)
             model.requires_grad_()
             with counted(size) as sent:
                 reg.accumulate_grad_(1.0)
@@ -198,6 +200,31 @@ def check_many_small_messages(mesh: DeviceMesh) -> None:
     with mock.patch.object(sharded, "_BUCKET", 500):
         SpectralRegularizer(model, **options).accumulate_grad_(1.0)
     assert_close([full(p.grad) for p in model.parameters()], wanted, 1e-5)
+
+
+def check_panels_and_precision(mesh: DeviceMesh) -> None:
+    """A few columns at a time; torch's matrix products may be inexact."""
+    whole, model = pair(torch.float32, mesh)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        for options in (OPTIONS["summed"], OPTIONS["depth"]):
+            wanted = gradients(SpectralRegularizer(whole, **options)(), whole)
+            model.zero_grad()
+            with mock.patch.object(sharded, "_PANEL", 300), mock.patch.object(Tensor, "__matmul__", None):
+                SpectralRegularizer(model, **options).accumulate_grad_(1.0)
+            assert_close([full(p.grad) for p in model.parameters()], wanted, 1e-5)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def check_autograd_knows_of_changes(mesh: DeviceMesh) -> None:
+    _, model = pair(torch.float32, mesh)
+    loss = SpectralRegularizer(model, **OPTIONS["summed"])()
+    with torch.no_grad():
+        model.blocks[0].fc1.weight._local_tensor.mul_(2)  # type: ignore[attr-defined, operator]
+    with pytest.raises(RuntimeError, match=r"modified (by an )?inplace"):
+        loss.backward()
 
 
 def check_frozen_and_whole_parameters(mesh: DeviceMesh) -> None:
@@ -220,18 +247,23 @@ def check_frozen_and_whole_parameters(mesh: DeviceMesh) -> None:
 
 
 def check_means_that_are_large(mesh: DeviceMesh) -> None:
-    """Weights of norms are near 1: their deviations must not drown."""
-    torch.manual_seed(3)
-    whole = nn.LayerNorm(301)
-    nn.init.normal_(whole.weight, 1, 1e-3)
-    nn.init.normal_(whole.bias, -5, 1e-2)
-    expected = dense_penalty(whole, keep_ratio=0.3)
-    wanted = gradients(expected, whole)
-    model = fully_shard(copy.deepcopy(whole), mesh=mesh)
-    assert SpectralRegularizer(model, keep_ratio=0.3).accumulate_grad_(1.0).item() == pytest.approx(
-        expected.item(), rel=1e-4
-    )
-    assert_close([full(p.grad) for p in model.parameters()], wanted, 1e-3)
+    """Weights of norms are near 1: their deviations must not drown, on whichever way."""
+    for ratio, keep_ratio, standardize in itertools.product((1e5, 1e6), (0.1, 0.9), (False, True)):
+        torch.manual_seed(3)
+        whole = nn.Linear(40, 53)
+        nn.init.normal_(whole.weight, ratio, 1)
+        nn.init.normal_(whole.bias, -ratio, 1)
+        with torch.no_grad():
+            whole.weight[0, 0] = 0
+            whole.bias[1] = 0  # in shards it is a column, and the first value all of the first row
+        options: dict[str, Any] = {"keep_ratio": keep_ratio, "standardize": standardize}
+        expected = dense_penalty(whole, **options)
+        wanted = gradients(expected, whole)
+        model = fully_shard(copy.deepcopy(whole), mesh=mesh)
+        reg = SpectralRegularizer(model, **options)
+        assert (": summed" in reg.communication()) == (keep_ratio == 0.1)
+        assert reg.accumulate_grad_(1.0).item() == pytest.approx(expected.item(), rel=1e-5)
+        assert_close([full(p.grad) for p in model.parameters()], wanted, 2e-5)
 
 
 def check_report(mesh: DeviceMesh) -> None:
@@ -304,6 +336,8 @@ CHECKS: list[Callable[[DeviceMesh], None]] = [
     check_training_steps,
     check_routes_and_bytes,
     check_many_small_messages,
+    check_panels_and_precision,
+    check_autograd_knows_of_changes,
     check_frozen_and_whole_parameters,
     check_means_that_are_large,
     check_report,

@@ -127,7 +127,7 @@ def test_opcheck(requires_grad: bool) -> None:
     matrices = [torch.randn(6, 8) for _ in range(2)]
     torch.library.opcheck(F._spectral_crop.default, (matrices, [3, 2]), {})
     c, _ = F._spectral_crop(matrices, [3, 2])
-    terms = torch.rand(2, 3, dtype=torch.float64)
+    terms = torch.rand(2, 4, dtype=torch.float64)
     grads = [torch.zeros(6, 8) for _ in matrices]
     torch.library.opcheck(
         F._spectral_residual_.default, (grads, matrices, c, terms), {}, test_utils=("test_schema", "test_faketensor")

@@ -76,7 +76,7 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: accumulate(floats(4, 6).half(), floats(4, 6)),
-        "spectral_grad_many_: grads[0]'s dtype must be float32 or float32, got float16",
+        "spectral_grad_many_: grads[0]'s dtype must be float32, got float16",
     ),
     (
         lambda: accumulate(floats(4, 6).double(), floats(4, 6).bfloat16()),
@@ -129,10 +129,52 @@ def test_an_empty_list() -> None:
         fk.spectral_grad_many_([], [], [], 1.0)
 
 
-def test_a_gradient_in_the_memory_of_a_tensor_is_refused() -> None:
-    x = torch.randn(8, 8)
-    with pytest.raises(ValueError, match=r"grads\[0\] must not share memory with xs\[1\]"):
-        fk.spectral_grad_many_([x, torch.zeros(8, 8)], [torch.randn(8, 8), x], [2, 2], 1.0)
+ROOM = torch.zeros(40, 40)
+SHARED = {  # a gradient and a tensor of one shape in one memory
+    "the same": (ROOM[:8, :8], ROOM[:8, :8]),
+    "rows in common": (ROOM[1:9, :8], ROOM[:8, :8]),
+    "the tensor behind": (ROOM[:8, :8], ROOM[7:15, :8]),
+    "columns in common": (ROOM[:8, 7:15], ROOM[:8, :8]),
+    "around the end of a row": (ROOM[:8, 32:], torch.as_strided(ROOM, (8, 8), (40, 1), 39)),
+    "transposed": (ROOM[:8, 8:16].t(), ROOM[4:12, 4:12]),
+    "steps": (ROOM[::3, :8][:8], ROOM[::2, :8][:8]),
+    "another dtype": (ROOM.view(torch.float64)[:8, :8], ROOM[:8, 14:22]),
+}
+APART = {
+    "below": (ROOM[8:16, :8], ROOM[:8, :8]),
+    "beside": (ROOM[:8, 8:16], ROOM[:8, :8]),
+    "beside, from the left": (ROOM[1:9, :8], ROOM[:8, 32:]),
+    "every other row": (ROOM[1::2, :8][:8], ROOM[::2, :8][:8]),
+    "every other column": (ROOM[:8, 1:17:2], ROOM[:8, 0:16:2]),
+    "transposed": (ROOM[:8, 8:16].t(), ROOM[4:12, 16:24]),
+    "matrices of a batch": (ROOM.view(5, 8, 40)[:, 1], ROOM.view(5, 8, 40)[:, 2]),
+    "empty": (ROOM[None, :8, :8][:0], ROOM[None, :8, :8][:0]),
+}
+
+
+@pytest.mark.parametrize(("grad", "x"), SHARED.values(), ids=SHARED)
+def test_a_gradient_in_the_memory_of_a_tensor_is_refused(grad: torch.Tensor, x: torch.Tensor) -> None:
+    own = torch.zeros(8, 8)
+    message = r"grads\[0\] must not share memory with xs\[1\]"
+    if grad.dtype == x.dtype:
+        with pytest.raises(ValueError, match=rf"^front::spectral_grad_many_: {message}"):
+            fk.spectral_grad_many_([grad, own], [torch.randn(8, 8), x], [2, 2], 1.0)
+        with pytest.raises(ValueError, match=message):
+            fk.spectral_stack_grad_([grad, own], [torch.randn(8, 8), x], (1, 2, 2), 1.0)
+    else:
+        with pytest.raises(ValueError, match=message):
+            fk.spectral_grad_many_([grad, own], [torch.randn(8, 8).double(), x], [2, 2], 1.0)
+    assert not ROOM.any()
+
+
+@pytest.mark.parametrize(("grad", "x"), APART.values(), ids=APART)
+def test_a_gradient_between_the_elements_of_a_tensor_is_not(grad: torch.Tensor, x: torch.Tensor) -> None:
+    ROOM.copy_(torch.randn(ROOM.shape))
+    wanted = grad.clone()
+    fk.spectral_grad_many_([wanted], [x.clone()], [2], 1.0)
+    fk.spectral_grad_many_([grad], [x], [2], 1.0)
+    torch.testing.assert_close(grad, wanted)
+    ROOM.zero_()
 
 
 PEAK = """

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import front_kernels
 from front_kernels import spectral_loss_many, spectral_stack_grad_, spectral_stack_loss
-from front_kernels._spectral import composed_stack
+from front_kernels._spectral_definition import composed_stack
 from penalties import Rates, assert_close, dense_stack
 
 SHAPES = [(2, 5, 7), (4, 6, 6), (3, 1, 9), (3, 8, 1), (5, 33, 20), (1, 4, 4)]
@@ -113,6 +113,26 @@ def test_all_layers_constant() -> None:
     loss = spectral_stack_loss(xs, (2, 2, 2), standardize=True)
     assert loss.item() == 0
     assert not any(grad.any() for grad in torch.autograd.grad(loss, xs))
+
+
+@pytest.mark.parametrize("standardize", [False, True], ids=["plain", "standardized"])
+@pytest.mark.parametrize("decay", [None, (1.0, 2.0, 0.5)], ids=["box", "decay"])
+@pytest.mark.parametrize("mean", [1e5, 1e6])
+def test_a_mean_far_above_the_deviation(mean: float, decay: Rates | None, standardize: bool) -> None:
+    xs = [(torch.randn(33, 20, dtype=torch.float64) + mean).float().requires_grad_() for _ in range(4)]
+    with torch.no_grad():
+        xs[2][0, 0] = 0
+    k = (2, 10, 7)
+    expected, *wanted = dense(xs, k, decay, standardize)
+    loss = spectral_stack_loss(xs, k, standardize=standardize, decay=decay)
+    for found in (
+        torch.autograd.grad(loss, xs, retain_graph=True),
+        torch.autograd.grad(loss, xs, create_graph=True),
+        torch.autograd.grad(composed_stack(xs, k, standardize, decay), xs),
+    ):
+        assert_close(found, wanted, 2e-5)
+    for value in (loss, composed_stack(xs, k, standardize, decay)):
+        assert value.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("share", [1e-3, 1e-6])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -194,11 +195,31 @@ def test_both_sides_of_the_switch(share: float) -> None:
     assert fk.spectral_loss(x, (64, 80)).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_mean_far_above_the_deviation() -> None:
-    x = of_share((200, 150), (50, 40), 0.3, mean=5.0).to(torch.float32)  # std 0.006, mean 5
-    for standardize in (False, True):
-        expected = reference.spectral_loss(x, (50, 40), standardize=standardize).item()
-        assert fk.spectral_loss(x, (50, 40), standardize=standardize).item() == pytest.approx(expected, rel=1e-3)
+@pytest.mark.parametrize("outlier", [False, True], ids=["", "outlier"])
+@pytest.mark.parametrize("standardize", [False, True], ids=["plain", "standardized"])
+@pytest.mark.parametrize("mean", [1e3, 1e5, 1e6])
+def test_a_mean_far_above_the_deviation(mean: float, standardize: bool, outlier: bool) -> None:
+    """In every form; the first value may be far from all others."""
+    k = (50, 40)
+    x = of_share((200, 150), k, 0.3) * math.sqrt(200 * 150) + mean
+    if outlier:
+        x[0, 0] = -mean
+    x = x.to(torch.float32)
+    expected, exact, _ = dense(x, k, standardize)
+    close = {"rel": 1e-5}
+    assert fk.spectral_loss(x, k, standardize=standardize).item() == pytest.approx(expected.item(), **close)
+    found = {name: torch.zeros_like(x) for name in ("fused", "halves", "stack")}
+    losses = {
+        "fused": fk.spectral_grad_many_([found["fused"]], [x], [k], 1.0, standardize=standardize),
+        "halves": _spectral_parts.list_loss([found["halves"]], [x], k, 1.0, standardize, None),
+        "stack": fk.spectral_stack_grad_([found["stack"]], [x], (1, *k), 1.0, standardize=standardize),
+        "composed": fk.spectral_loss(y := x.clone().requires_grad_(), k, standardize=standardize),
+    }
+    # Where a graph is wanted the definition in differentiable ops runs.
+    (found["composed"],) = torch.autograd.grad(losses["composed"], y, create_graph=True)
+    for name, gradient in found.items():
+        assert losses[name].item() == pytest.approx(expected.item(), **close), name
+        assert (gradient.to(torch.float64) - exact).norm() <= 2e-6 * exact.norm(), name
 
 
 @pytest.mark.parametrize("standardize", [False, True])

@@ -49,7 +49,7 @@ void add_moments(Vector<T>* z, int64_t n, const int32_t* index, int count, const
     const int64_t end = begin + Sum<T>::kRun < n ? begin + Sum<T>::kRun : n;
     for (int64_t i = begin; i < end; ++i) {
       const Vector<T> d = z[index[i]] - from;
-      if (measure.subtract) z[index[i]] = d;
+      z[index[i]] = d;
       sum.add(d);
       square.add(d * d);
     }

@@ -49,7 +49,8 @@ double first_value(const void* x, DType type) {
   }
 }
 
-// About where the values lie: the mean of the first up to 64 of the first row. Of equal values it is that value.
+// The mean of the first values of the first row, as many as the largest power of two up to 64: of equal values that
+// value. Rounded to the compute type, in which it is subtracted.
 double typical_value(const SpectralMatrix& x) {
   int64_t count = 1;
   while (2 * count <= std::min<int64_t>(x.n, 64)) count *= 2;
@@ -57,7 +58,6 @@ double typical_value(const SpectralMatrix& x) {
   for (int64_t j = 0; j < count; ++j)
     sum += first_value(static_cast<const char*>(x.x) + j * x.column * size_of(x.type), x.type);
   const double mean = sum / static_cast<double>(count);
-  // As the kernels subtract it.
   return x.compute() == DType::f64 ? mean : static_cast<double>(static_cast<float>(mean));
 }
 
@@ -142,7 +142,7 @@ void run_loss(SpectralLoss& p, const Executor& executor) {
   const SpectralMatrix& x = p.matrix;
   const Workspace corner(static_cast<size_t>(x.k0 * x.k1 * size_of(x.compute())));
   p.loss = 0;
-  const Spread spread = read_coefficients(x, true, corner.data(), executor);
+  const Spread spread = read_coefficients(x, corner.data(), executor);
   if (spread.constant) return;
   const double std = std_of(spread, x), s = p.standardize ? std + kStdEps : 1;
   const Energy low = x.compute() == DType::f64 ? weigh(static_cast<double*>(corner.data()), p, executor)
@@ -161,9 +161,9 @@ void run_loss(SpectralLoss& p, const Executor& executor) {
 
 }  // namespace
 
-Spread read_coefficients(const SpectralMatrix& x, bool subtract, void* coefficients, const Executor& executor) {
+Spread read_coefficients(const SpectralMatrix& x, void* coefficients, const Executor& executor) {
   std::vector<Moments> moments(static_cast<size_t>(x.m));
-  const Measure measure{typical_value(x), subtract, moments.data()};
+  const Measure measure{typical_value(x), moments.data()};
   if (x.only_rows) {
     AxisPass pass = row_pass(Direction::forward, x);
     pass.in = x.x, pass.in_type = x.type, pass.in_along = {x.column, 0, 0}, pass.lanes[0].in_stride = x.row;

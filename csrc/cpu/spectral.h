@@ -17,14 +17,14 @@ struct SpectralMatrix {
 };
 
 struct Spread {
-  double shift = 0;             // about where the values lie
+  double shift = 0;             // about where the values lie: as _spectral_definition.py's typical_value
   double mean = 0, energy = 0;  // energy: sum of (x - mean)^2
   bool constant = false;        // std <= 8 eps |shift|
 };
 
-// x -> coefficients (contiguous, in the compute type), in one read; `subtract`: those of x - shift. Throws as
-// run_matrices does, as do all of these.
-Spread read_coefficients(const SpectralMatrix& matrix, bool subtract, void* coefficients, const Executor& executor);
+// x -> coefficients of x - shift (contiguous, in the compute type), in one read. Throws as run_matrices does, as do all
+// of these.
+Spread read_coefficients(const SpectralMatrix& matrix, void* coefficients, const Executor& executor);
 
 // grad += factor r + slope (x - mean), r = x - shift - (what the coefficients give, zero-padded); no grad: null data.
 // Returns the sum of r^2.

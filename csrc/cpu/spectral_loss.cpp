@@ -112,14 +112,14 @@ std::tuple<Tensor, Tensor> spectral_crop(std::vector<Tensor> xs, std::vector<int
   check_kept(op, "k[1]", k[1], sizes[1]);
   const int64_t rows = only_rows ? sizes[0] : k[0];
   const Tensor coefficients = empty(xs[0], {count, rows, k[1]}, types.compute);
-  const Tensor spreads = empty(xs[0], {count, 3}, DType::f64);
+  const Tensor spreads = empty(xs[0], {count, 4}, DType::f64);
   auto* block = static_cast<char*>(coefficients.mutable_data_ptr());
   auto* spread = static_cast<double*>(spreads.mutable_data_ptr());
   for (const Tensor& x : xs) {
     SpectralMatrix matrix = describe(x, rows, k[1], types);
     matrix.only_rows = only_rows;
-    const Spread found = read_coefficients(matrix, false, block, torch_executor());
-    *spread++ = found.mean, *spread++ = found.energy, *spread++ = found.constant;
+    const Spread found = read_coefficients(matrix, block, torch_executor());
+    *spread++ = found.mean, *spread++ = found.energy, *spread++ = found.constant, *spread++ = found.shift;
     block += rows * k[1] * size_of(types.compute);
   }
   return {coefficients, spreads};
@@ -139,21 +139,21 @@ Tensor spectral_residual_(std::vector<Tensor> grads, std::vector<Tensor> xs, con
       (only_rows && kept[1] != sizes[0]) || !coefficients.is_contiguous() ||
       dtype_of(op, "coefficients' dtype", coefficients.scalar_type()) != types.compute)
     fail(op, "coefficients must be contiguous, in the compute dtype, and fit xs, got shape ", shape_string(kept));
-  if (sizes_of(terms) != std::vector<int64_t>{count, 3} || !terms.is_contiguous() ||
+  if (sizes_of(terms) != std::vector<int64_t>{count, 4} || !terms.is_contiguous() ||
       dtype_of(op, "terms' dtype", terms.scalar_type()) != DType::f64)
-    fail(op, "terms must be float64, contiguous, of shape ", shape_string({count, 3}));
+    fail(op, "terms must be float64, contiguous, of shape ", shape_string({count, 4}), ", got ",
+         shape_string(sizes_of(terms)));
+  for (size_t i = 0; i < grads.size(); ++i) check_grad(op, grads[i], xs[i], types, i);
+  check_apart(op, grads, xs);
   const Tensor squares = empty(xs[0], {count}, DType::f64);
   const auto* block = static_cast<const char*>(coefficients.const_data_ptr());
   const auto* term = static_cast<const double*>(terms.const_data_ptr());
-  for (int64_t i = 0; i < count; ++i, term += 3) {
+  for (int64_t i = 0; i < count; ++i, term += 4) {
     SpectralMatrix matrix = describe(xs[i], kept[1], kept[2], types);
     matrix.only_rows = only_rows;
     SpectralGrad grad{};
-    if (!grads.empty()) {
-      check_grad(op, grads[i], xs[i], types, static_cast<size_t>(i));
-      grad = describe_grad(op, grads[i]);
-    }
-    grad.factor = term[0], grad.slope = term[1], grad.mean = term[2];
+    if (!grads.empty()) grad = describe_grad(op, grads[i]);
+    grad.factor = term[0], grad.slope = term[1], grad.mean = term[2], grad.shift = term[3];
     static_cast<double*>(squares.mutable_data_ptr())[i] = add_residual(matrix, block, grad, torch_executor());
     block += kept[1] * kept[2] * size_of(types.compute);
   }

@@ -62,8 +62,8 @@ def _sums(
 
 @triton.jit
 def axis(
-    x, out, moments, shifts, basis, n, terms, rows, lanes, x_j, x_l, x_0, x_1, out_u, out_l, out_0, out_1, inner, matrices,
-    basis_u, parity, term, scale,
+    x, out, moments, shifts, basis, n, terms, rows, lanes, x_j, x_l, x_0, x_1, out_u, out_l, out_0, out_1, inner,
+    matrices, basis_u, parity, term, scale,
     X_TYPE: tl.constexpr, OUT_TYPE: tl.constexpr, X_GROUPED: tl.constexpr, OUT_GROUPED: tl.constexpr,
     ALIGNED: tl.constexpr, FOLD: tl.constexpr,
     DOT: tl.constexpr, SUM: tl.constexpr, TERMS: tl.constexpr, PRECISION: tl.constexpr,
@@ -113,8 +113,9 @@ def crop(
     first = (part // tiles_l).to(tl.int32) * segment
     end = tl.minimum(first + segment, half)
     x = _matrix(x, z, matrices, inner, x_0, x_1, X_GROUPED, X_TYPE, ALIGNED)
-    even, odd, total, square = _sums(x, x_j, x_l, n, first, end, l0, lanes, basis, basis_u, parity, term,
-                                     tl.load(shifts + z).to(SUM), FOLD, DOT, SUM, TERMS, PRECISION, BU, BJ, BL)  # fmt: skip
+    shift = tl.load(shifts + z).to(SUM)
+    even, odd, total, square = _sums(x, x_j, x_l, n, first, end, l0, lanes, basis, basis_u, parity, term, shift, FOLD,
+                                     DOT, SUM, TERMS, PRECISION, BU, BJ, BL)  # fmt: skip
     l, u = l0 + tl.arange(0, BL), tl.arange(0, BU)[:, None]  # noqa: E741
     for v0 in range(0, KV, BV):
         v = v0 + tl.arange(0, BV)[None, :]

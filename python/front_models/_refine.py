@@ -22,7 +22,11 @@ from front_models._regularizer import RoleEnergy, SpectralRegularizer
 __all__ = ["RefineResult", "refine"]
 
 Schedule = Literal["constant", "linear"] | Callable[[int], float]
-_FORMAT = "front-refine-1"
+_FORMAT = "front-refine-2"
+_KEYS = {"settings", "model", "optimizer", "scheduler", "taken", "random at start", "random", "task_loss", "penalty"}
+_GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
+
+_END = object()
 
 
 @dataclass
@@ -58,7 +62,7 @@ def refine(
     With `checkpoint`, the run is saved there every `checkpoint_every` steps, at the end, and when it is interrupted;
     if the file is there, the run goes on from it, and ends with the weights that an uninterrupted one would have had,
     bit for bit on one machine: model, optimizer, scheduler, random generators (torch's, Python's, numpy's, the data
-    loader's own) and the place in the data are kept.
+    loader's and its samplers' own) and the place in the data are kept.
 
     Args:
         model: it is trained in place, in training mode.
@@ -81,7 +85,7 @@ def refine(
     Raises:
         TypeError, ValueError: an argument is not allowed; the data end before they have begun; the checkpoint is
             damaged or of another run.
-        FloatingPointError: a loss is not finite. The model is as it was before that step.
+        FloatingPointError: a loss is not finite. The model is as it was before that step, buffers too.
     """
     _check(lam, steps, schedule, clip_grad_norm, checkpoint_every)
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -106,6 +110,7 @@ def refine(
                 values = loss.item(), penalty.item()
                 if not all(map(math.isfinite, values)):
                     optimizer.zero_grad(set_to_none=True)
+                    run.put_back_buffers()
                     raise FloatingPointError(f"step {step}: task loss {values[0]}, penalty {values[1]}")
                 if clip_grad_norm is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
@@ -217,15 +222,26 @@ class _Run:
         self._at_start = _random_state(data)  # when it began
         self.whole = True  # not in the middle of an optimizer's step
         self._point: dict[str, Any] = {}
+        self._buffers: dict[str, tuple[Tensor, Tensor]] = {}  # and a copy of each
         self._mark()
 
     def _mark(self) -> None:
         """Where the next step begins; an interrupt in the middle of it leads back here."""
+        # NOTE: a buffer's version does not tell: batch_norm writes to running_mean without counting it.
+        every = self._model.named_buffers(remove_duplicate=False)
+        self._buffers = {name: (buffer, buffer.detach().clone()) for name, buffer in every}
         self._point = {
             "taken": None if self._batches is None else self._taken,
             "random at start": self._at_start,
             "random": _random_state(self._data),
         }
+
+    @torch.no_grad()
+    def put_back_buffers(self) -> None:
+        """A forward pass may have changed them."""
+        for name, (buffer, copy) in self._buffers.items():
+            module, _, own = name.rpartition(".")
+            self._model.get_submodule(module)._buffers[own] = buffer.copy_(copy)
 
     def next_batch(self) -> Any:
         for _ in range(2):
@@ -250,10 +266,12 @@ class _Run:
         self.whole = True
 
     def save(self, path: Path) -> None:
+        model = self._model.state_dict()
+        model.update({name: copy for name, (_, copy) in self._buffers.items() if name in model})
         state = {
             "format": _FORMAT,
             "settings": self._settings,
-            "model": self._model.state_dict(),
+            "model": model,
             "optimizer": self._optimizer.state_dict(),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             **self._point,
@@ -270,9 +288,11 @@ class _Run:
             raise ValueError(f"checkpoint: {os.fspath(path)!r} is damaged or no checkpoint: {error}") from error
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
             raise ValueError(f"checkpoint: {os.fspath(path)!r} was not written by refine")
+        if missing := sorted(_KEYS - state.keys()):
+            raise ValueError(f"checkpoint: {os.fspath(path)!r} is damaged: it has no {', '.join(missing)}")
         for name, value in self._settings.items():
-            if state["settings"][name] != value:
-                found, wanted = (_short(each) for each in (state["settings"][name], value))
+            if state["settings"].get(name) != value:
+                found, wanted = (_short(each) for each in (state["settings"].get(name), value))
                 raise ValueError(
                     f"checkpoint: {os.fspath(path)!r} is of a run with {name} {found}, not {wanted}; "
                     "name another file, or remove it to start anew"
@@ -287,8 +307,12 @@ class _Run:
             _set_random_state(self._data, state["random at start"])
             self._at_start = state["random at start"]
             self._batches = iter(self._data)
-            for _ in range(state["taken"]):
-                next(self._batches)
+            for done in range(state["taken"]):
+                if next(self._batches, _END) is _END:
+                    raise ValueError(
+                        f"data: they end after {done} batches, but {os.fspath(path)!r} is of a run that had taken "
+                        f"{state['taken']}; allowed are the data of that run"
+                    )
             self._taken = state["taken"]
         _set_random_state(self._data, state["random"])
         self._mark()
@@ -299,20 +323,26 @@ def _short(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def _generator(data: object) -> torch.Generator | None:
-    found = getattr(data, "generator", None)
-    return found if isinstance(found, torch.Generator) else None
+def _generators(data: object) -> dict[str, torch.Generator]:
+    """Those of a data loader and its samplers, by attribute."""
+    found = {}
+    for path in _GENERATORS:
+        value: Any = data
+        for attribute in path.split("."):
+            value = getattr(value, attribute, None)
+        if isinstance(value, torch.Generator):
+            found[path] = value
+    return found
 
 
 def _random_state(data: object) -> dict[str, Any]:
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002, others use it
-    generator = _generator(data)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "python": random.getstate(),
         "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
-        "loader": None if generator is None else generator.get_state(),
+        "data": {path: generator.get_state() for path, generator in _generators(data).items()},
     }
 
 
@@ -324,6 +354,6 @@ def _set_random_state(data: object, state: dict[str, Any]) -> None:
     random.setstate((version, tuple(values), gauss))
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    generator = _generator(data)
-    if generator is not None and state["loader"] is not None:
-        generator.set_state(state["loader"])
+    for path, generator in _generators(data).items():
+        if path in state["data"]:
+            generator.set_state(state["data"][path])

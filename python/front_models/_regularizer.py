@@ -188,7 +188,7 @@ class SpectralRegularizer:
         """Of sharded parameters: the bytes that a process sends in a call, role by role; empty where none is sharded.
 
         Either the coefficients are summed, or, where that is more, the matrices are gathered in their own dtype. The
-        backward of ``reg()`` does it once more. Sums of squares and the like are not counted, 32 bytes a parameter.
+        backward of ``reg()`` does it once more. Sums of squares and the like are not counted, 40 bytes a parameter.
         """
         sharded = [penalty for penalty in self._penalties() if isinstance(penalty, Sharded)]
         return "\n".join(line for penalty in sharded for line in penalty.communication())
