@@ -3,8 +3,9 @@
     python bench/gpu_spectral.py [--out FOLDER]
 
 8192 x 8192 in float32 keeping an eighth of each axis, and all parameters of DeiT-B keeping half, standardised. Medians
-of CUDA events, for a call while the device is idle and for its kernels in a graph; beside them two reads of x and a read-modify-write of the gradient at the bandwidth of a copy. The loss
-is compared first: with the CPU's, or of the large matrix by another formula.
+of CUDA events, for a call while the device is idle and for its kernels in a graph; beside them two reads of x and a
+read-modify-write of the gradient at the bandwidth of a copy. The loss is compared first: with the CPU's, or of the
+large matrix by another formula.
 """
 
 from __future__ import annotations
