@@ -1,57 +1,224 @@
-"""The experiment, small: every start is filled and trained alike, and what is printed is what the ledger holds."""
+"""The experiments, small: every start fits every target, what is finished is not done again, the report says what the
+ledger holds."""
 
 from __future__ import annotations
 
-import csv
+import dataclasses
+import math
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from experiments import language
+from experiments import jobs, measures, pool, report, rivals, sources, starts
+from experiments.jobs import Job
+from experiments.tasks import LANGUAGE, SMALL, TASKS, VISION, Size, Task, data_of, loss_of
+from experiments.training import train, validated
+from front_kernels.bench import ledger
 
-SMALL = ["--source", "2", "32", "--target", "1", "16", "--source-steps", "40", "--steps", "12", "--every", "4"]
-
-
-def test_a_run_and_its_ledger(tmp_path: Path) -> None:
-    path = tmp_path / "results" / "language.csv"
-    for _ in range(2):
-        result = CliRunner().invoke(language.main, [*SMALL, "--ledger", str(path)])
-        assert result.exit_code == 0, result.output
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["start"] for row in rows] == list(language.RECIPES) * 2
-    for first, again in zip(rows[:6], rows[6:], strict=True):  # the same seed: the same curves
-        assert first == again
-    losses = {row["start"]: float(row["loss at 0"]) for row in rows[:6]}
-    assert len(set(losses.values())) == 6
-    assert losses["random"] == pytest.approx(5.55, abs=0.05)  # log 256
-    assert losses["aligned"] < losses["random"] - 0.1
-    assert all(f"{name:14} loss" in result.output for name in language.RECIPES)
+TARGETS = {str(size): size for size in (Size(1, 16), Size(3, 32), Size(2, 48), Size(3, 48))}
 
 
-def test_reached() -> None:
-    curve = {0: 5.0, 4: 3.0, 8: 3.5, 12: 2.0}
-    assert language.reached(curve, 3.0) == 4
-    assert language.reached(curve, 2.5) == 12
-    assert language.reached(curve, 1.0) is None
+@pytest.fixture(scope="module", params=[LANGUAGE, VISION], ids=lambda task: task.name)
+def trained(request: pytest.FixtureRequest) -> tuple[Task, Callable[[], nn.Module]]:
+    """A task with small targets, and its source, trained a little."""
+    task = dataclasses.replace(request.param, source=Size(2, 32), targets=TARGETS)
+    torch.manual_seed(0)
+    model = task.model(*task.source)
+    starts.randomise(model, fan_in=True)
+    train(model, data_of(task.load, "cpu"), 40, 0, 3e-3, watch=False)
+    state = model.state_dict()
+
+    def source() -> nn.Module:
+        fresh = task.model(*task.source)
+        fresh.load_state_dict(state)
+        return fresh
+
+    return task, source
 
 
-def test_starts_differ_in_nothing_but_their_weights() -> None:
-    data, validation = language.texts()
-    held_out = language.batch(validation, 4, torch.Generator().manual_seed(1))
-    curves = []
-    for _ in range(2):
-        torch.manual_seed(5)
-        curves.append(language.train(language.Gpt(1, 16), data, held_out, 3, 1, seed=2))
-    assert curves[0] == curves[1]
-    assert list(curves[0]) == [0, 1, 2, 3]
+def like(task: Task, size: Size, seed: int = 1) -> nn.Module:
+    torch.manual_seed(seed)
+    model = task.model(*size)
+    starts.randomise(model, fan_in=False)
+    return model
 
 
-def test_widths_that_heads_do_not_divide() -> None:
-    result = CliRunner().invoke(language.main, ["--source", "2", "40"])
-    assert result.exit_code == 2
-    assert "--source: got 2 40; allowed are 1 layer and more, widths that 16 divides" in result.output
+def loss(task: Task, model: nn.Module) -> float:
+    inputs, labels = data_of(task.load, "cpu").held_out
+    with torch.no_grad():
+        return loss_of(model, inputs[:32], labels[:32]).item()
+
+
+def test_every_start_fits_every_target(trained: tuple[Task, Callable[[], nn.Module]]) -> None:
+    task, source = trained
+    data = data_of(task.load, "cpu")
+    for size in TARGETS.values():
+        for name, start in starts.STARTS.items():
+            if start.fits(task.source, size):
+                model = like(task, size)
+                before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+                made = start.make(source(), model, 1, data)
+                model.load_state_dict(made)
+                assert math.isfinite(loss(task, model)), (name, size)
+                if name != "random":
+                    assert any(not made[key].equal(before[key]) for key in before), (name, size)
+
+
+def test_growing_keeps_the_function(trained: tuple[Task, Callable[[], nn.Module]]) -> None:
+    task, source = trained
+    wanted = loss(task, source())
+    for name, size in (("net2net", Size(3, 32)), ("aligned", Size(2, 48))):
+        model = like(task, size)
+        model.load_state_dict(starts.STARTS[name].make(source(), model, 1, data_of(task.load, "cpu")))
+        assert loss(task, model) == pytest.approx(wanted, rel=1e-4), name
+    doubled = like(task, Size(2, 64))
+    doubled.load_state_dict(starts.STARTS["net2net"].make(source(), doubled, 1, data_of(task.load, "cpu")))
+    assert loss(task, doubled) == pytest.approx(wanted, rel=0.02)  # but for its noise
+
+
+def test_controls(trained: tuple[Task, Callable[[], nn.Module]]) -> None:
+    task, source = trained
+    data = data_of(task.load, "cpu")
+    for name, same in (("random axes", True), ("shuffled, aligned", False)):  # of the source's own size
+        model = like(task, task.source)
+        model.load_state_dict(starts.STARTS[name].make(source(), model, 1, data))
+        assert (loss(task, model) == pytest.approx(loss(task, source()), rel=1e-4)) is same
+    for name, tensor in starts.shuffled(source().state_dict(), 3).items():
+        assert tensor.flatten().sort().values.equal(source().state_dict()[name].flatten().sort().values)
+
+
+def test_selection_and_corner_take_whole_units() -> None:
+    x, own = torch.arange(96.0)[:, None] * torch.ones(1, 4), torch.full((48, 2), -1.0)
+    axes = rivals.Axis(16, 3), rivals.Axis()  # packed heads, two before and one after
+    assert rivals.chosen(rivals.even, x, own, axes)[:, 0].tolist() == [*range(16), *range(32, 48), *range(64, 80)]
+    grown = rivals.chosen(rivals.first, own, -x, axes)
+    assert grown[:16, :2].eq(-1).all()
+    assert grown[16:32].equal(-x[16:32])
+    assert rivals.even_layers(6, 3) == [(0, False), (2, False), (5, False)]
+    assert rivals.even_layers(6, 8) == [(i, False) for i in (0, 0, 1, 2, 3, 3, 4, 5)]
+    assert rivals.silent_layers(2, 3) == [(0, False), (0, True), (1, False)]
+
+
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Task:
+    task = dataclasses.replace(
+        VISION, name="tiny", source=Size(2, 32), source_steps=10, refine_steps=2, targets=SMALL, steps=6
+    )
+    monkeypatch.setitem(TASKS, "tiny", task)
+    return task
+
+
+def work(stage: jobs.Stage, folder: Path, until: float = math.inf) -> tuple[bool, list[str]]:
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as thread:
+        whole = pool.run(
+            [stage], folder / "proof.csv", folder / "sources", thread,
+            only=lambda job: True, device="cpu", workers=1, until=until, say=said.append,
+        )  # fmt: skip
+    return whole, said
+
+
+def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(monkeypatch)
+    first = Job("tiny", "narrower and shallower", "FRONT+", 0, 1e-3)
+    both = [first, dataclasses.replace(first, start="random", seed=1)]
+
+    def stage(rows: Sequence[measures.Row]) -> Iterator[Job]:
+        yield from both
+
+    assert work(stage, tmp_path, until=0.0) == (False, [])
+    whole, said = work(lambda rows: iter([first]), tmp_path)
+    assert whole
+    assert said[:2] == ["source of tiny", "source of tiny, refined"]
+    whole, said = work(stage, tmp_path)
+    assert whole
+    assert len(said) == 1
+    assert said[0].startswith("1/1 tiny, narrower and shallower: random, seed 1, lr 0.001: 0:")
+    rows = ledger.read(tmp_path / "proof.csv")
+    assert [row["start"] for row in rows] == ["FRONT+", "random"]
+    assert list(measures.curve_of(rows[0])) == [0, 5, 6]
+    assert float(rows[0]["other flops"]) == 2 * VISION.flops(2, 32)
+    assert float(rows[1]["other flops"]) == 0
+    assert rows[0]["source id"] != rows[1]["source id"]
+
+
+def test_a_job_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(monkeypatch)
+    monkeypatch.setitem(starts.STARTS, "broken", starts.Start(lambda *_: {}))
+    one = Job("tiny", "narrower and shallower", "broken", 0, 1e-3)
+    whole, said = work(lambda rows: iter([one, dataclasses.replace(one, start="random")]), tmp_path)
+    assert not whole
+    assert "broken, seed 0, lr 0.001 failed: RuntimeError" in said[1]
+    assert [row["start"] for row in ledger.read(tmp_path / "proof.csv")] == ["random"]
+
+
+def test_the_same_job_has_the_same_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tiny(monkeypatch)
+    sources.prepare(task, tmp_path, False, "cpu")
+    job = Job("tiny", "deeper and wider", "stacking", 1, 3e-3)
+    assert job.run(tmp_path, "cpu")["curve"] == job.run(tmp_path, "cpu")["curve"]
+
+
+def test_validations() -> None:
+    assert [step for step in range(78) if validated(step, 77)] == [*range(0, 50, 5), 50, 60, 70, 77]
+
+
+def row(start: str, curve: str, *, seed: int = 0, lr: float = 3e-3, other: float = 0.0) -> dict[str, str]:
+    return {
+        "task": "vision", "relation": "narrower", "start": start, "seed": str(seed), "lr": str(lr), "steps": "20",
+        "flops per step": "10.0", "other flops": str(other), "curve": curve, "source": "6x96", "target": "6x64",
+        "source loss": "0.1", "source accuracy": "0.98", "device": "a CPU", "python": "3.12", "torch": "2",
+        "commit": "c", "date": "d",
+    }  # fmt: skip
+
+
+FIXTURE = [
+    row("random", "0:3.0 10:2.5 20:2.0"),
+    row("random, fan-in", "0:3.0 10:1.0 20:1.0"),
+    row("paper", "0:3.0 5:2.0 10:1.5 20:0.5"),
+    row("aligned", "0:0.9 10:0.5 20:0.4"),
+    row("FRONT+", "0:2.0 5:1.0 20:0.3", other=50.0),
+    row("selection", "0:2.0 10:1.8 20:1.1"),
+    row("bilinear", "0:50.0 5:nan"),
+]
+
+
+def test_measures() -> None:
+    reference, runs = measures.measured(FIXTURE, "vision", "narrower", jobs.RATES)
+    assert reference == "random, fan-in"  # the better of the two, which reaches its last loss after 10 steps
+    by_start = {run.start: run for run in runs}
+    assert by_start["paper"].steps == 20
+    assert by_start["paper"].step_ratio == 0.5
+    assert by_start["paper"].area == pytest.approx((2.5 * 5 + 1.75 * 5 + 10) / 20)
+    assert by_start["aligned"].step_ratio == 2  # 0 steps count as 5
+    assert by_start["FRONT+"].flop_ratio == 10 / (5 + 5)
+    assert by_start["FRONT+"].equal == pytest.approx(0.3 + 0.7 / 3)  # 5 steps of 20 are refinement's
+    assert by_start["selection"].step_ratio is None
+    assert by_start["bilinear"].area == math.inf
+    best = measures.best(FIXTURE, "vision", "narrower", ["selection", "bilinear", "aligned"], 2)
+    assert best == ["aligned", "selection"]
+
+
+def test_rates_are_chosen_where_all_were_tried() -> None:
+    rows = [row("paper", f"0:3.0 20:{last}", lr=lr) for lr, last in ((1e-3, 1.0), (3e-3, math.nan), (1e-2, 0.5))]
+    assert measures.tuned(rows[:2], "vision", "paper", jobs.RATES) is None
+    assert measures.tuned(rows, "vision", "paper", jobs.RATES) == 1e-2
+    planned = [job for stage in jobs.SETS["proof"] for job in stage(rows)]
+    assert {job.lr for job in planned if (job.task, job.start, job.seed) == ("vision", "paper", 2)} == {1e-2}
+    others = {job.lr for job in planned if (job.task, job.start, job.seed) == ("language", "paper", 2)}
+    assert others == {jobs.USUAL_RATE}
+    assert planned[0].relation == "narrower and shallower"
+
+
+def test_report(tmp_path: Path) -> None:
+    text = report.write([*FIXTURE, row("aligned", "0:0.9 10:0.5 20:0.6", seed=1)], tmp_path).read_text()
+    assert "| vision, narrower (6x96 to 6x64) | aligned, 2.0 |" in text
+    assert "| paper | 1 | 0.003 | 3.000 | 20 | 0.5 | 200 % |" in text
+    assert "| selection | 1 | 0.003 | 2.000 | - | - | - | 1.675 | 1.100 |" in text
+    assert "vision, the paper's recipe: reached for 1 of 1 targets; at best 0.5 times faster" in text
+    assert (tmp_path / "pictures" / "vision-narrower.png").stat().st_size > 1000

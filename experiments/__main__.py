@@ -1,0 +1,55 @@
+"""python -m experiments --set quick|lead|screen|proof|full: train targets by every start, into a ledger."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import click
+import torch
+
+from experiments import pool
+from experiments.jobs import SETS, Job
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@click.command()
+@click.option("--set", "name", type=click.Choice(list(SETS)), default="quick", show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, help="Processes; default: one per core."
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="For proof.csv.")
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("build/sources"),
+    show_default=True,
+    help="For trained sources.",
+)
+@click.option("--only", multiple=True, help="Words that a job's task, relation or start has; all of several.")
+@click.option("--deadline", type=float, default=float("inf"), help="Seconds after which no job begins.")
+def main(name: str, device: str, workers: int, out: Path, cache: Path, only: tuple[str, ...], deadline: float) -> None:
+    """Train targets by every start. What is finished is in the ledger; a later call goes on."""
+    until = time.monotonic() + deadline
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: there is no GPU that torch can use")
+
+    def wanted(job: Job) -> bool:
+        return all(any(word in each for each in (job.task, job.relation, job.start)) for word in only)
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as processes:
+        done = pool.run(
+            SETS[name], out / "proof.csv", cache, processes,
+            only=wanted, device=device, workers=workers, until=until, say=click.echo,
+        )  # fmt: skip
+    click.echo("done" if done else "not all is done; the same command goes on")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What the ledger's rows say: steps and floating-point operations to the random start's last loss, and more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from experiments.starts import RANDOM
+from experiments.training import Curve
+
+Row = Mapping[str, str]
+FIRST_STEP = 5  # what is there before any step counts as this many: the first that is validated
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Attributes:
+    start, seed, lr, curve: of the job.
+    first, last, area: the loss before any step, after the last, and its mean over the steps.
+    steps: how many it took to the random start's last loss; None where it was not reached.
+    step_ratio, flop_ratio: what the random start took, divided by what this one took, with its own preparation.
+    equal: the loss where as much was spent as on the random start's whole training, preparation included.
+    """
+
+    start: str
+    seed: int
+    lr: float
+    curve: Curve
+    first: float
+    last: float
+    area: float
+    steps: int | None
+    step_ratio: float | None
+    flop_ratio: float | None
+    equal: float
+
+
+def curve_of(row: Row) -> Curve:
+    return {int(step): float(loss) for step, _, loss in (point.partition(":") for point in row["curve"].split())}
+
+
+def reached(curve: Curve, loss: float) -> int | None:
+    """The first step at which the loss is no more than that."""
+    return next((step for step, value in curve.items() if value <= loss), None)
+
+
+def last_of(curve: Curve) -> float:
+    """Infinite where training diverged."""
+    last = list(curve.values())[-1]
+    return last if math.isfinite(last) else math.inf
+
+
+def area(curve: Curve) -> float:
+    """The mean loss over the steps; infinite where training diverged."""
+    points = list(curve.items())
+    total = sum((b - a) * (x + y) / 2 for (a, x), (b, y) in pairwise(points))
+    mean = total / points[-1][0] if points[-1][0] else math.nan
+    return mean if math.isfinite(mean) else math.inf
+
+
+def at(curve: Curve, step: float) -> float:
+    """The loss at a step, between two that were measured by a straight line."""
+    if step < 0:
+        return math.nan
+    points = list(curve.items())
+    for (a, x), (b, y) in pairwise(points):
+        if step <= b:
+            return x + (y - x) * (step - a) / (b - a)
+    return points[-1][1]
+
+
+def tuned(rows: Sequence[Row], task: str, start: str, rates: Iterable[float]) -> float | None:
+    """The rate with the least loss in the end, where one target and seed have been trained at all of them."""
+    by_target: dict[tuple[str, str], dict[float, float]] = {}
+    for row in rows:
+        if (row["task"], row["start"]) == (task, start):
+            last = last_of(curve_of(row))
+            by_target.setdefault((row["relation"], row["seed"]), {})[float(row["lr"])] = last
+    for losses in by_target.values():
+        if set(rates) <= set(losses):
+            return min(rates, key=losses.__getitem__)
+    return None
+
+
+def best(rows: Sequence[Row], task: str, relation: str, starts: Iterable[str], count: int) -> list[str]:
+    """Those with the least mean loss on the first seed."""
+    areas: dict[str, float] = {}
+    for row in rows:
+        if (row["task"], row["relation"], row["seed"]) == (task, relation, "0") and row["start"] in starts:
+            areas[row["start"]] = min(area(curve_of(row)), areas.get(row["start"], math.inf))
+    return sorted(areas, key=areas.__getitem__)[:count]
+
+
+def measured(rows: Sequence[Row], task: str, relation: str, rates: Iterable[float]) -> tuple[str, list[Measured]]:
+    """The random start that is the reference, the one with the lower last loss over all seeds, and all runs: of every
+    start those at its tuned rate, or where there are none at the one with most seeds."""
+    here = [row for row in rows if (row["task"], row["relation"]) == (task, relation)]
+    chosen: dict[str, list[Row]] = {}
+    for start in dict.fromkeys(row["start"] for row in here):
+        by_rate: dict[float, list[Row]] = {}
+        for row in here:
+            if row["start"] == start:
+                by_rate.setdefault(float(row["lr"]), []).append(row)
+        rate = tuned(rows, task, start, rates)
+        chosen[start] = by_rate[rate] if rate in by_rate else max(by_rate.values(), key=len)
+    randoms = {start: [curve_of(row) for row in chosen[start]] for start in RANDOM if start in chosen}
+    if not randoms:
+        return "", []
+    reference = min(randoms, key=lambda start: mean([last_of(curve) for curve in randoms[start]]))
+    goals = {row["seed"]: curve for row in chosen[reference] if math.isfinite(last_of(curve := curve_of(row)))}
+    return reference, [
+        _measure(row, goals[row["seed"]]) for found in chosen.values() for row in found if row["seed"] in goals
+    ]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One start of one target over its seeds; `share` is of the random start's floating-point operations, infinite
+    where a seed did not get to its last loss."""
+
+    start: str
+    lr: float
+    seeds: int
+    first: list[float]
+    last: list[float]
+    area: list[float]
+    equal: list[float]
+    steps: list[int | None]
+    faster: list[float]
+    share: float
+
+
+def summaries(runs: Sequence[Measured]) -> dict[str, Summary]:
+    result = {}
+    for start in dict.fromkeys(run.start for run in runs):
+        own = [run for run in runs if run.start == start]
+        shares = [math.inf if run.flop_ratio is None else 1 / run.flop_ratio for run in own]
+        result[start] = Summary(
+            start, own[0].lr, len(own), [run.first for run in own], [run.last for run in own],
+            [run.area for run in own], [run.equal for run in own], [run.steps for run in own],
+            [run.step_ratio or 0.0 for run in own], mean(shares),
+        )  # fmt: skip
+    return result
+
+
+def _measure(row: Row, random: Curve) -> Measured:
+    curve, goal = curve_of(row), list(random.values())[-1]
+    per_step, other = float(row["flops per step"]), float(row["other flops"])
+    needed, steps = reached(random, goal), reached(curve, goal)
+    assert needed is not None
+    last_step = int(row["steps"])
+    spent = None if steps is None else steps * per_step + other
+    return Measured(
+        start=row["start"],
+        seed=int(row["seed"]),
+        lr=float(row["lr"]),
+        curve=curve,
+        first=curve[0],
+        last=list(curve.values())[-1],
+        area=area(curve),
+        steps=steps,
+        step_ratio=None if steps is None else needed / max(FIRST_STEP, steps),
+        flop_ratio=None if spent is None else needed * per_step / max(FIRST_STEP * per_step, spent),
+        equal=at(curve, last_step - other / per_step),
+    )
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

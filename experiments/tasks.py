@@ -1,0 +1,87 @@
+"""What is trained: a data set, an architecture, a source, and targets of other sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from experiments import language, vision
+
+
+class Size(NamedTuple):
+    layers: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.layers}x{self.width}"
+
+
+class Data(Protocol):
+    train: Tensor
+    held_out: tuple[Tensor, Tensor]
+
+    def to(self, device: torch.device) -> Data: ...
+    def order(self, steps: int, seed: int) -> Tensor: ...
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """Attributes:
+    name: such as "language".
+    model, load, flops: the architecture, the data, and what a training step costs.
+    source, source_steps, source_lr: the trained model, by the rate that gives it the lower validation loss.
+    refine_steps: of FRONT+.
+    targets: what a target is beside the source -> its size; the first is the one that learning rates are tuned on.
+    steps: of a target.
+    """
+
+    name: str
+    model: Callable[[int, int], nn.Module]
+    load: Callable[[], Data]
+    flops: Callable[[int, int], float]
+    source: Size
+    source_steps: int
+    source_lr: float
+    refine_steps: int
+    targets: dict[str, Size]
+    steps: int
+
+
+TARGETS = {
+    "narrower and shallower": Size(3, 64),
+    "narrower": Size(6, 64),
+    "shallower": Size(3, 96),
+    "wider": Size(6, 144),
+    "deeper": Size(8, 96),
+    "deeper and wider": Size(8, 144),
+}
+LANGUAGE = Task("language", language.Gpt, language.Text, language.flops, Size(6, 96), 2500, 3e-3, 500, TARGETS, 400)
+VISION = Task("vision", vision.Vit, vision.Digits, vision.flops, Size(6, 96), 1000, 1e-3, 300, TARGETS, 300)
+SMALL = {"narrower and shallower": Size(2, 32), "deeper and wider": Size(5, 64)}
+FULL = {task.name: task for task in (LANGUAGE, VISION)}
+QUICK = {
+    name: dataclasses.replace(
+        task, name=name, source=Size(4, 48), source_steps=600, refine_steps=60, targets=SMALL, steps=60
+    )
+    for task in (LANGUAGE, VISION)
+    for name in [f"{task.name}, quick"]
+}
+TASKS = FULL | QUICK
+
+
+@cache
+def data_of(load: Callable[[], Data], device: str) -> Data:
+    """Loaded once per process and device."""
+    return load().to(torch.device(device))
+
+
+def loss_of(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(model(inputs).flatten(0, -2), labels.flatten())
