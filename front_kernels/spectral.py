@@ -175,14 +175,17 @@ def _check_stack(
     decay: Sequence[float] | None,
     grads: Sequence[Tensor] | None = None,
 ) -> None:
-    if torch.compiler.is_compiling():
-        return  # the ops below check their own arguments, where a graph can have it
+    if not xs:
+        raise ValueError(f"front::{op}: xs must not be empty")
     if len(k) != 3:
         raise ValueError(f"front::{op}: k must have 3 elements (layers, rows, columns), got {list(k)}")
-    _spectral.check(op, xs, list(k[1:]) * len(xs), None, grads)
-    _contract.check_alike(op, xs)
-    if xs[0].dim() != 2:
-        raise ValueError(f"front::{op}: xs must be matrices, got shape {list(xs[0].shape)}")
     _spectral.check_decay(op, decay, ("layers", "rows", "columns"))
-    if not 1 <= k[0] <= len(xs):
-        raise ValueError(f"front::{op}: k[0] must be between 1 and {len(xs)} (the number of xs), got {k[0]}")
+    if not torch.compiler.is_compiling():  # there the ops check tensors, where a graph can have it
+        _spectral.check(op, xs, [1, 1] * len(xs), None, grads)
+        _contract.check_alike(op, xs)
+        if xs[0].dim() != 2:
+            raise ValueError(f"front::{op}: xs must be matrices, got shape {list(xs[0].shape)}")
+    for i, (value, n) in enumerate(zip(k, (len(xs), *xs[0].shape), strict=False)):
+        if not 1 <= value <= n:
+            of = "the size of x" if i else "the number of xs"
+            raise ValueError(f"front::{op}: k[{i}] must be between 1 and {n} ({of}), got {value}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,26 @@ def trained(model: nn.Module) -> nn.Module:
     return model.double().eval()
 
 
+def deit() -> nn.Module:
+    import transformers
+
+    config = transformers.DeiTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=4,
+        num_labels=5,
+    )  # fmt: skip
+    return transformers.DeiTForImageClassificationWithTeacher(config)
+
+
+def roberta(kind: str) -> nn.Module:
+    import transformers
+
+    config = transformers.RobertaConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=24, num_labels=3,
+    )  # fmt: skip
+    return getattr(transformers, f"RobertaFor{kind}")(config)
+
+
 TOKENS = torch.tensor([[3, 1, 4, 15, 9, 26, 5], [35, 8, 9, 7, 9, 3, 2]])
 MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor]]] = {
     "vit": (vit, {"pixel_values": torch.sin(torch.arange(2 * 3 * 256.0).view(2, 3, 16, 16)).double()}),
@@ -54,6 +75,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor]]] = {
     "llama": (models.llama, {"input_ids": TOKENS}),
     "llama tied": (lambda: models.llama(tied=True), {"input_ids": TOKENS}),
     "bert": (lambda: models.bert(head="classify"), {"input_ids": TOKENS}),
+    "deit": (deit, {"pixel_values": torch.sin(torch.arange(2 * 3 * 256.0).view(2, 3, 16, 16)).double()}),
+    "roberta mlm": (lambda: roberta("MaskedLM"), {"input_ids": TOKENS}),
+    "roberta": (lambda: roberta("SequenceClassification"), {"input_ids": TOKENS}),
     "bert mlm": (lambda: models.bert(head="mlm"), {"input_ids": TOKENS}),
 }
 
@@ -93,7 +117,7 @@ def test_the_aligned_model_computes_the_same(name: str, basis: Any) -> None:
     assert torch.allclose(identity, torch.eye(width, dtype=torch.float64), atol=1e-12)
     assert alignment.energy.sum().item() == pytest.approx(1)
     assert (alignment.untied != ()) == (name in ("gpt2", "llama tied"))
-    assert any("post-norm" in note for note in alignment.notes) == name.startswith("bert")
+    assert any("post-norm" in note for note in alignment.notes) == ("bert" in name)
 
 
 @pytest.mark.parametrize("name", ["vit", "gpt2", "llama"])
@@ -174,6 +198,41 @@ def test_dtypes_and_other_tensors_are_kept() -> None:
     assert {name: tensor.dtype for name, tensor in aligned.items()} == {n: t.dtype for n, t in state.items()}
     assert aligned["extra.counter"].item() == 3
     assert aligned["extra.counter"] is not state["extra.counter"]
+
+
+def test_a_pooler_reads_the_stream() -> None:
+    import transformers
+
+    model = trained(transformers.ViTModel(vit().config))
+    state, _ = front_models.align(model)
+    pixels = MODELS["vit"][1]
+    with torch.no_grad():
+        expected, found = (m(**pixels).pooler_output for m in (model, with_weights(model, state)))
+    assert relative(found, expected) < 1e-12
+
+
+def test_a_config_beside_a_file_is_read(tmp_path: Path) -> None:
+    model, batch = trained(models.llama()), MODELS["llama"][1]
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(model.config.to_dict()))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        state, alignment = front_models.align(path)
+        assert alignment.heads == (4, 2)
+        assert relative(logits(with_weights(model, state), batch), logits(model, batch)) < 1e-6
+    config.write_text(json.dumps({"model_type": "gemma"}))
+    for call in (
+        front_models.align,
+        lambda path: front_models.transfer(path, model, axes="residual", depth_fill="select"),
+    ):
+        with pytest.raises(front_models.NotAlignableError, match=r"source: model_type 'gemma' scales by 1 \+ weight"):
+            call(tmp_path)
+    target = ["--like", str(tmp_path / "model.safetensors"), "-o", str(tmp_path / "out.safetensors")]
+    assert main(["transfer", str(tmp_path), *target, "--recipe", "aligned"]) == 1
+    assert front_models.compare(tmp_path, model).reason.startswith("paper: the aligned recipe cannot be applied")
+    config.write_text("[]")
+    with pytest.raises(front_models.WeightsFileError, match=r"not a model's config, but a JSON list"):
+        front_models.align(tmp_path)
 
 
 def test_a_model_without_head_says_that_its_output_is_rotated() -> None:

@@ -75,6 +75,14 @@ def test_all_kept_is_no_penalty(depth: bool) -> None:
     assert all(float(grad.abs().max()) < 1e-6 * largest for grad in autograd + added)
 
 
+@pytest.mark.parametrize("depth", [False, True], ids=["apart", "depth"])
+@pytest.mark.parametrize("decay", [1e-308, 5e-324, 1e308])
+def test_decay_of_any_size(decay: float, depth: bool) -> None:
+    values, autograd, added = both_forms(Mixed(), weighting="exponential", decay=decay, depth=depth)
+    assert all(value.isfinite() for value in values)
+    assert all(grad.isfinite().all() for grad in autograd + added)
+
+
 @pytest.mark.parametrize("options", [{"keep_ratio": 0.5}, {"keep_ratio": 0.5, "depth": True}], ids=["apart", "depth"])
 def test_mean_is_a_factor(options: dict[str, Any]) -> None:
     model = Mixed().double()

@@ -97,7 +97,7 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: fk.spectral_stack_loss([floats(4, 6)] * 2, (1, 2, 7)),
-        "spectral_stack_loss: ks[1] must be between 1 and 6 (the size of x), got 7",
+        "spectral_stack_loss: k[2] must be between 1 and 6 (the size of x), got 7",
     ),
     (
         lambda: fk.spectral_stack_loss([floats(4, 6), floats(4, 5)], (1, 2, 2)),

@@ -197,8 +197,8 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "k short": ({"k": (2, 2)}, r"k must have 3 elements \(layers, rows, columns\), got \[2, 2\]"),
     "layers 0": ({"k": (0, 2, 2)}, r"k\[0\] must be between 1 and 2 \(the number of xs\), got 0"),
     "layers 3": ({"k": (3, 2, 2)}, r"k\[0\] must be between 1 and 2 \(the number of xs\), got 3"),
-    "rows": ({"k": (1, 5, 2)}, r"ks\[0\] must be between 1 and 4.*, got 5"),
-    "columns": ({"k": (1, 2, 0)}, r"ks\[1\] must be between 1 and 5.*, got 0"),
+    "rows": ({"k": (1, 5, 2)}, r"k\[1\] must be between 1 and 4.*, got 5"),
+    "columns": ({"k": (1, 2, 0)}, r"k\[2\] must be between 1 and 5.*, got 0"),
     "decay two": ({"decay": (1.0, 2.0)}, r"decay must have 3 elements \(layers, rows, columns\), got 2"),
     "decay -1": ({"decay": (0.0, -1.0, 0.0)}, r"decay\[1\] must be finite and at least 0, got -1"),
 }
@@ -212,6 +212,18 @@ def test_argument_errors(arguments: dict[str, Any], message: str) -> None:
     grads = [torch.zeros_like(x) for x in given["xs"]]
     with pytest.raises(ValueError, match=rf"^front::spectral_stack_grad_: {message}"):
         spectral_stack_grad_(grads, scale=1.0, **given)
+
+
+@pytest.mark.parametrize("name", ["k short", "layers 0", "layers 3", "rows", "decay two"])
+def test_argument_errors_while_compiling(name: str) -> None:
+    arguments, message = ERRORS[name]
+    given = {"k": (1, 2, 2)} | arguments
+
+    def loss(*xs: Tensor) -> Tensor:
+        return 2 * spectral_stack_loss(xs, **given)
+
+    with pytest.raises(ValueError, match=rf"^front::spectral_stack_loss: {message}"):
+        torch.compile(loss, backend="eager")(X, X)
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,24 @@ def test_models_that_do_not_go_together() -> None:
         front_models.transfer(models.llama(), like, **ALIGNED)
 
 
+def test_heads_are_of_one_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, like = trained(models.gpt2(32)), models.gpt2(16)
+    message = "c_attn.weight has 2 heads of 8 rows; allowed are heads of the source's size, 16"
+    for options in (ALIGNED, PLAIN):
+        with pytest.raises(front_models.NotAlignableError, match=re.escape(message)):
+            front_models.transfer(source, like, **options)
+    report = front_models.compare(source, like)
+    assert report.recommended == "paper"
+    assert message in report.reason
+    with pytest.raises(ValueError, match=r"heads: got \(3, 3\), which does not divide"):  # not for compare to hide
+        front_models.compare(source, like, heads=3)
+    source.save_pretrained(tmp_path / "source")
+    like.config.save_pretrained(tmp_path / "like")
+    capsys.readouterr()
+    arguments = ["transfer", str(tmp_path / "source"), "--like", str(tmp_path / "like"), "-o", str(tmp_path / "out")]
+    assert_error(capsys, main([*arguments, "--recipe", "aligned"]), 1, "2 heads of 8 rows")
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, like = trained(models.gpt2(32)).float(), models.gpt2(16)
     folder = tmp_path / "source"

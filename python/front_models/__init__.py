@@ -11,6 +11,7 @@ ICML 2026, arXiv:2603.07523.
 from __future__ import annotations
 
 from front_models._align import Alignment, align
+from front_models._anatomy import NotAlignableError
 from front_models._compare import CompareReport, CompareRow, compare
 from front_models._files import WeightsFileError
 from front_models._inspect import EnergyRow, InspectReport, inspect_weights
@@ -29,6 +30,7 @@ __all__ = [
     "GeneRole",
     "InspectReport",
     "Learngene",
+    "NotAlignableError",
     "RefineResult",
     "RoleEnergy",
     "RoleRow",

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import front_kernels
-from front_models._anatomy import Anatomy, Branch, Linear, Norm, find_anatomy
+from front_models._anatomy import Anatomy, Branch, Linear, Norm, NotAlignableError, find_anatomy
+from front_models._config import heads_of, model_type
 from front_models._kinds import is_table
 from front_models._walk import Weights, describe, named_tensors, tied_names
 
-__all__ = ["Alignment", "Work", "align", "fold_norms", "names_of", "stream_shares"]
+__all__ = ["Alignment", "Work", "align", "attention_widths", "check_norms", "fold_norms", "names_of", "stream_shares"]
 
 Basis = Literal["weights", "activations"]
 
@@ -70,13 +71,15 @@ def align(
         data: batches for "activations"; `source` must be a module then. A batch that is a mapping is passed by names,
             a tuple or list as positions, anything else as the one argument.
         heads: number of query heads of a layer, or (query heads, key/value heads). None: from the module's `config`
-            or its attentions' `num_heads`; where that is unknown, heads keep their order.
+            or its attentions' `num_heads`, or from config.json beside a file; where that is unknown, heads keep their
+            order.
 
     Returns:
         A state dict with the source's names, dtypes and shapes, and what was done.
 
     Raises:
-        TypeError, ValueError: An argument is not allowed, or the architecture is not known.
+        TypeError, ValueError: An argument is not allowed.
+        NotAlignableError: The architecture is not known; a ValueError.
 
     Source: beyond Shen et al., FRONT, ICML 2026; the folding as in Ashkboos et al., SliceGPT, ICLR 2024.
     """
@@ -121,19 +124,26 @@ def _check_known(anatomy: Anatomy, tensors: Mapping[str, Tensor], source: object
         shape = tuple(tensor.shape)
         weight = tensor.is_floating_point() and not is_table(name, shape)
         if name not in known and weight and anatomy.width in shape:
-            raise ValueError(
+            raise NotAlignableError(
                 f"source: {name} of shape {shape} has an axis as long as the residual stream, but the architecture "
                 f"{anatomy.family!r}, as it is known here, has no such tensor"
             )
     norms = [branch.norm for branch in anatomy.branches()] + ([] if anatomy.final is None else [anatomy.final])
     biased = next((norm.bias for norm in norms if norm.bias is not None), None)
     if anatomy.rms and biased is not None:
-        raise ValueError(
+        raise NotAlignableError(
             f"source: {biased} is the bias of a LayerNorm; the architecture {anatomy.family!r} has RMS norms"
         )
-    kind = str(getattr(getattr(source, "config", None), "model_type", ""))
+    check_norms(source)
+
+
+def check_norms(source: object) -> None:
+    """Refuse norms that look like known ones, and are not."""
+    kind = model_type(source)
     if kind.startswith("gemma"):
-        raise ValueError(f"source: model_type {kind!r} scales by 1 + weight in its norms, which is not known here")
+        raise NotAlignableError(
+            f"source: model_type {kind!r} scales by 1 + weight in its norms, which is not known here"
+        )
 
 
 @torch.no_grad()
@@ -167,19 +177,14 @@ def names_of(anatomy: Anatomy) -> set[str]:
 def _head_counts(
     heads: int | tuple[int, int] | None, source: object, anatomy: Anatomy, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, int] | None:
-    if heads is None:
-        config = getattr(source, "config", None)
-        query = next((n for word in ("num_attention_heads", "n_head") if (n := getattr(config, word, None))), None)
-        pair = (query, getattr(config, "num_key_value_heads", None) or query) if query else _module_heads(source)
-        if pair is None:
-            return None
-    else:
-        pair = (heads, heads) if isinstance(heads, int) else heads
+    pair = heads_of(source) if heads is None else (heads, heads) if isinstance(heads, int) else heads
+    if pair is None:
+        return None
     query, shared = pair
     for branch in anatomy.branches():
         if branch.kind != "attention":
             continue
-        widths = _attention_widths(branch, shapes)
+        widths = attention_widths(branch, shapes)
         if query < 1 or shared < 1 or query % shared or widths[0] % query or widths[0] // query * shared != widths[1]:
             raise ValueError(
                 f"heads: got {pair}, which does not divide the {widths[0]} rows of queries and {widths[1]} of keys"
@@ -187,15 +192,7 @@ def _head_counts(
     return query, shared
 
 
-def _module_heads(source: object) -> tuple[int, int] | None:
-    if isinstance(source, nn.Module):
-        for module in source.modules():
-            if isinstance(found := getattr(module, "num_heads", None), int):
-                return found, found
-    return None
-
-
-def _attention_widths(branch: Branch, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+def attention_widths(branch: Branch, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
     """Rows of queries and of keys."""
     query, key = branch.reads[0], branch.reads[min(1, len(branch.reads) - 1)]
     return tuple(shapes[read.weight][1 - read.stream] // read.packed for read in (query, key))  # type: ignore[return-value]

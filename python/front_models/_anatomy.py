@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Anatomy", "Branch", "Linear", "Norm", "find_anatomy"]
+__all__ = ["Anatomy", "Branch", "Linear", "Norm", "NotAlignableError", "find_anatomy"]
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+class NotAlignableError(ValueError):
+    """The residual stream of a model is not known, or those of two models do not go together."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,13 @@ class _Family:
     pre: bool = True
     norms: tuple[str, ...] = ()  # others, in a post-norm model
     transforms: tuple[str, ...] = ()  # whose results are in the stream's coordinates, because a tied matrix reads them
-    pooled: tuple[str, ...] = ()  # a head, and what reads that one's results instead of the stream where it is there
+    # Heads, and what reads that one's results instead of the stream where it is there.
+    pooled: tuple[tuple[str, ...], ...] = ()
 
+
+_VIT_TOKENS = ("cls_token", "distillation_token", "position_embeddings", "patch_embeddings.projection")
+_VIT_EMBEDDINGS = tuple(f"embeddings.{name}" for name in _VIT_TOKENS)
+_VIT_HEADS = ("classifier", "cls_classifier", "distillation_classifier", "pooler.dense")
 
 _FAMILIES = (
     _Family(
@@ -124,9 +133,9 @@ _FAMILIES = (
             ("attention", "layernorm_before", tuple(f"attention.{w}_proj" for w in "qkv"), "attention.o_proj"),
             ("mlp", "layernorm_after", ("mlp.fc1",), "mlp.fc2"),
         ),
-        tuple(f"embeddings.{name}" for name in ("cls_token", "position_embeddings", "patch_embeddings.projection")),
+        _VIT_EMBEDDINGS,
         "layernorm",
-        ("classifier",),
+        _VIT_HEADS,
     ),
     _Family(
         "vit",
@@ -140,9 +149,9 @@ _FAMILIES = (
             ),
             ("mlp", "layernorm_after", ("intermediate.dense",), "output.dense"),
         ),
-        tuple(f"embeddings.{name}" for name in ("cls_token", "position_embeddings", "patch_embeddings.projection")),
+        _VIT_EMBEDDINGS,
         "layernorm",
-        ("classifier",),
+        _VIT_HEADS,
     ),
     _Family(
         "llama",
@@ -170,11 +179,15 @@ _FAMILIES = (
         ),
         tuple(f"embeddings.{name}" for name in ("word_embeddings", "position_embeddings", "token_type_embeddings")),
         None,
-        ("pooler.dense", "cls.predictions.transform.dense", "cls.predictions.decoder", "qa_outputs", "classifier"),
+        (
+            "pooler.dense",
+            *("cls.predictions.transform.dense", "cls.predictions.decoder", "lm_head.dense", "lm_head.decoder"),
+            *("qa_outputs", "classifier", "classifier.dense"),
+        ),
         pre=False,
-        norms=("embeddings.LayerNorm", "cls.predictions.transform.LayerNorm"),
-        transforms=("cls.predictions.transform.dense",),
-        pooled=("pooler.dense", "classifier", "cls.seq_relationship"),
+        norms=("embeddings.LayerNorm", "cls.predictions.transform.LayerNorm", "lm_head.layer_norm"),
+        transforms=("cls.predictions.transform.dense", "lm_head.dense"),
+        pooled=(("pooler.dense", "classifier", "cls.seq_relationship"), ("classifier.dense", "classifier.out_proj")),
     ),
 )
 
@@ -183,14 +196,14 @@ def find_anatomy(shapes: Shapes, argument: str = "source") -> Anatomy:
     """The anatomy of a model, from names and shapes.
 
     Raises:
-        ValueError: the names are of no known family, or tensors are missing.
+        NotAlignableError: the names are of no known family, or tensors are missing.
     """
     for family in _FAMILIES:
         prefix = _prefix(family, shapes)
         if prefix is not None:
             return _build(family, prefix, shapes, argument)
     known = ", ".join(dict.fromkeys(family.name for family in _FAMILIES))
-    raise ValueError(
+    raise NotAlignableError(
         f"{argument}: its names are of no architecture whose residual stream is known; allowed are {known}"
     )
 
@@ -242,7 +255,7 @@ def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anato
         both = dict.fromkeys(start + name for name in names for start in (prefix, ""))
         return [name for name in both if f"{name}.weight" in shapes]
 
-    pooled = present(family.pooled[1:]) if present(family.pooled[:1]) else []
+    pooled = [name for head, *after in family.pooled if present((head,)) for name in present(tuple(after))]
     return Anatomy(
         family=family.name,
         width=width,
@@ -281,5 +294,5 @@ def _bias(name: str, shapes: Shapes) -> str | None:
 
 def _found(name: str, shapes: Shapes, argument: str) -> str:
     if name not in shapes:
-        raise ValueError(f"{argument}: has no tensor {name!r}, which its architecture needs")
+        raise NotAlignableError(f"{argument}: has no tensor {name!r}, which its architecture needs")
     return name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -192,17 +191,14 @@ def transfer_command(
     target = load_target(like, seed=seed)
     names = align_names(target.tensors, weights, target.prefix)
     words = expand_skip(skip, names)
-    # A target read from a file keeps its names, and is passed on as it is, to be read one tensor at a time.
-    aligned = {names[n]: t for n, t in target.tensors.items()} if target.prefix else target.tensors
     with options.progress_bar("transferring", quiet=quiet) as progress:
         tensors, report = transfer(
             weights,
-            aligned,
+            target.renamed(names),
             skip=words,
             gain=_gain(gain),
             generator=torch.Generator().manual_seed(seed),
             progress=progress,
-            heads=_heads(source) if both["recipe"] == "aligned" else None,
             **both,
         )
     target.save(path, {n: tensors[names[n]] for n in target.tensors}, folder=folder, source=Path(source), force=force)
@@ -228,9 +224,8 @@ def compare_command(source: str, like: str, seed: int, as_json: bool, quiet: boo
     weights = open_weights(source)
     target = load_target(like, seed=seed)
     names = align_names(target.tensors, weights, target.prefix)
-    own = {names[n]: t for n, t in target.tensors.items()} if target.prefix else target.tensors
     with options.progress_bar("comparing", quiet=quiet) as progress:
-        report = compare(weights, own, heads=_heads(source), progress=progress)
+        report = compare(weights, target.renamed(names), progress=progress)
     if as_json:
         options.print_json({"command": "compare", "source": source, "like": like, **report.to_dict()})
     else:
@@ -288,17 +283,6 @@ def _gene_row(role: GeneRole) -> dict[str, Any]:
         "kept": list(role.kept),
         "coefficients": role.coefficients.numel(),
     }
-
-
-def _heads(source: str) -> tuple[int, int] | None:
-    """Query and key/value heads, from the config.json beside the weights; None where it does not say."""
-    config = (Path(source) if Path(source).is_dir() else Path(source).parent) / "config.json"
-    if not config.is_file():
-        return None
-    with config.open(encoding="utf-8") as file:
-        entries = json.load(file)
-    query = entries.get("num_attention_heads", entries.get("n_head"))
-    return None if query is None else (query, entries.get("num_key_value_heads") or query)
 
 
 def _gain(word: str) -> Any:

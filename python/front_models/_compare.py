@@ -11,6 +11,8 @@ from rich import box
 from rich.table import Table
 
 from front_models._align import align
+from front_models._anatomy import NotAlignableError
+from front_models._config import heads_of
 from front_models._options import Progress
 from front_models._report import RoleRow, TransferReport
 from front_models._residual import transfer_residual
@@ -92,15 +94,15 @@ def compare(
         The shares, and which recipe they speak for.
 
     Raises:
-        TypeError, ValueError: As in `transfer`. An architecture that `align` does not know is no error: there the
-            paper's recipe is the only one.
+        TypeError, ValueError: As in `transfer`, but for NotAlignableError: there the paper's recipe is the only one.
     """
     tensors, target = named_tensors(source, "source"), named_tensors(like, "like")
     paper = transfer(tensors, target, progress=progress)[1]
     aligned, why = None, ""
     try:
-        aligned = transfer_residual(align(source, heads=heads)[0], target, progress=progress)[1]
-    except ValueError as error:
+        rotated, done = align(source, heads=heads)
+        aligned = transfer_residual(rotated, target, heads=done.heads, like_heads=heads_of(like), progress=progress)[1]
+    except NotAlignableError as error:
         why = str(error)
     rows = _rows(paper, aligned)
     gains = _gain(rows, "paper"), _gain(rows, "aligned")

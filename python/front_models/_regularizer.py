@@ -54,7 +54,8 @@ class _Choice:
         """Coefficients kept of an axis of length n: 0 the layers, 1 rows, 2 columns."""
         if self.decay is not None:
             rate = self.decay[axis]
-            return n if rate == 0 else min(n, max(1, math.ceil(n * math.log(1 / TOLERANCE) / rate)))
+            most = math.inf if rate == 0 else n * math.log(1 / TOLERANCE) / rate
+            return n if most >= n else max(1, math.ceil(most))
         if self.keep_ratio is not None:
             return max(1, int(n * self.keep_ratio))
         assert self.k is not None

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import front_kernels
-from front_models._align import Work, fold_norms, names_of
-from front_models._anatomy import Anatomy, Branch, Linear, Norm, find_anatomy
+from front_models._align import Work, attention_widths, fold_norms, names_of
+from front_models._anatomy import Anatomy, Branch, Linear, Norm, NotAlignableError, find_anatomy
 from front_models._blocks import pooled_std, statistics
 from front_models._kinds import is_table, kind_of, skips
 from front_models._options import Progress
@@ -40,6 +40,8 @@ def transfer_residual(
     source: Mapping[str, Tensor],
     like: Mapping[str, Tensor],
     *,
+    heads: tuple[int, int] | None = None,
+    like_heads: tuple[int, int] | None = None,
     skip: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[dict[str, Tensor], TransferReport]:
@@ -52,16 +54,23 @@ def transfer_residual(
     is the target's own, and what they write with is 0. Layer i of L' is the source's layer round(i (L - 1) / (L' - 1)),
     or, of a deeper target, floor(i L / L').
 
+    Args:
+        heads, like_heads: query and key/value heads of the two, as far as they are known.
+
     Raises:
-        ValueError: one of the two is of no known architecture, they are of two, or their heads do not fit together.
+        NotAlignableError: one of the two is of no known architecture, they are of two, or their heads do not fit
+            together.
     """
     infos = describe(like)
     shapes = {name: info.shape for name, info in infos.items()}
-    old = find_anatomy({name: info.shape for name, info in describe(source).items()})
+    source_shapes = {name: info.shape for name, info in describe(source).items()}
+    old = find_anatomy(source_shapes)
     new = find_anatomy(shapes, "like")
     if old.family != new.family:
-        raise ValueError(f"like: is of the architecture {new.family!r}; allowed is that of the source, {old.family!r}")
-    _check_heads(old, new, source, like)
+        raise NotAlignableError(
+            f"like: is of the architecture {new.family!r}; allowed is that of the source, {old.family!r}"
+        )
+    _check_heads(old, new, (source_shapes, shapes), (heads, like_heads))
     work: Work = {name: source[name].detach().to(torch.float64).clone() for name in names_of(old)}
     if old.pre:
         fold_norms(old, work, [])
@@ -156,19 +165,27 @@ def _source_layer(i: int, old: int, new: int) -> int:
     return 0 if new == 1 else (2 * i * (old - 1) + new - 1) // (2 * (new - 1))
 
 
-def _check_heads(old: Anatomy, new: Anatomy, source: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
-    """Queries may share keys in groups, whose size must be the same."""
+def _check_heads(
+    old: Anatomy,
+    new: Anatomy,
+    shapes: tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]],
+    heads: tuple[tuple[int, int] | None, tuple[int, int] | None],
+) -> None:
+    """Whole heads are taken, so that they must be of one size; queries share keys in groups, also of one size."""
     for branch, other in _branch_pairs(old, new):
-        if branch.kind != "attention" or len(branch.reads) == 1:
+        if branch.kind != "attention":
             continue
-        (q, k), (q2, k2) = (
-            [tensors[read.weight].shape[1 - read.stream] for read in each.reads[:2]]
-            for each, tensors in ((branch, source), (other, like))
-        )
+        (q, k), (q2, k2) = attention_widths(branch, shapes[0]), attention_widths(other, shapes[1])
+        name = other.reads[0].weight
         if q * k2 != q2 * k:
-            raise ValueError(
-                f"like: {other.reads[0].weight} and {other.reads[1].weight} have {q2} and {k2} rows; allowed are "
+            raise NotAlignableError(
+                f"like: {name} and {other.reads[1].weight} have {q2} and {k2} rows; allowed are "
                 f"rows in the source's proportion, {q} to {k}"
+            )
+        if heads[0] is not None and heads[1] is not None and q * heads[1][0] != q2 * heads[0][0]:
+            raise NotAlignableError(
+                f"like: {name} has {heads[1][0]} heads of {q2 // heads[1][0]} rows; allowed are heads of the source's "
+                f"size, {q // heads[0][0]}"
             )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,11 +16,11 @@ import torch
 from torch import Tensor
 
 from front_models._atomic import TOKENIZER_FILES, atomic_folder
+from front_models._config import CONFIG, ModelTensors, read_config
 from front_models._files import WeightsFileError, disk_errors, open_weights, save_weights
 
 __all__ = ["Target", "align_names", "load_target"]
 
-CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
 
@@ -40,6 +39,12 @@ class Target:
     model: Any | None = None
     folder: Path | None = None
     prefix: str = ""
+
+    def renamed(self, names: Mapping[str, str]) -> Mapping[str, Tensor]:
+        """The tensors under other names. What is read from a file keeps its own, to be read one tensor at a time."""
+        if not self.prefix:
+            return self.tensors
+        return ModelTensors({names[name]: tensor for name, tensor in self.tensors.items()}, self.model.config)  # type: ignore[union-attr]
 
     def save(
         self,
@@ -104,20 +109,10 @@ def load_target(path: str | Path, *, seed: int = 0) -> Target:
         path = path.parent
     folder = path if path.is_dir() else path.parent
     config = folder / CONFIG
-    if path.is_dir() and config.exists() and "model_type" in _read_config(config):
+    if path.is_dir() and config.exists() and "model_type" in read_config(config):
         model = _build(folder, seed)
-        return Target(model.state_dict(), model, folder, str(type(model).base_model_prefix))
+        return Target(ModelTensors(model.state_dict(), model.config), model, folder, str(type(model).base_model_prefix))
     return Target(open_weights(path), None, folder if path.is_dir() and config.exists() else None)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsFileError(f"{path}: not a JSON file ({error})") from error
-    if not isinstance(config, dict):
-        raise WeightsFileError(f"{path}: not a model's config, but a JSON {type(config).__name__}")
-    return config
 
 
 def _build(folder: Path, seed: int) -> Any:

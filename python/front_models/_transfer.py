@@ -7,8 +7,9 @@ from collections.abc import Iterable, MutableMapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from front_models._align import align
+from front_models._align import align, check_norms
 from front_models._blocks import one_layer
+from front_models._config import heads_of
 from front_models._kinds import check_skip, kind_of, skips
 from front_models._learngene import GeneRole, Learngene
 from front_models._options import (
@@ -224,8 +225,13 @@ def transfer(
         recipe, axes, depth_fill, keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth, gain=gain, select_n=select_n
     ):
         tensors = named_tensors(source, "source")
-        aligned = align(source, heads=heads)[0] if recipe == "aligned" else tensors
-        return transfer_residual(aligned, named_tensors(like, "like"), skip=words, progress=progress)
+        check_norms(source)
+        aligned, known = tensors, heads_of(source)
+        if recipe == "aligned":
+            aligned, done = align(source, heads=heads)
+            known = done.heads
+        target = named_tensors(like, "like")
+        return transfer_residual(aligned, target, heads=known, like_heads=heads_of(like), skip=words, progress=progress)
     check_initialization(gain, depth_fill, select_n, generator)
     how = Rebuild(gain, depth_fill, select_n, generator)
     reader = Reader(named_tensors(source, "source"), keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth)
