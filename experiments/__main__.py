@@ -12,7 +12,9 @@ import click
 import torch
 
 from experiments import pool
-from experiments.jobs import SETS, Job
+from experiments.check import broken
+from experiments.jobs import SEEDS, SETS, Job
+from front_kernels.bench import ledger
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -32,8 +34,11 @@ RESULTS = Path(__file__).parent / "results"
     help="For trained sources.",
 )
 @click.option("--only", multiple=True, help="Words that a job's task, relation or start has; all of several.")
+@click.option("--check", is_flag=True, help="Fail where the quick set's orderings do not hold.")
 @click.option("--deadline", type=float, default=float("inf"), help="Seconds after which no job begins.")
-def main(name: str, device: str, workers: int, out: Path, cache: Path, only: tuple[str, ...], deadline: float) -> None:
+def main(
+    name: str, device: str, workers: int, out: Path, cache: Path, only: tuple[str, ...], check: bool, deadline: float
+) -> None:
     """Train targets by every start. What is finished is in the ledger; a later call goes on."""
     until = time.monotonic() + deadline
     if device == "cuda" and not torch.cuda.is_available():
@@ -49,6 +54,8 @@ def main(name: str, device: str, workers: int, out: Path, cache: Path, only: tup
             only=wanted, device=device, workers=workers, until=until, say=click.echo,
         )  # fmt: skip
     click.echo("done" if done else "not all is done; the same command goes on")
+    if check and (wrong := broken(ledger.read(out / "proof.csv"), SEEDS)):
+        raise click.ClickException("\n".join(wrong))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from experiments import jobs, measures, pool, report, rivals, sources, starts
+from experiments import check, jobs, measures, pool, report, rivals, sources, starts
 from experiments.jobs import Job
 from experiments.tasks import LANGUAGE, SMALL, TASKS, VISION, Size, Task, data_of, loss_of
 from experiments.training import train, validated
@@ -213,6 +213,23 @@ def test_rates_are_chosen_where_all_were_tried() -> None:
     others = {job.lr for job in planned if (job.task, job.start, job.seed) == ("language", "paper", 2)}
     assert others == {jobs.USUAL_RATE}
     assert planned[0].relation == "narrower and shallower"
+
+
+def test_orderings() -> None:
+    rows = [
+        row(start, f"0:{loss} 20:{loss}") | {"task": f"{task}, quick", "relation": relation}
+        for task in ("language", "vision")
+        for relation in check.BETTER
+        for start, loss in {
+            "random": 4, "random, fan-in": 5, "paper": 2, "aligned": 1, "stacking": 1, "selection": 3,
+            "random axes": 2, "shuffled, aligned": 4,
+        }.items()
+    ]  # fmt: skip
+    assert check.broken(rows, 1) == []
+    rows[2] |= {"curve": "0:4.0 20:4.0"}
+    first = "language, quick, narrower and shallower, seed 0"
+    assert check.broken(rows, 1) == [f"{first}: mean loss 4.000 of paper is not below 4.000 of random"]
+    assert check.broken(rows[4:], 1)[0] == f"{first}: paper or random was not run"
 
 
 def test_report(tmp_path: Path) -> None:
