@@ -132,7 +132,7 @@ def winners(found: Found) -> str:
         row = [f"{task}, {relation} ({FULL[task].source} to {target})"]
         best = group_best(starts, candidates)
         assert best is not None
-        row.append(f"{best.start}, {times(best)}" if math.isfinite(best.share) else "random")
+        row.append(f"{best.start}, {times(best)}" if best.share < 1 else "random")
         for group in ("the paper's recipe", "a variant of the paper's", "FRONT+", "aligned", "rivals"):
             each = group_best(starts, GROUPS[group])
             named = "" if each is None or group == "the paper's recipe" else f"{each.start}: "
@@ -146,7 +146,7 @@ def beside_the_paper(found: Found) -> str:
     for task in FULL:
         for label, names in (
             ("the paper's recipe", ["paper"]),
-            ("its best variant", [*PAPER, *PLUS]),
+            ("its best variant or FRONT+", [*PAPER, *PLUS]),
             ("aligned", list(ALIGNED)),
         ):
             every = [

@@ -83,5 +83,5 @@ def data_of(load: Callable[[], Data], device: str) -> Data:
     return load().to(torch.device(device))
 
 
-def loss_of(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+def loss_of(model: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(model(inputs).flatten(0, -2), labels.flatten())
