@@ -37,7 +37,7 @@ class Task:
     """Attributes:
     name: such as "language".
     model, load, flops: the architecture, the data, and what a training step costs.
-    source, source_steps, source_lr: the trained model, by the rate that gives it the lower validation loss.
+    source, source_steps, source_lr: the trained model.
     refine_steps: of FRONT+.
     targets: what a target is beside the source -> its size; the first is the one that learning rates are tuned on.
     steps: of a target.
