@@ -12,7 +12,9 @@ import click
 import torch
 
 from experiments import pool
-from experiments.jobs import SETS, Job
+from experiments.check import broken
+from experiments.jobs import SEEDS, SETS, Job
+from front_kernels.bench import ledger
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -23,6 +25,9 @@ RESULTS = Path(__file__).parent / "results"
 @click.option(
     "--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, help="Processes; default: one per core."
 )
+@click.option(
+    "--stack", type=click.IntRange(min=1), help="Models trained as one stack; default: 1 on the CPU, 32 on a GPU."
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="For proof.csv.")
 @click.option(
     "--cache",
@@ -32,8 +37,12 @@ RESULTS = Path(__file__).parent / "results"
     help="For trained sources.",
 )
 @click.option("--only", multiple=True, help="Words that a job's task, relation or start has; all of several.")
+@click.option("--check", is_flag=True, help="Fail where the quick set's orderings do not hold.")
 @click.option("--deadline", type=float, default=float("inf"), help="Seconds after which no job begins.")
-def main(name: str, device: str, workers: int, out: Path, cache: Path, only: tuple[str, ...], deadline: float) -> None:
+def main(
+    name: str, device: str, workers: int, stack: int | None, out: Path, cache: Path, only: tuple[str, ...], check: bool,
+    deadline: float,
+) -> None:  # fmt: skip
     """Train targets by every start. What is finished is in the ledger; a later call goes on."""
     until = time.monotonic() + deadline
     if device == "cuda" and not torch.cuda.is_available():
@@ -45,10 +54,12 @@ def main(name: str, device: str, workers: int, out: Path, cache: Path, only: tup
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as processes:
         done = pool.run(
-            SETS[name], out / "proof.csv", cache, processes,
-            only=wanted, device=device, workers=workers, until=until, say=click.echo,
+            SETS[name], out / "proof.csv", cache, processes, only=wanted,
+            device=device, workers=workers, stack=stack or (32 if device == "cuda" else 1), until=until, say=click.echo,
         )  # fmt: skip
     click.echo("done" if done else "not all is done; the same command goes on")
+    if check and (wrong := broken(ledger.read(out / "proof.csv"), SEEDS)):
+        raise click.ClickException("\n".join(wrong))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from torch import nn
 
 from experiments import measures, sources
 from experiments.starts import CONTROLS, PAPER, PLUS, RANDOM, RIVALS, STARTS
 from experiments.tasks import FULL, QUICK, TASKS, Size, Task, data_of
-from experiments.training import train
+from experiments.training import train, train_together
 
 Row = Mapping[str, str]
 RATES, USUAL_RATE = (1e-3, 3e-3, 1e-2), 3e-3
@@ -45,30 +45,42 @@ class Job:
             "start": self.start, "seed": self.seed, "lr": self.lr, "steps": task.steps,
         }  # fmt: skip
 
-    def run(self, cache: Path, device: str) -> dict[str, object]:
-        """Its row. A start is made on the CPU."""
-        began = time.perf_counter()
+    def together(self) -> tuple[object, ...]:
+        """What jobs that are trained as one stack have in common."""
+        return self.task, self.relation, self.lr, STARTS[self.start].refined
+
+    def started(self, cache: Path) -> tuple[nn.Module, dict[str, object]]:
+        """The model, and of the row what is known before it is trained. Starts are made on the CPU."""
         task, start = TASKS[self.task], STARTS[self.start]
         source, about = sources.load(task, cache, start.refined)
-        torch.manual_seed(1000 + self.seed)
-        model = task.model(*self.target)
-        STARTS["random"].make(source, model, 1000 + self.seed, data_of(task.load, "cpu"))
-        model.load_state_dict(start.make(source, model, 1000 + self.seed, data_of(task.load, "cpu")))
-        curve = train(model.to(device), data_of(task.load, device), task.steps, 2000 + self.seed, self.lr)
-        return self.columns() | {
+        model, seed = task.model(*self.target), 1000 + self.seed
+        STARTS["random"].make(source, model, seed, data_of(task.load, "cpu"))
+        model.load_state_dict(start.make(source, model, seed, data_of(task.load, "cpu")))
+        return model, self.columns() | {
             "source id": about["id"],
             "source loss": round(about["loss"], 4),
             "source accuracy": round(about["accuracy"], 4),
             "flops per step": task.flops(*self.target),
-            "other flops": self.other_flops(task),
-            "seconds": round(time.perf_counter() - began, 1),
-            "curve": " ".join(f"{step}:{loss:.4f}" for step, loss in curve.items()),
+            # Refinement's steps, and a third of a step for each batch that only goes forward.
+            "other flops": task.flops(*task.source) * (start.batches / 3 + start.refined * task.refine_steps),
         }
 
-    def other_flops(self, task: Task) -> float:
-        """What the start costs: refinement's steps, and a third of a step for each batch that only goes forward."""
-        start = STARTS[self.start]
-        return task.flops(*task.source) * (start.batches / 3 + start.refined * task.refine_steps)
+
+def run(jobs: Sequence[Job], cache: Path, device: str) -> list[dict[str, object]]:
+    """Their rows; several have the same `together`."""
+    began = time.perf_counter()
+    task, lr, seeds = TASKS[jobs[0].task], jobs[0].lr, [2000 + job.seed for job in jobs]
+    started = [job.started(cache) for job in jobs]
+    models, data = [model.to(device) for model, _ in started], data_of(task.load, device)
+    if len(jobs) == 1:
+        curves = [train(models[0], data, task.steps, seeds[0], lr)]
+    else:
+        curves = train_together(models, data, task.steps, seeds, lr)
+    seconds = round((time.perf_counter() - began) / len(jobs), 2)
+    return [
+        row | {"seconds": seconds, "curve": " ".join(f"{step}:{loss:.4f}" for step, loss in curve.items())}
+        for (_, row), curve in zip(started, curves, strict=True)
+    ]
 
 
 Stage = Callable[[Sequence[Row]], Iterator[Job]]

@@ -11,83 +11,95 @@ import torch
 
 from experiments import sources
 from experiments.jobs import Job, Stage
+from experiments.jobs import run as run_jobs
 from experiments.starts import STARTS
 from experiments.tasks import TASKS
 from front_kernels.bench import ledger
 
 KEY = ("task", "source", "target", "start", "seed", "lr", "steps")
 Need = tuple[str, bool]  # a task, and whether its source is the refined one
+Unit = list[Job] | Need  # what one process does at a time
 
 
 def key_of(row: dict[str, object] | dict[str, str]) -> tuple[str, ...]:
     return tuple(str(row[column]) for column in KEY)
 
 
-def needs(job: Job | Need) -> list[Need]:
-    if isinstance(job, Job):
-        return [(job.task, STARTS[job.start].refined)]
-    return [(job[0], False)] if job[1] else []
+def needs(unit: Unit) -> list[Need]:
+    if isinstance(unit, list):
+        return [(unit[0].task, STARTS[unit[0].start].refined)]
+    return [(unit[0], False)] if unit[1] else []
 
 
-def _work(job: Job | Need, cache: Path, device: str) -> dict[str, object]:
-    if isinstance(job, Job):
-        return job.run(cache, device)
-    sources.prepare(TASKS[job[0]], cache, job[1], device)
-    return {}
+def units(jobs: Sequence[Job], stack: int) -> list[Unit]:
+    """Jobs that are trained as one stack, in the order of the first of each."""
+    alike: dict[tuple[object, ...], list[Job]] = {}
+    for job in jobs:
+        alike.setdefault(job.together(), []).append(job)
+    place = {job: i for i, job in enumerate(jobs)}
+    parts = [group[i : i + stack] for group in alike.values() for i in range(0, len(group), stack)]
+    parts.sort(key=lambda part: place[part[0]])
+    return [*parts]
+
+
+def _work(unit: Unit, cache: Path, device: str) -> list[dict[str, object]]:
+    if isinstance(unit, list):
+        return run_jobs(unit, cache, device)
+    sources.prepare(TASKS[unit[0]], cache, unit[1], device)
+    return []
 
 
 def run(
-    stages: Sequence[Stage], path: Path, cache: Path, pool: Executor, *,
-    only: Callable[[Job], bool], device: str, workers: int, until: float, say: Callable[[str], None],
+    stages: Sequence[Stage], path: Path, cache: Path, pool: Executor, *, only: Callable[[Job], bool],
+    device: str, workers: int, stack: int, until: float, say: Callable[[str], None],
 ) -> bool:  # fmt: skip
     """Whether all were done, none beginning after `until` (time.monotonic)."""
-    common = ledger.run_columns(torch.device(device))
+    common = ledger.run_columns(torch.device(device)) | {"stack": stack}
     whole = True
     for stage in stages:
         rows = ledger.read(path)
         done = {key_of(row) for row in rows}
         jobs = [job for job in dict.fromkeys(stage(rows)) if only(job) and key_of(job.columns()) not in done]
-        whole = _stage(pool, jobs, path, cache, common, device, workers, until, say) and whole
+        waiting = [*_preparations(jobs, cache), *units(jobs, stack)]
+        missing = {unit for unit in waiting if isinstance(unit, tuple)}
+        running: dict[Future[list[dict[str, object]]], Unit] = {}
+        finished = 0
+        while waiting or running:
+            while waiting and len(running) < workers and time.monotonic() < until:
+                ready = next((unit for unit in waiting if missing.isdisjoint(needs(unit))), None)
+                if ready is None:
+                    break
+                waiting.remove(ready)
+                running[pool.submit(_work, ready, cache, device)] = ready
+            if not running:
+                whole = False
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                unit = running.pop(future)
+                if error := future.exception():
+                    say(f"{_name(unit)} failed: {type(error).__name__}: {error}")
+                    whole = False
+                elif isinstance(unit, tuple):
+                    missing.discard(unit)
+                    say(_name(unit))
+                else:
+                    made = future.result()
+                    ledger.append([row | common for row in made], path)
+                    for job, row in zip(unit, made, strict=True):
+                        finished += 1
+                        losses = str(row["curve"]).split()
+                        say(f"{finished}/{len(jobs)} {job}: {losses[0]} {losses[-1]}, {row['seconds']} s")
     return whole
 
 
-def _stage(
-    pool: Executor, jobs: list[Job], path: Path, cache: Path, common: dict[str, object],
-    device: str, workers: int, until: float, say: Callable[[str], None],
-) -> bool:  # fmt: skip
-    waiting: list[Job | Need] = [*_preparations(jobs, cache), *jobs]
-    missing = {each for each in waiting if not isinstance(each, Job)}
-    running: dict[Future[dict[str, object]], Job | Need] = {}
-    finished, failed = 0, False
-    while waiting or running:
-        while waiting and len(running) < workers and time.monotonic() < until:
-            ready = next((each for each in waiting if missing.isdisjoint(needs(each))), None)
-            if ready is None:
-                break
-            waiting.remove(ready)
-            running[pool.submit(_work, ready, cache, device)] = ready
-        if not running:
-            return False
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            each = running.pop(future)
-            if error := future.exception():
-                say(f"{each} failed: {type(error).__name__}: {error}")
-                failed = True
-                continue
-            row = future.result()
-            if isinstance(each, Job):
-                ledger.append([row | common], path)
-                finished += 1
-                losses = str(row["curve"]).split()
-                say(f"{finished}/{len(jobs)} {each}: {losses[0]} {losses[-1]}, {row['seconds']} s")
-            else:
-                missing.discard(each)
-                say(f"source of {each[0]}{', refined' if each[1] else ''}")
-    return not failed
+def _name(unit: Unit) -> str:
+    if isinstance(unit, tuple):
+        return f"source of {unit[0]}{', refined' if unit[1] else ''}"
+    return str(unit[0]) + (f", and {len(unit) - 1} more" if len(unit) > 1 else "")
 
 
-def _preparations(jobs: Sequence[Job], cache: Path) -> list[Need]:
+def _preparations(jobs: Sequence[Job], cache: Path) -> list[Unit]:
     """Sources that are not there: the trained ones first."""
-    wanted = dict.fromkeys(need for job in jobs for need in needs(job))
+    wanted = dict.fromkeys(need for job in jobs for need in needs([job]))
     every = dict.fromkeys([need for each in wanted for need in needs(each)] + list(wanted))
     return [need for need in every if not sources.path_of(TASKS[need[0]], cache, need[1]).exists()]

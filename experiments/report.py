@@ -132,7 +132,7 @@ def winners(found: Found) -> str:
         row = [f"{task}, {relation} ({FULL[task].source} to {target})"]
         best = group_best(starts, candidates)
         assert best is not None
-        row.append(f"{best.start}, {times(best)}" if math.isfinite(best.share) else "random")
+        row.append(f"{best.start}, {times(best)}" if best.share < 1 else "random")
         for group in ("the paper's recipe", "a variant of the paper's", "FRONT+", "aligned", "rivals"):
             each = group_best(starts, GROUPS[group])
             named = "" if each is None or group == "the paper's recipe" else f"{each.start}: "
@@ -146,7 +146,7 @@ def beside_the_paper(found: Found) -> str:
     for task in FULL:
         for label, names in (
             ("the paper's recipe", ["paper"]),
-            ("its best variant", [*PAPER, *PLUS]),
+            ("its best variant or FRONT+", [*PAPER, *PLUS]),
             ("aligned", list(ALIGNED)),
         ):
             every = [
@@ -196,6 +196,7 @@ def machines(rows: Sequence[Row]) -> str:
 
 def picture(path: Path, title: str, reference: str, runs: Sequence[Measured], starts: dict[str, Summary]) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     figure = Figure((7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -210,13 +211,10 @@ def picture(path: Path, title: str, reference: str, runs: Sequence[Measured], st
         axes.fill_between(steps, list(map(min, values)), list(map(max, values)), color=COLOURS[group], alpha=0.2, lw=0)
     goal = mean(starts[reference].last)
     axes.axhline(goal, color="0.6", lw=0.8, ls=":")
-    axes.set(
-        title=title,
-        xlabel="step",
-        ylabel="validation loss",
-        xscale="symlog",
-        ylim=(0.9 * min(run.last for run in runs), 1.05 * max(starts[reference].first)),
-    )
+    axes.set(title=title, xlabel="step", ylabel="validation loss")
+    axes.set_xscale("symlog", linthresh=10)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set_ylim(0.9 * min(min(run.curve.values()) for run in runs), 1.05 * max(starts[reference].first))
     axes.set_xlim(0, max(runs[0].curve))
     axes.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)

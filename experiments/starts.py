@@ -197,6 +197,6 @@ CONTROLS = {
     "shuffled, paper": Start(_paper(shuffle=True)),
     "shuffled, paper, ortho, split": Start(_paper(shuffle=True, split=True, gain="ortho")),
     "shuffled, aligned": Start(_aligned(shuffle=True)),
-    "random axes": Start(_aligned(rotate=True)),
+    "random axes": Start(_aligned(rotate=True), fits=lambda source, target: target.width < source.width),
 }
 STARTS: dict[str, Start] = RANDOM | PAPER | PLUS | ALIGNED | RIVALS | CONTROLS

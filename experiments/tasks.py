@@ -37,7 +37,7 @@ class Task:
     """Attributes:
     name: such as "language".
     model, load, flops: the architecture, the data, and what a training step costs.
-    source, source_steps, source_lr: the trained model, by the rate that gives it the lower validation loss.
+    source, source_steps, source_lr: the trained model.
     refine_steps: of FRONT+.
     targets: what a target is beside the source -> its size; the first is the one that learning rates are tuned on.
     steps: of a target.
@@ -83,5 +83,5 @@ def data_of(load: Callable[[], Data], device: str) -> Data:
     return load().to(torch.device(device))
 
 
-def loss_of(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+def loss_of(model: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(model(inputs).flatten(0, -2), labels.flatten())

@@ -1,11 +1,15 @@
-"""One training run and its curve."""
+"""Training runs and their curves."""
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.tasks import Data, loss_of
 
@@ -33,6 +37,35 @@ def train(model: nn.Module, data: Data, steps: int, seed: int, lr: float, watch:
             loss_of(model, *data.batch(rows)).backward()
             optimizer.step()
     return curve
+
+
+def train_together(models: Sequence[nn.Module], data: Data, steps: int, seeds: Sequence[int], lr: float) -> list[Curve]:
+    """The same curves but for rounding, of models of one size at one rate: as one stack, which fills a GPU. The models
+    themselves stay as they are."""
+    weights, _ = stack_module_state(list(models))
+    skeleton = copy.deepcopy(models[0]).to("meta")
+    optimizer = torch.optim.AdamW(weights.values(), lr=lr, fused=True)
+
+    def one(own: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+        return loss_of(lambda x: functional_call(skeleton, own, (x,)), inputs, labels)
+
+    each, alike = torch.vmap(one), torch.vmap(one, (0, None, None))
+    curves: list[Curve] = [{} for _ in models]
+    orders = torch.stack([data.order(steps, seed) for seed in seeds], 1)  # [steps, models, rows]
+    with sdpa_kernel(SDPBackend.MATH):  # the others are not batched everywhere
+        for step, rows in enumerate([*orders, None]):
+            if validated(step, steps):
+                with torch.no_grad():
+                    losses = alike(weights, *data.held_out).tolist()
+                for curve, loss in zip(curves, losses, strict=True):
+                    if all(map(math.isfinite, curve.values())):
+                        curve[step] = loss
+            if rows is not None:
+                optimizer.zero_grad()
+                inputs, labels = (x.unflatten(0, rows.shape) for x in data.batch(rows.flatten()))
+                each(weights, inputs, labels).sum().backward()
+                optimizer.step()
+    return curves
 
 
 def accuracy(model: nn.Module, data: Data) -> float:

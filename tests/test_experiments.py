@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from experiments import jobs, measures, pool, report, rivals, sources, starts
+from experiments import check, jobs, measures, pool, report, rivals, sources, starts
 from experiments.jobs import Job
 from experiments.tasks import LANGUAGE, SMALL, TASKS, VISION, Size, Task, data_of, loss_of
 from experiments.training import train, validated
@@ -105,20 +105,20 @@ def test_selection_and_corner_take_whole_units() -> None:
     assert rivals.silent_layers(2, 3) == [(0, False), (0, True), (1, False)]
 
 
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Task:
+def tiny(monkeypatch: pytest.MonkeyPatch, base: Task = VISION) -> Task:
     task = dataclasses.replace(
-        VISION, name="tiny", source=Size(2, 32), source_steps=10, refine_steps=2, targets=SMALL, steps=6
+        base, name="tiny", source=Size(2, 32), source_steps=10, refine_steps=2, targets=SMALL, steps=6
     )
     monkeypatch.setitem(TASKS, "tiny", task)
     return task
 
 
-def work(stage: jobs.Stage, folder: Path, until: float = math.inf) -> tuple[bool, list[str]]:
+def work(stage: jobs.Stage, folder: Path, until: float = math.inf, stack: int = 1) -> tuple[bool, list[str]]:
     said: list[str] = []
     with ThreadPoolExecutor(1) as thread:
         whole = pool.run(
             [stage], folder / "proof.csv", folder / "sources", thread,
-            only=lambda job: True, device="cpu", workers=1, until=until, say=said.append,
+            only=lambda job: True, device="cpu", workers=1, stack=stack, until=until, say=said.append,
         )  # fmt: skip
     return whole, said
 
@@ -135,7 +135,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     whole, said = work(lambda rows: iter([first]), tmp_path)
     assert whole
     assert said[:2] == ["source of tiny", "source of tiny, refined"]
-    whole, said = work(stage, tmp_path)
+    whole, said = work(stage, tmp_path, stack=4)
     assert whole
     assert len(said) == 1
     assert said[0].startswith("1/1 tiny, narrower and shallower: random, seed 1, lr 0.001: 0:")
@@ -157,11 +157,28 @@ def test_a_job_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.Mon
     assert [row["start"] for row in ledger.read(tmp_path / "proof.csv")] == ["random"]
 
 
-def test_the_same_job_has_the_same_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = tiny(monkeypatch)
+@pytest.mark.parametrize("base", [LANGUAGE, VISION], ids=lambda task: task.name)
+def test_a_stack_has_the_curves_of_its_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Task) -> None:
+    task = tiny(monkeypatch, base)
     sources.prepare(task, tmp_path, False, "cpu")
-    job = Job("tiny", "deeper and wider", "stacking", 1, 3e-3)
-    assert job.run(tmp_path, "cpu")["curve"] == job.run(tmp_path, "cpu")["curve"]
+    one = Job("tiny", "narrower and shallower", "paper", 1, 3e-3)
+    three = [one, dataclasses.replace(one, start="random"), dataclasses.replace(one, seed=2)]
+    apart = [measures.curve_of(jobs.run([job], tmp_path, "cpu")[0]) for job in three]
+    again = [measures.curve_of(jobs.run([job], tmp_path, "cpu")[0]) for job in three]
+    together = [measures.curve_of(row) for row in jobs.run(three, tmp_path, "cpu")]
+    assert apart == again
+    assert len({curve[6] for curve in apart}) == 3
+    for a, b in zip(apart, together, strict=True):
+        assert a == pytest.approx(b, abs=2e-4)
+
+
+def test_units() -> None:
+    one = Job("language", "narrower", "paper", 0, 1e-3)
+    other, plus, seed = (
+        dataclasses.replace(one, **change) for change in ({"lr": 3e-3}, {"start": "FRONT+"}, {"seed": 1})
+    )
+    assert pool.units([one, other, plus, seed], 8) == [[one, seed], [other], [plus]]
+    assert pool.units([one, other, plus, seed], 1) == [[one], [other], [plus], [seed]]
 
 
 def test_validations() -> None:
@@ -215,9 +232,26 @@ def test_rates_are_chosen_where_all_were_tried() -> None:
     assert planned[0].relation == "narrower and shallower"
 
 
+def test_orderings() -> None:
+    rows = [
+        row(start, f"0:{loss} 20:{loss}") | {"task": f"{task}, quick", "relation": relation}
+        for task in ("language", "vision")
+        for relation in check.BETTER
+        for start, loss in {
+            "random": 4, "random, fan-in": 5, "paper": 2, "aligned": 1, "stacking": 1, "selection": 3,
+            "random axes": 2, "shuffled, aligned": 4,
+        }.items()
+    ]  # fmt: skip
+    assert check.broken(rows, 1) == []
+    rows[2] |= {"curve": "0:4.0 20:4.0"}
+    first = "language, quick, narrower and shallower, seed 0"
+    assert check.broken(rows, 1) == [f"{first}: mean loss 4.000 of paper is not below 4.000 of random"]
+    assert check.broken(rows[4:], 1)[0] == f"{first}: paper or random was not run"
+
+
 def test_report(tmp_path: Path) -> None:
     text = report.write([*FIXTURE, row("aligned", "0:0.9 10:0.5 20:0.6", seed=1)], tmp_path).read_text()
-    assert "| vision, narrower (6x96 to 6x64) | aligned, 2.0 |" in text
+    assert "| vision, narrower (6x96 to 6x64) | aligned, 2.0 |" in text  # its other seed has no reference
     assert "| paper | 1 | 0.003 | 3.000 | 20 | 0.5 | 200 % |" in text
     assert "| selection | 1 | 0.003 | 2.000 | - | - | - | 1.675 | 1.100 |" in text
     assert "vision, the paper's recipe: reached for 1 of 1 targets; at best 0.5 times faster" in text
