@@ -167,19 +167,16 @@ def check_graph(op: str, grads: Sequence[Tensor]) -> None:
         raise RuntimeError(f"front::{op}: grads must not require grad: they are added to in place")
 
 
-def _accumulate_kernel(keyset: torch._C.DispatchKeySet, grads: Sequence[Tensor], *args: Any, **options: Any) -> Tensor:
-    check_graph("spectral_grad_many_", grads)
-    with torch._C._AutoDispatchBelowAutograd():
-        out: Tensor = torch.ops.front.spectral_grad_many_.default.redispatch(
-            keyset & torch._C._after_autograd_keyset, list(grads), *args, **options
-        )
-    return out
+def _bump_version(op: Any, below_autograd: bool = True) -> Callable[..., Tensor]:
+    """Tells autograd that the gradients, the first argument of op, have changed.
 
-
-def _bump_version(op: Any) -> Callable[..., Tensor]:
-    """Tells autograd that the gradients, the first argument of op, have changed."""
+    Not below autograd it stands for autograd's own kernel, too: each kernel that a list of a model's tensors passes
+    costs as much as some launches.
+    """
 
     def kernel(keyset: torch._C.DispatchKeySet, grads: Sequence[Tensor], *args: Any, **options: Any) -> Tensor:
+        if not below_autograd:
+            check_graph("spectral_grad_many_", grads)
         for grad in grads:
             torch.autograd.graph.increment_version(grad)
         with torch._C._AutoDispatchBelowADInplaceOrView():
@@ -279,7 +276,8 @@ def register() -> torch.library.Library:
     library.impl("spectral_loss", _loss_kernel(ops.spectral_loss.default, False), "Autograd", with_keyset=True)
     library.impl("spectral_loss_many", _loss_kernel(ops.spectral_loss_many.default, True), "Autograd", with_keyset=True)
     library.impl("_spectral_grad_many", _grad_kernel, "Autograd", with_keyset=True)
-    library.impl("spectral_grad_many_", _accumulate_kernel, "Autograd", with_keyset=True)
+    accumulate = _bump_version(ops.spectral_grad_many_.default, below_autograd=False)
+    library.impl("spectral_grad_many_", accumulate, "Autograd", with_keyset=True)
     for name in ("spectral_grad_many_", "_spectral_residual_"):
         library.impl(name, _bump_version(getattr(ops, name).default), "ADInplaceOrView", with_keyset=True)
     for name, fake in (

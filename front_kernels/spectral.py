@@ -58,7 +58,7 @@ def spectral_loss(x: Tensor, k: Pair, *, standardize: bool = False) -> Tensor:
 def _flat(op: str, xs: Sequence[Tensor], ks: Sequence[Pair]) -> list[int]:
     if not xs:  # no tensor, so nothing that torch could dispatch on
         raise ValueError(f"front::{op}: xs must not be empty")
-    return [value for k in ks for value in _pair(k)]
+    return [value for k in ks for value in (k if type(k) is tuple else _pair(k))]
 
 
 def spectral_loss_many(

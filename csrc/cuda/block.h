@@ -45,6 +45,23 @@ struct Block {
     f(thread());
   }
 
+  // f(warp, sum over its threads of what each holds), in its first thread, by halving distances; all warps are whole.
+  template <class T, class F>
+  FRONT_DEVICE void warps(const char*, Registers<T>& values, F f) const {
+    static_assert(Threads % 32 == 0);
+    T sum = values.value;
+    FRONT_UNROLL(5)
+    for (int distance = 16; distance > 0; distance /= 2) sum = sum + shuffled(sum, distance);
+    const int t = thread();
+    if (t % 32 == 0) f(t / 32, sum);
+    __syncthreads();
+  }
+  static FRONT_DEVICE double shuffled(double v, int distance) { return __shfl_down_sync(0xffffffffu, v, distance); }
+  template <class T>
+  static FRONT_DEVICE T shuffled(T v, int distance) {
+    return {shuffled(v.x, distance), shuffled(v.y, distance)};
+  }
+
   // NOTE: read anew in each phase. If the compiler knew that it is always the same, it would keep every phase's places
   // in registers over the whole loop over lanes, and spill.
   static FRONT_DEVICE int thread() {

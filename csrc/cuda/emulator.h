@@ -281,6 +281,18 @@ struct Block {
   void last(const char* name, F f) const {
     emulation->run(name, Threads, false, f);
   }
+  template <class T, class F>
+  void warps(const char* name, Registers<T>& values, F f) const {
+    static_assert(Threads % 32 == 0);
+    const auto first = [&](int t) {
+      if (t % 32 != 0) return;
+      std::vector<T> sums(values.values.begin() + t, values.values.begin() + t + 32);
+      for (int distance = 16; distance > 0; distance /= 2)
+        for (int i = 0; i < distance; ++i) sums[i] = sums[i] + sums[i + distance];
+      f(t / 32, sums[0]);
+    };
+    emulation->run(name, Threads, true, first);
+  }
   template <class T>
   Shared<T> shared(u32 offset, u32 count) const {
     return {emulation, offset, count};

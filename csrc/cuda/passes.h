@@ -178,11 +178,11 @@ class Passes {
     const Fours fours = coefficients.lane_four ? Fours::lanes : Fours::none;
     return passes_detail::find_axis(p.n, p.kept, real_bytes_, p.lanes * p.count, fours, hardware_);
   }
-  // Where in shared memory, and in how many bytes, a block's threads add up; or find the shift.
+  // Where in shared memory, and in how many bytes, a block's threads add up.
   static int64_t scratch_offset(const AxisPlan& plan) {
     return divide_up(plan.shared_bytes(plan.most_kept()), 16) * 16;
   }
-  static int64_t scratch_bytes(const AxisPlan& plan) { return std::max<int64_t>(plan.threads() * kSumBytes, 64 * 8); }
+  static int64_t scratch_bytes(const AxisPlan& plan) { return plan.threads() * kSumBytes; }
 
   // The strides and pointers of matrices first to first + count - 1.
   AxisArgs arguments(const Pass& p, int64_t first, int64_t count) const {

@@ -36,19 +36,18 @@ using Sums = typename B::template Registers<Sum<Real>>;
 // f(sum over the block's threads), in its first thread; always in the same order.
 template <class B, class Each, class F>
 FRONT_DEVICE void add_up(const B& block, const SpectralArgs& args, Each& sums, F f) {
-  constexpr int warp = B::threads < 32 ? B::threads : 32;
   const auto scratch = block.template shared<Complex<double>>(static_cast<u32>(args.scratch), B::threads);
-  block.each("sums", [&](int t) { scratch.write(t, {double(sums[t].x), double(sums[t].y)}); });
-  block.each("sums of a warp's width", [&](int t) {
-    if (t >= warp) return;
-    Complex<double> sum = scratch.read(t);
-    for (int i = t + warp; i < B::threads; i += warp) sum = sum + scratch.read(i);
-    scratch.write(t, sum);
-  });
+  typename B::template Registers<Complex<double>> own;
+  constexpr int count = B::threads % 32 == 0 ? B::threads / 32 : B::threads;
+  block.last("widened", [&](int t) { own[t] = {double(sums[t].x), double(sums[t].y)}; });
+  if constexpr (B::threads % 32 == 0)
+    block.warps("sums of warps", own, [&](int warp, Complex<double> sum) { scratch.write(warp, sum); });
+  else
+    block.each("sums", [&](int t) { scratch.write(t, own[t]); });
   block.each("sum", [&](int t) {
     if (t != 0) return;
     Complex<double> sum = scratch.read(0);
-    for (int i = 1; i < warp; ++i) sum = sum + scratch.read(i);
+    for (int i = 1; i < count; ++i) sum = sum + scratch.read(i);
     f(sum);
   });
 }
@@ -167,21 +166,18 @@ struct Blended {
 // up to 64, so that of equal values it is that value.
 template <class Real, class B>
 FRONT_DEVICE void find_shift(const B& block, const SpectralArgs& args, i64 matrix) {
-  const auto scratch = block.template shared<double>(static_cast<u32>(args.scratch), 64);
   int count = 1;
   while (2 * count <= args.shift_count && count < 64) count *= 2;
-  block.each("first values", [&](int t) {
+  Sums<B, double> sums;
+  block.last("first values", [&](int t) {
     for (int i = t; i < count; i += B::threads)
       with_type<Real>(args.x_type, [&](auto storage) {
         using X = typename decltype(storage)::type;
-        scratch.write(i, double(load_one<Real>(block, static_cast<const X*>(args.x[matrix]) + i * args.shift_along)));
+        sums[t].x += double(load_one<Real>(block, static_cast<const X*>(args.x[matrix]) + i * args.shift_along));
       });
   });
-  block.each("their mean", [&](int t) {
-    if (t != 0) return;
-    double sum = 0;
-    for (int i = 0; i < count; ++i) sum += scratch.read(i);
-    block.store(args.terms + 4 * matrix + 3, double(Real(sum / count)));  // as it is subtracted
+  add_up(block, args, sums, [&](Complex<double> sum) {
+    block.store(args.terms + 4 * matrix + 3, double(Real(sum.x / count)));  // as it is subtracted
   });
 }
 template <class Real, class B>
