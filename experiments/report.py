@@ -40,8 +40,8 @@ target see the same data, so this says what a start is worth for the same task i
 
 - **language**: bytes of the Python standard library's own source, every tenth file for validation; a GPT of GPT-2's
   layout, context 64.
-- **vision**: scikit-learn's handwritten digits, 8 x 8 pixels, every fifth for validation; a ViT of timm's layout,
-  patches of 2 x 2.
+- **vision**: scikit-learn's handwritten digits, 8 x 8 pixels, every fifth for validation, the others moved by
+  up to a pixel in every epoch; a ViT of timm's layout, patches of 2 x 2.
 
 "random" is N(0, 0.02²), what GPT-2 and ViT are started with; "random, fan-in" is N(0, 1/fan-in), embeddings N(0, 1).
 The reference of all ratios is, for every target, the one of the two with the lower last loss: beside the other they

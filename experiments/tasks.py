@@ -64,7 +64,7 @@ TARGETS = {
     "deeper and wider": Size(8, 144),
 }
 LANGUAGE = Task("language", language.Gpt, language.Text, language.flops, Size(6, 96), 2500, 3e-3, 500, TARGETS, 400)
-VISION = Task("vision", vision.Vit, vision.Digits, vision.flops, Size(6, 96), 1000, 1e-3, 300, TARGETS, 300)
+VISION = Task("vision", vision.Vit, vision.Digits, vision.flops, Size(6, 96), 2000, 1e-3, 300, TARGETS, 300)
 SMALL = {"narrower and shallower": Size(2, 32), "deeper and wider": Size(5, 64)}
 FULL = {task.name: task for task in (LANGUAGE, VISION)}
 QUICK = {

@@ -74,8 +74,13 @@ class Vit(nn.Module):
         return out
 
 
+SHIFTS = [(dy, dx) for dy in (0, -1, 1) for dx in (0, -1, 1)]
+
+
 class Digits:
-    """Images, standardised, and their classes."""
+    """Images, standardised, and their classes. Those to train on also moved by a pixel, at random in every epoch: without
+    that all models know the few images by heart within the steps that are compared.
+    """
 
     def __init__(self) -> None:
         images, labels = load_digits(return_X_y=True)
@@ -83,9 +88,11 @@ class Digits:
         classes = torch.tensor(labels)
         shuffled = torch.randperm(len(classes), generator=torch.Generator().manual_seed(7))
         held, rest = shuffled[::5], shuffled[torch.arange(len(shuffled)) % 5 > 0]
-        pixels = (pixels - pixels[rest].mean()) / pixels[rest].std()
-        self.train, self.labels = pixels[rest], classes[rest]
-        self.held_out = pixels[held], classes[held]
+        mean, std = pixels[rest].mean(), pixels[rest].std()
+        padded = functional.pad(pixels[rest], (1, 1, 1, 1))
+        moved = torch.cat([padded[..., 1 + dy : 9 + dy, 1 + dx : 9 + dx] for dy, dx in SHIFTS])
+        self.train, self.labels = (moved - mean) / std, classes[rest].repeat(len(SHIFTS))
+        self.held_out = (pixels[held] - mean) / std, classes[held]
 
     def to(self, device: torch.device) -> Digits:
         self.train, self.labels = self.train.to(device), self.labels.to(device)
@@ -93,10 +100,11 @@ class Digits:
         return self
 
     def order(self, steps: int, seed: int) -> Tensor:
-        """Which images each step takes: every epoch in another order."""
-        generator, count = torch.Generator().manual_seed(seed), len(self.labels)
-        epochs = [torch.randperm(count, generator=generator) for _ in range(steps * BATCH // count + 1)]
-        return torch.cat(epochs)[: steps * BATCH].view(steps, BATCH).to(self.train.device)
+        """Which images each step takes: every epoch in another order, each image moved anew."""
+        generator, count = torch.Generator().manual_seed(seed), len(self.labels) // len(SHIFTS)
+        epochs = torch.cat([torch.randperm(count, generator=generator) for _ in range(steps * BATCH // count + 1)])
+        moves = torch.randint(len(SHIFTS), epochs.shape, generator=generator)
+        return (epochs + moves * count)[: steps * BATCH].view(steps, BATCH).to(self.train.device)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return self.train[rows], self.labels[rows]
