@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from . import engines, reference
-from .triton import launch, plan, tiles
+from .triton import launch, moments, plan, tiles
 
 __all__ = ["candidates", "main", "measure", "write"]
 
@@ -38,6 +38,7 @@ _LIMIT = {
 }  # of a result in float32 or wider: a rounded one hides a lost term
 _COPIES = 4  # of the input, so that it is not in the cache
 _SHOWN = 5  # tiles of each entry in the table
+_LEAST_BYTES, _MOST_BYTES = 4 << 10, 16 << 10  # asked for at a time, for each warp
 _MOST_SPILLS = 16  # registers
 JOBS = max(1, (os.cpu_count() or 2) - 2)
 """Processes that compile."""
@@ -45,19 +46,21 @@ Timer = Callable[[Callable[[int], object]], float]
 """Microseconds of a function that is given which copy of the input to take."""
 
 
-def candidates(kernel: str, tile: tiles.Tile) -> Iterator[tiles.Tile]:
+def candidates(kernel: str, kind: str, tile: tiles.Tile) -> Iterator[tiles.Tile]:
     """The tile, and others.
 
     Those that differ in one or two fields: sizes halved or doubled, warps of 4 or 8, 1 to 4 stages. Of sums of moments
-    all runs, lanes, warps and stages that may do.
+    all runs, lanes, warps and stages that ask for about as much at a time as memory has to be asked for.
     """
     if kernel.endswith("_moments"):
         yield tile
         rows = (128, 256) if tile.rows else (0,)
         columns = (32, 128) if tile.columns else (0,)
         for each in itertools.product(rows, (16, 32, 64), (32, 64, 128), columns, (4, 8), (1, 2, 3)):
-            if tiles.Tile(*each) != tile:
-                yield tiles.Tile(*each)
+            found = tiles.Tile(*each)
+            size = found.terms * moments.RUNS * found.lanes * _DTYPES[kind].itemsize * max(1, found.stages - 1)
+            if found != tile and _LEAST_BYTES * found.warps <= size <= _MOST_BYTES * found.warps:
+                yield found
         return
     other: dict[str, list[int]] = {}
     for name in ("rows", "terms", "lanes", "columns"):
@@ -69,6 +72,10 @@ def candidates(kernel: str, tile: tiles.Tile) -> Iterator[tiles.Tile]:
         for names in itertools.combinations(other, count):
             for values in itertools.product(*(other[name] for name in names)):
                 yield tile._replace(**dict(zip(names, values, strict=True)))
+
+
+def _candidates(entry: dict[str, Any]) -> Iterator[tiles.Tile]:
+    return candidates(entry["kernel"], entry["kind"], tiles.Tile(*(entry[name] for name in tiles.Tile._fields)))
 
 
 class Problem(NamedTuple):
@@ -163,11 +170,14 @@ def measure(
     copies = [x] + [x.clone() for _ in range(_COPIES - 1)] if device.type == "cuda" else [x] * _COPIES
     out, wide = (torch.empty_strided(*each[:2], dtype=each.dtype, device=device) for each in (problem.out, problem.wide))
     found: list[Found] = []
-    for tile in candidates(entry["kernel"], tiles.Tile(*(entry[name] for name in tiles.Tile._fields))):
+    for tile in _candidates(entry):
         if time.monotonic() > until:
             return sorted(found)
-        if compiling is not None and (why := compiling[tile].result()) is not None:
-            continue
+        try:
+            if compiling is not None and compiling[tile].result(max(0.0, min(until - time.monotonic(), 1e6))) is not None:
+                continue
+        except TimeoutError:
+            return sorted(found)
         try:
             wide.fill_(float("nan"))
             launch.carry_out(problem.plan(tile, problem.wide, target), [x], [wide])
@@ -181,7 +191,7 @@ def measure(
             click.echo(f"  {tile}: {type(cause).__name__}", err=True)
             continue
         found.append(Found(us, tile))
-    if not found:
+    if not found and time.monotonic() < until:
         where = f"kernel {entry['kernel']!r}, kind {entry['kind']!r}, size {entry['size']}"
         raise RuntimeError(f"no tile of {where} gives a right result")
     return sorted(found)
@@ -242,9 +252,8 @@ def tuned(
     try:
         if pool is not None:
             for i, entry in enumerate(asked):
-                start = tiles.Tile(*(entry[name] for name in tiles.Tile._fields))
-                each = candidates(entry["kernel"], start)
-                compiling[i] = {tile: pool.submit(compiled, Problem.of(entry), tile, target) for tile in each}
+                problem = Problem.of(entry)
+                compiling[i] = {tile: pool.submit(compiled, problem, tile, target) for tile in _candidates(entry)}
         for i, entry in enumerate(asked):
             if time.monotonic() > until:
                 break

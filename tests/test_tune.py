@@ -27,7 +27,7 @@ if torch.cuda.is_available():
     pytest.skip("there is a GPU: the kernels are not interpreted", allow_module_level=True)
 
 
-def few(kernel: str, tile: tiles.Tile):
+def few(kernel: str, kind: str, tile: tiles.Tile):
     yield from (tile, tile._replace(terms=16), tile._replace(lanes=64))
 
 
@@ -64,7 +64,7 @@ def test_wrong_results_and_tiles_that_do_not_fit_are_left_out(monkeypatch):
 
 def test_candidates():
     start = tiles.Tile(64, 32, 128, 0, 8, 3)
-    found = list(tune.candidates("axis", start))
+    found = list(tune.candidates("axis", "half", start))
     assert found[0] == start
     assert len(set(found)) == len(found) < 100
     assert {tile.rows for tile in found} == {32, 64, 128}
