@@ -27,7 +27,7 @@ PRODUCTS = {1: 1, 2: 3, 3: 6}
 """By the bfloat16 numbers that make up each factor: all products but those below the last one's rounding."""
 ROUNDED = {1: 2.5e-3, 2: 5e-6, 3: 2e-8}
 """What those leave out, of a product (root of mean square)."""
-LIMITS = {"half": 5e-6, "single": 3e-7, "fast": 1e-3}
+LIMITS = {"half": 5e-6, "single": 3e-7, "fast half": 2.5e-3, "fast single": 5e-4}
 """Of what the sums may leave out, relative, by what is asked for."""
 
 
@@ -57,7 +57,7 @@ def size(n: int, k: int, block: int, p: int) -> float:
 
 @functools.cache
 def chosen(n: int, k: int, block: int, asked: str) -> tuple[int, ...] | None:
-    """bfloat16 numbers for each group of moments: "half" and "single" by the inputs, or "fast". None: too many."""
+    """bfloat16 numbers for each group of moments, by what is asked for. None: too many."""
     limit = LIMITS[asked]
     found: list[int] = []
     while not found or size(n, k, block, GROUP * len(found)) > limit:
@@ -65,8 +65,6 @@ def chosen(n: int, k: int, block: int, asked: str) -> tuple[int, ...] | None:
         found.append(next((terms for terms, lost in ROUNDED.items() if largest * lost <= limit), max(ROUNDED)))
         if len(found) > MOST:
             return None
-    if asked == "fast":
-        return (1,) * len(found)
     return tuple(found)
 
 

@@ -139,10 +139,22 @@ class _Builder:
         self.exact = torch.float32  # what decides how precise sums are
         self.steps: list[Step] = []
         self.temporaries: list[Temporary] = []
+        self.idle: list[int] = []
 
     def temporary(self, size: int, dtype: torch.dtype) -> int:
-        self.temporaries.append(Temporary(size, dtype))
-        return len(self.temporaries) - 1
+        """A new one, or one that no later step reads."""
+        found = next((slot for slot in self.idle if self.temporaries[slot].dtype == dtype), None)
+        if found is None:
+            self.temporaries.append(Temporary(size, dtype))
+            return len(self.temporaries) - 1
+        self.idle.remove(found)
+        self.temporaries[found] = Temporary(max(size, self.temporaries[found].size), dtype)
+        return found
+
+    def free(self, slot: str | int) -> None:
+        """After the last step that reads it."""
+        assert isinstance(slot, int)
+        self.idle.append(slot)
 
     def matrices(self, rows: int, columns: int, dtype: torch.dtype) -> Side:
         """As many temporary matrices as there are in the batch."""
@@ -225,9 +237,9 @@ class _Builder:
                         (self.batch.inner * one, one))  # fmt: skip
         arguments |= {"out_u": lanes, "out_l": 1, "scale": 1.0, "parts": parts, "segment": segment}
         self.add(kernel, grid * parts * self.batch.count, arguments, {"x": x, "out": partials}, bases, tile)
-        self.sums(partials.slot, out, parts, (rows, lanes), scale)
+        self.summed(partials.slot, out, parts, (rows, lanes), scale)
 
-    def sums(self, partials: str | int, out: Side, parts: int, size: tuple[int, int], scale: float) -> None:
+    def summed(self, partials: str | int, out: Side, parts: int, size: tuple[int, int], scale: float) -> None:
         """The sum of a matrix's partial ones, all of a size that may be larger than out."""
         (rows, columns), (ku, kv) = size, out.sizes
         arguments = {
@@ -238,6 +250,7 @@ class _Builder:
         grid = triton.cdiv(rows * columns, 64) * self.batch.count
         tile = tiles.Tile(0, 0, 0, 0, warps=4, stages=2)
         self.add(kernels.add, grid, arguments, {"partials": partials, "out": out}, {}, tile)  # type: ignore[dict-item]
+        self.free(partials)
 
     def moments(self, n: int, k: int, lanes: int, x: Side, kernel: str) -> tuple[Moments, tiles.Tile] | None:
         """The basis and the tile if sums along x's first axis are better taken of its runs' moments."""
@@ -247,11 +260,14 @@ class _Builder:
         if (kernel, _KINDS[x.dtype]) in tiles.forced:  # measured in their place
             return None
         tile = tiles.nearest(self.target.names, f"{kernel}_moments", _KINDS[x.dtype], (n, lanes, k))
-        asked = "fast" if self.target.precision == "fast" else _KINDS[self.exact]
+        asked, fast = _KINDS[self.exact], self.target.precision == "fast"
+        if fast:
+            asked = "fast half" if self.exact == torch.bfloat16 else "fast single"
         terms = moments.chosen(n, k, tile.terms, asked)
         if terms is None:
             return None
-        dense = 1.0 if asked == "fast" else 2.0 if x.dtype.itemsize == 2 else 3.0
+        # In bfloat16 products for each element, a TF32 product being two; of folded sums, half.
+        dense = (0.5 if fast else 2.0) if x.dtype.itemsize == 2 else (1.0 if fast else 3.0)
         if moments.products(terms, tile.terms) > 0.75 * dense:
             return None
         count = moments.needed(n, k, tile.terms, asked)
@@ -293,7 +309,7 @@ class _Builder:
         }  # fmt: skip
         bases = {"basis": key, "lane_basis": across}
         self.add(kernels.crop_moments, parts * self.batch.count, arguments, {"x": x, "partials": partials}, bases, tile)
-        self.sums(partials, out, parts, (bu, columns), key.scale * across.scale)
+        self.summed(partials, out, parts, (bu, columns), key.scale * across.scale)
 
     def crop(self, x: Side, out: Side) -> None:
         """Both axes in one launch, and one for the sum of what its programs found."""
@@ -327,7 +343,7 @@ class _Builder:
         }  # fmt: skip
         bases = {"basis": key, "lane_basis": across}
         self.add(kernels.crop, total, arguments, {"x": x, "partials": partials}, bases, tile)
-        self.sums(partials, out, parts, (k, kv_padded), key.scale * across.scale)
+        self.summed(partials, out, parts, (k, kv_padded), key.scale * across.scale)
 
     def pad_tile(self, tile: tiles.Tile) -> tiles.Tile:
         return tile
@@ -369,6 +385,7 @@ class _Builder:
             one, two = (x.swapped(), out) if by_columns else (x, out.swapped())
             self.axis(one, middle.swapped(), inverse)
             self.axis(middle, two, inverse)
+            self.free(middle.slot)
             return
         middle = self.matrices(*((m, k1) if rows_first else (k0, n)), dtype)
         if rows_first:
@@ -377,6 +394,7 @@ class _Builder:
         else:
             self.axis(x, middle, inverse)
             self.axis(middle.swapped(), out.swapped(), inverse)
+        self.free(middle.slot)
 
     def forward(self, x: Side, out: Side) -> None:
         if _fits_one_pass(out.sizes, x.dtype, out.dtype):
