@@ -1,26 +1,32 @@
 """`python -m front_kernels.tune`: measures tiles of the Triton kernels on this GPU and writes them to a file.
 
 For every kernel, kind of number and size in the file of its architecture (or of unknown devices), tries tiles near
-those it gives, checks each result against float64, and keeps the fastest. The ops read configs/DEVICE.json of the
+those it gives, checks each result against float64, and keeps the fastest. Tiles are compiled by other processes first,
+into Triton's cache on disk, and those that spill or do not fit are left out. The ops read configs/DEVICE.json of the
 package from then on; nothing is ever measured inside a call of theirs.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import multiprocessing
 import os
+import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import torch
-from rich.progress import track
+from torch import Tensor
 
 from . import engines, reference
-from .triton import launch, plan, tiles
+from .triton import launch, moments, plan, tiles
 
 __all__ = ["candidates", "main", "measure", "write"]
 
@@ -30,11 +36,32 @@ _LIMIT = {
     "single": 1e-6,
     "double": 2e-14,
 }  # of a result in float32 or wider: a rounded one hides a lost term
-Timer = Callable[[Callable[[], object]], float]
+_COPIES = 4  # of the input, so that it is not in the cache
+_SHOWN = 5  # tiles of each entry in the table
+_LEAST_BYTES, _MOST_BYTES = 4 << 10, 16 << 10  # asked for at a time, for each warp
+_MOST_SPILLS = 16  # registers
+JOBS = max(1, (os.cpu_count() or 2) - 2)
+"""Processes that compile."""
+Timer = Callable[[Callable[[int], object]], float]
+"""Microseconds of a function that is given which copy of the input to take."""
 
 
-def candidates(tile: tiles.Tile) -> Iterator[tiles.Tile]:
-    """The tile, and those that differ in one or two fields: sizes halved or doubled, warps of 4 or 8, 1 to 4 stages."""
+def candidates(kernel: str, kind: str, tile: tiles.Tile) -> Iterator[tiles.Tile]:
+    """The tile, and others.
+
+    Those that differ in one or two fields: sizes halved or doubled, warps of 4 or 8, 1 to 4 stages. Of sums of moments
+    all runs, lanes, warps and stages that ask for about as much at a time as memory has to be asked for.
+    """
+    if kernel.endswith("_moments"):
+        yield tile
+        rows = (128, 256) if tile.rows else (0,)
+        columns = (32, 128) if tile.columns else (0,)
+        for each in itertools.product(rows, (16, 32, 64), (32, 64, 128), columns, (4, 8), (1, 2, 3)):
+            found = tiles.Tile(*each)
+            size = found.terms * moments.RUNS * found.lanes * _DTYPES[kind].itemsize * max(1, found.stages - 1)
+            if found != tile and _LEAST_BYTES * found.warps <= size <= _MOST_BYTES * found.warps:
+                yield found
+        return
     other: dict[str, list[int]] = {}
     for name in ("rows", "terms", "lanes", "columns"):
         n = getattr(tile, name)
@@ -47,66 +74,127 @@ def candidates(tile: tiles.Tile) -> Iterator[tiles.Tile]:
                 yield tile._replace(**dict(zip(names, values, strict=True)))
 
 
-def _problem(entry: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, str, torch.Tensor]:
-    """Input, result, direction and the exact result for an entry of a file."""
-    dtype = _DTYPES[entry["kind"]]
-    n, lanes, k = entry["size"]
-    generator = torch.Generator(device).manual_seed(0)
-    large, small = (n, lanes), (min(k, n), min(k, lanes))
-    inverse = entry["kernel"] == "pad"
-    if entry["kernel"] == "axis":  # along the first axis; the lanes are not transformed
-        large, small = (n, lanes), (min(k, n), lanes)
-    x = torch.randn(small if inverse else large, device=device, generator=generator).to(dtype)
-    with torch.device(device):
-        if entry["kernel"] == "axis":
-            exact = reference.dct(x, small[0], 0)
-        elif inverse:
-            exact = reference.idct_pad(x, large)
-        else:
-            exact = reference.dct_crop(x, small)
-    out = torch.empty(exact.shape, dtype=dtype, device=device)
-    return x, out, "inverse" if inverse else "forward", exact
+def _candidates(entry: dict[str, Any]) -> Iterator[tiles.Tile]:
+    return candidates(entry["kernel"], entry["kind"], tiles.Tile(*(entry[name] for name in tiles.Tile._fields)))
 
 
-def measure(entry: dict[str, Any], device: torch.device, target: plan.Target, timer: Timer) -> tuple[tiles.Tile, float]:
-    """The fastest tile whose result is right, and its time by `timer`.
+class Problem(NamedTuple):
+    """What an entry of a file is measured by: layouts of the input and of results (the op's, and one that is checked)."""
+
+    kernel: str
+    kind: str
+    x: plan.Layout
+    out: plan.Layout
+    wide: plan.Layout
+    direction: str
+
+    @staticmethod
+    def of(entry: dict[str, Any]) -> Problem:
+        dtype = _DTYPES[entry["kind"]]
+        n, lanes, k = entry["size"]
+        wide = torch.promote_types(dtype, torch.float32)
+        large, small = (n, lanes), (min(k, n), min(k, lanes))
+        if entry["kernel"].startswith("axis"):
+            # Along the first axis, as the first of two passes does it: into the columns of the second one's input.
+            out = plan.Layout((small[0], lanes), (1, small[0]), wide)
+            return Problem(entry["kernel"], entry["kind"], _rows(large, dtype), out, out, "axis")
+        ends = (small, large) if entry["kernel"] == "pad" else (large, small)
+        direction = "inverse" if entry["kernel"] == "pad" else "forward"
+        x, out, checked = _rows(ends[0], dtype), _rows(ends[1], dtype), _rows(ends[1], wide)
+        return Problem(entry["kernel"], entry["kind"], x, out, checked, direction)
+
+    def plan(self, tile: tiles.Tile, out: plan.Layout, target: plan.Target) -> plan.Plan:
+        """With the tile in the place of what the files say."""
+        tiles.forced[self.kernel, self.kind] = tile
+        try:
+            # Past the caches: they know nothing of what is forced.
+            if self.direction == "axis":
+                return plan.axis.__wrapped__(self.x, out, False, 0, "ortho", target)
+            args = self.x, out, 1, self.direction, (0, 0), "ortho", target, True, False
+            return plan.matrices.__wrapped__(*args)
+        finally:
+            tiles.forced.pop((self.kernel, self.kind), None)
+
+    def exact(self, x: Tensor) -> Tensor:
+        with torch.device(x.device):
+            if self.direction == "axis":
+                return reference.dct(x, self.out.shape[0], 0)
+            transform = reference.idct_pad if self.direction == "inverse" else reference.dct_crop
+            return transform(x, self.out.shape)  # type: ignore[arg-type]
+
+
+def _rows(shape: tuple[int, int], dtype: torch.dtype) -> plan.Layout:
+    return plan.Layout(shape, (shape[1], 1), dtype)
+
+
+def compiled(problem: Problem, tile: tiles.Tile, target: plan.Target) -> str | None:
+    """Compiles what the tile needs, into Triton's cache; why it is no good, if it is not. A worker's task."""
+    from triton.runtime.jit import MockTensor
+
+    try:
+        for out in {problem.out, problem.wide}:
+            found = problem.plan(tile, out, target)
+            types: dict[str | int, torch.dtype] = {"x": problem.x.dtype, "out": out.dtype}
+            types |= {i: temporary.dtype for i, temporary in enumerate(found.temporaries)}
+            for step in found.steps:
+                arguments: dict[str, Any] = {name: MockTensor(types[slot]) for name, slot in step.tensors}
+                arguments |= {name: MockTensor(key.dtype) for name, key in step.bases}
+                kernel = step.kernel.warmup(grid=(1,), **step.arguments, **arguments)
+                kernel._init_handles()  # which loads it: registers are known, and whether it fits
+                if kernel.n_spills > _MOST_SPILLS:
+                    return f"{kernel.n_spills} spills"
+    except Exception as error:  # what does not fit, each Triton says in its own way
+        return f"{type(error).__name__}: {error}"[:200]
+    return None
+
+
+class Found(NamedTuple):
+    us: float
+    tile: tiles.Tile
+
+
+def measure(
+    entry: dict[str, Any], device: torch.device, target: plan.Target, timer: Timer,
+    compiling: dict[tiles.Tile, Future[str | None]] | None = None, until: float = float("inf"),
+) -> list[Found]:  # fmt: skip
+    """The tiles whose results are right, the fastest first, and their times by `timer`; none after the time `until`.
 
     Raises:
         RuntimeError: no tile gives a right result.
     """
-    x, out, direction, exact = _problem(entry, device)
-    wide = out.float() if out.itemsize < 4 else out
-
-    def planned(into: torch.Tensor) -> plan.Plan:
-        layouts = plan.Layout.of(x), plan.Layout.of(into)
-        # Past the caches: they know nothing of what is forced.
-        if entry["kernel"] == "axis":
-            return plan.axis.__wrapped__(*layouts, False, 0, "ortho", target)
-        return plan.matrices.__wrapped__(*layouts, 1, direction, (0, 0), "ortho", target, True, False)
-
-    best: tuple[float, tiles.Tile] | None = None
-    at, start = (entry["kernel"], entry["kind"]), tiles.Tile(*(entry[name] for name in tiles.Tile._fields))
-    try:
-        for tile in candidates(start):
-            tiles.forced[at] = tile
-            try:
-                wide.fill_(float("nan"))
-                launch.carry_out(planned(wide), [x], [wide])
-                error = float((wide.double() - exact).norm() / exact.norm())
-                if not error <= _LIMIT[entry["kind"]]:
-                    continue
-                found = planned(out)
-                time = timer(lambda found=found: launch.carry_out(found, [x], [out]))  # type: ignore[misc]
-            except Exception as cause:  # a tile that does not fit the device, which each Triton says in its own way
-                click.echo(f"  {tile}: {type(cause).__name__}", err=True)
+    problem = Problem.of(entry)
+    generator = torch.Generator(device).manual_seed(0)
+    # A mean, so that sums grow.
+    x = torch.randn(problem.x.shape, device=device, generator=generator).add_(1).to(problem.x.dtype)
+    exact = problem.exact(x)
+    copies = [x] + [x.clone() for _ in range(_COPIES - 1)] if device.type == "cuda" else [x] * _COPIES
+    out, wide = (torch.empty_strided(*each[:2], dtype=each.dtype, device=device) for each in (problem.out, problem.wide))
+    found: list[Found] = []
+    for tile in _candidates(entry):
+        if time.monotonic() > until:
+            return sorted(found)
+        try:
+            if compiling is not None and compiling[tile].result(max(0.0, min(until - time.monotonic(), 1e6))) is not None:
                 continue
-            if best is None or time < best[0]:
-                best = time, tile
-    finally:
-        tiles.forced.pop(at, None)
-    if best is None:
-        raise RuntimeError(f"no tile of kernel {at[0]!r}, kind {at[1]!r}, size {entry['size']} gives a right result")
-    return best[1], best[0]
+        except TimeoutError:
+            return sorted(found)
+        try:
+            wide.fill_(float("nan"))
+            launch.carry_out(problem.plan(tile, problem.wide, target), [x], [wide])
+            error = float((wide.double() - exact).norm() / exact.norm())
+            if not error <= _LIMIT[entry["kind"]]:
+                click.echo(f"  {tile}: relative error {error:.1e}", err=True)
+                continue
+            planned = problem.plan(tile, problem.out, target)
+            us = timer(lambda i, planned=planned: launch.carry_out(planned, [copies[i % _COPIES]], [out]))  # type: ignore[misc]
+        except Exception as cause:  # a tile that does not fit the device
+            click.echo(f"  {tile}: {type(cause).__name__}", err=True)
+            continue
+        found.append(Found(us, tile))
+    if not found and time.monotonic() < until:
+        where = f"kernel {entry['kernel']!r}, kind {entry['kind']!r}, size {entry['size']}"
+        raise RuntimeError(f"no tile of {where} gives a right result")
+    return sorted(found)
 
 
 def write(file: Path, about: str, entries: list[dict[str, Any]]) -> None:
@@ -123,27 +211,73 @@ def write(file: Path, about: str, entries: list[dict[str, Any]]) -> None:
         raise
 
 
-def _by_events(call: Callable[[], object]) -> float:
-    from triton.testing import do_bench
+def cuda_timer(device: torch.device) -> Timer:
+    """Medians of CUDA events around calls that are queued behind a long copy."""
+    from .bench.clocks import CudaClock
 
-    return 1e3 * float(do_bench(call, warmup=5, rep=20, return_mode="median"))
+    clock = CudaClock(device)
+
+    def timer(call: Callable[[int], object]) -> float:
+        call(0)
+        times = [us for _ in range(2) for us in clock.between_events([functools.partial(call, i) for i in range(8)], 1500)]
+        return statistics.median(times)
+
+    return timer
 
 
-def tuned(device: torch.device, gpu: engines.Gpu, timer: Timer) -> list[dict[str, Any]]:
-    """Entries of the file that there is for a device like this, each with the fastest tile and its time."""
+def rates(entry: dict[str, Any], us: float) -> str:
+    """GB/s of what is read and written, and TFLOP/s of the products with a whole basis."""
+    n, lanes, k = entry["size"]
+    size = _DTYPES[entry["kind"]].itemsize
+    operations = 2.0 * n * lanes * k
+    return f"{n * lanes * size / us / 1e3:7.0f} GB/s {operations / us / 1e6:7.1f} TFLOP/s"
+
+
+def tuned(
+    device: torch.device, gpu: engines.Gpu, timer: Timer, only: Sequence[str] = (), until: float = float("inf"),
+    jobs: int = 0,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Entries of the file that there is for a device like this, each with the fastest tile and its time.
+
+    Of `only` some ("crop/half"), in that order, and until a time; others are as they were. With `jobs` processes that compile.
+    """
     target = plan.Target((gpu.name, gpu.architecture), gpu.multiprocessors, tf32=gpu.nvidia)
     entries = json.loads(tiles.file_for((gpu.architecture,)).read_text())["tiles"]
-    found = []
-    for entry in track(entries, description="tiles"):
-        tile, us = measure(entry, device, target, timer)
-        found.append({**entry, **tile._asdict(), "us": round(us, 2)})
-    return found
+    names = [f"{entry['kernel']}/{entry['kind']}" for entry in entries]
+    asked = [e for wanted in only for e, name in zip(entries, names, strict=True) if name == wanted] or entries
+    # Processes of their own, since a CUDA context does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, mp_context=context) if jobs else None
+    compiling: dict[int, dict[tiles.Tile, Future[str | None]]] = {}
+    try:
+        if pool is not None:
+            for i, entry in enumerate(asked):
+                problem = Problem.of(entry)
+                compiling[i] = {tile: pool.submit(compiled, problem, tile, target) for tile in _candidates(entry)}
+        for i, entry in enumerate(asked):
+            if time.monotonic() > until:
+                break
+            found = measure(entry, device, target, timer, compiling.get(i), until)
+            click.echo(f"{entry['kernel']}/{entry['kind']} {entry['size']}: {len(found)} tiles")
+            for us, tile in found[:_SHOWN]:
+                fields = " ".join(f"{name} {value}" for name, value in tile._asdict().items() if value)
+                click.echo(f"  {us:8.2f} us {rates(entry, us)}  {fields}")
+            if found:
+                entry |= {**found[0].tile._asdict(), "us": round(found[0].us, 2)}
+    finally:
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return entries  # type: ignore[no-any-return]
 
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="instead of the package's own")
-def main(output: Path | None) -> None:
+@click.option("--only", multiple=True, metavar="KERNEL/KIND", help="such as crop/half; any number of them")
+@click.option("--deadline", type=float, default=float("inf"), metavar="SECONDS", help="then what there is is written")
+@click.option("--jobs", type=int, default=JOBS, help="processes that compile; 0: none")
+def main(output: Path | None, only: tuple[str, ...], deadline: float, jobs: int) -> None:
     """Measure tiles of the Triton kernels on this GPU; minutes."""
+    begun = time.monotonic()
     if not torch.cuda.is_available():
         raise click.ClickException("no GPU: torch.cuda.is_available() is false")
     device = torch.device("cuda", torch.cuda.current_device())
@@ -156,7 +290,7 @@ def main(output: Path | None) -> None:
     about = (
         f"Measured on {gpu.name}, torch {torch.__version__}, Triton {triton.__version__}; us: the fastest tile's time."
     )
-    write(file, about, tuned(device, gpu, _by_events))
+    write(file, about, tuned(device, gpu, cuda_timer(device), only, begun + deadline, jobs))
     click.echo(f"wrote {file}")
 
 

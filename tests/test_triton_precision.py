@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import interpreted
 from front_kernels import reference
 
 pytest.importorskip("triton", reason="Triton is not installed: its kernels are not tested")
@@ -66,6 +67,7 @@ def product(a: np.ndarray, b: np.ndarray, total: np.ndarray, precision: str) -> 
 @pytest.fixture
 def tensor_core(monkeypatch):
     """Replaces the interpreter's dot; returns the names of the precisions that were asked for."""
+    interpreted.round_to_bfloat16(monkeypatch)
     asked: list[str] = []
     # bf16x6 is Triton's for some targets, but the interpreter does not know it.
     builder = interpreter.interpreter_builder
@@ -90,7 +92,7 @@ def error(x: Tensor, k: tuple[int, int], direction: str, target: plan.Target) ->
 
 
 # 8192 terms: where a single accumulator that is cut off would lose digits. The other axis is short, for time.
-CASES = [((8192, 16), (16, 16), "forward"), ((8192, 16), (130, 16), "forward"), ((100, 20), (300, 24), "inverse"),
+CASES = [((8192, 16), (16, 16), "forward"), ((8192, 16), (130, 16), "forward"), ((1000, 16), (130, 16), "forward"), ((100, 20), (300, 24), "inverse"),
          ((150, 20), (300, 24), "inverse")]  # fmt: skip
 TARGETS = [("sm_80", True), ("gfx942", False)]
 
@@ -103,8 +105,9 @@ def test_precisions(dtype, shape, k, direction, architecture, tf32, tensor_core)
     # A mean, so that sums grow: random signs hide what cutting off does.
     x += 1
     limit = 1e-6 if dtype == torch.float32 else 1e-5
-    # 16-bit products are what they are; the kernel for both axes of the inverse takes its coefficients as float32.
-    half = {"ieee"} if dtype != torch.float32 and shape != (100, 20) else set()
+    # 16-bit products are what they are, and so are those of moments; the kernel for both axes of the inverse takes its
+    # coefficients as float32.
+    half = {"ieee"} if shape[0] == 8192 or (dtype != torch.float32 and shape != (100, 20)) else set()
     highest = error(x, k, direction, plan.Target((architecture,), 4, "highest", tf32))
     assert set(tensor_core) == half | {"tf32x3" if tf32 else "bf16x6"}
     tensor_core.clear()
@@ -112,7 +115,7 @@ def test_precisions(dtype, shape, k, direction, architecture, tf32, tensor_core)
     assert set(tensor_core) == half | {"tf32" if tf32 else "bf16x3"}
     print(f"{dtype} {shape} -> {k} {direction} {architecture}: highest {highest:.2e}, fast {fast:.2e}")
     assert highest <= limit
-    assert highest < fast <= 3e-3
+    assert highest < fast <= 4e-3
 
 
 def test_one_accumulator_would_not_do(tensor_core):

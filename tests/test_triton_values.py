@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import front_kernels as fk
+import interpreted
 from compare import assert_matches
 from front_kernels import _autograd, engines, reference
 
@@ -31,16 +31,7 @@ GPU = engines.Gpu("a GPU for tests", "sm_80", 4)
 
 @pytest.fixture(autouse=True)
 def round_to_bfloat16(monkeypatch):
-    """The interpreter cuts float32 off where a GPU rounds it to bfloat16."""
-    cast = interpreter.InterpreterBuilder.cast_impl
-
-    def create_fp_trunc(self, x, dtype):
-        if x.dtype.scalar != triton.language.float32 or dtype.scalar != triton.language.bfloat16:
-            return cast(self, x, dtype)
-        bits = torch.from_numpy(np.ascontiguousarray(x.data)).to(torch.bfloat16).view(torch.int16).numpy()
-        return interpreter.TensorHandle(bits.view(np.uint16), dtype.scalar)
-
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_fp_trunc", create_fp_trunc)
+    interpreted.round_to_bfloat16(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,8 @@ ENTRIES = [
     {"kernel": "axis", "kind": "single", "size": [64, 48, 16]},
     {"kernel": "crop", "kind": "half", "size": [64, 48, 16]},
     {"kernel": "pad", "kind": "single", "size": [64, 48, 16]},
+    {"kernel": "crop_moments", "kind": "single", "size": [1100, 48, 16]},
+    {"kernel": "axis_moments", "kind": "half", "size": [1100, 48, 16]},
 ]
 START = {"rows": 32, "terms": 32, "lanes": 32, "columns": 16, "warps": 4, "stages": 2}
 
@@ -25,7 +27,7 @@ if torch.cuda.is_available():
     pytest.skip("there is a GPU: the kernels are not interpreted", allow_module_level=True)
 
 
-def few(tile: tiles.Tile):
+def few(kernel: str, kind: str, tile: tiles.Tile):
     yield from (tile, tile._replace(terms=16), tile._replace(lanes=64))
 
 
@@ -33,8 +35,9 @@ def few(tile: tiles.Tile):
 def test_the_fastest_tile_that_is_right(entry, monkeypatch):
     monkeypatch.setattr(tune, "candidates", few)
     times = iter([3.0, 1.0, 2.0])
-    tile, us = tune.measure(entry | START, CPU, TARGET, lambda call: (call(), next(times))[1])
-    assert (tile, us) == (tiles.Tile(**START)._replace(terms=16), 1.0)
+    found = tune.measure(entry | START, CPU, TARGET, lambda call: (call(0), next(times))[1])
+    assert [us for us, _ in found] == [1.0, 2.0, 3.0]
+    assert found[0].tile == tiles.Tile(**START)._replace(terms=16)
     assert tiles.forced == {}
 
 
@@ -51,8 +54,8 @@ def test_wrong_results_and_tiles_that_do_not_fit_are_left_out(monkeypatch):
             raise RuntimeError("out of shared memory")
 
     monkeypatch.setattr(launch, "launch", spoiled)
-    tile, _ = tune.measure(ENTRIES[0] | START, CPU, TARGET, lambda call: 1.0)
-    assert tile == tiles.Tile(**START)._replace(lanes=64)
+    found = tune.measure(ENTRIES[0] | START, CPU, TARGET, lambda call: 1.0)
+    assert found[0].tile == tiles.Tile(**START)._replace(lanes=64)
     monkeypatch.setattr(launch, "launch", lambda kernel, grid, arguments: arguments["out"].zero_())
     with pytest.raises(RuntimeError, match=r"no tile of kernel 'axis', kind 'single', size \[64, 48, 16\] gives"):
         tune.measure(ENTRIES[0] | START, CPU, TARGET, lambda call: 1.0)
@@ -61,7 +64,7 @@ def test_wrong_results_and_tiles_that_do_not_fit_are_left_out(monkeypatch):
 
 def test_candidates():
     start = tiles.Tile(64, 32, 128, 0, 8, 3)
-    found = list(tune.candidates(start))
+    found = list(tune.candidates("axis", "half", start))
     assert found[0] == start
     assert len(set(found)) == len(found) < 100
     assert {tile.rows for tile in found} == {32, 64, 128}
@@ -73,7 +76,8 @@ def test_candidates():
 
 
 def test_the_file_is_one_that_the_ops_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(tune, "measure", lambda entry, *rest: (tiles.Tile(16, 16, 16, 16, 4, 1), 2.5))
+    found = [tune.Found(2.5, tiles.Tile(16, 16, 16, 16, 4, 1))]
+    monkeypatch.setattr(tune, "measure", lambda entry, *rest: found)
     entries = tune.tuned(CPU, engines.Gpu("A GPU", "sm_80", 4), lambda call: 1.0)
     monkeypatch.setattr(tiles, "CONFIGS", tmp_path)
     tune.write(tmp_path / "A_GPU.json", "by a test", entries)

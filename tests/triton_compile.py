@@ -58,6 +58,10 @@ CASES: list[tuple[torch.dtype, str, int, int, str, int]] = [
     (torch.bfloat16, "highest", 768, 64, "forward", 12),
     (torch.float32, "highest", 768, 384, "forward", 12),
     (torch.float32, "highest", 768, 64, "inverse", 12),
+    (torch.bfloat16, "highest", 1008, 128, "forward", 1),
+    (torch.bfloat16, "highest", 1008, 512, "forward", 1),
+    (torch.float32, "highest", 1008, 128, "forward", 1),
+    (torch.float32, "highest", 8192, 256, "forward", 1),
     (torch.bfloat16, "highest", 771, 61, "forward", 1),
 ]
 

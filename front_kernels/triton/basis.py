@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["CACHE_BYTES", "Key", "build", "cache", "get", "padded"]
+from . import moments
+
+__all__ = ["CACHE_BYTES", "Key", "Moments", "build", "cache", "get", "padded"]
 
 CACHE_BYTES = 256 << 20
 """What bases may take on all devices together, besides those that CUDA graphs have captured."""
@@ -56,6 +58,39 @@ class Key(NamedTuple):
         return math.ldexp(1.0, math.frexp(max(_factors(self.n, self.norm, self.inverse)))[1])
 
 
+class Moments(NamedTuple):
+    """k rows of D_n (n, k, norm) by their moments in runs of `block`: `terms` bfloat16 numbers for each group of them.
+
+    Its tensor is [steps, terms of all groups, rows, moments of a group and runs of a step], zero where padded.
+    """
+
+    n: int
+    k: int
+    norm: str
+    block: int
+    terms: tuple[int, ...]
+    moments: int  # as many are not zero
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        steps = -(-self.n // (self.block * moments.RUNS))
+        return steps, sum(self.terms), padded(self.k), moments.GROUP * moments.RUNS
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """From one step, one term to the next."""
+        _, terms, rows, columns = self.shape
+        return terms * rows * columns, rows * columns
+
+    @property
+    def scale(self) -> float:
+        return math.ldexp(1.0, math.frexp(max(_factors(self.n, self.norm, False)))[1])
+
+
 def norm_factors(n: int, norm: str) -> tuple[float, float]:
     """Scales of coefficient 0 and of the others, relative to the bare cosine, in the forward direction."""
     if norm.startswith("adjoint:"):
@@ -86,8 +121,35 @@ def _cosines(u: Tensor, i: Tensor, n: int) -> Tensor:
     return torch.cos(q.to(torch.float64) * (math.pi / (2 * n)))
 
 
-def build(key: Key, device: torch.device) -> Tensor:
+def _build_moments(key: Moments, device: torch.device) -> Tensor:
+    n, block = key.n, key.block
+    steps, terms, _, columns = key.shape
+    first, other = (factor / key.scale for factor in _factors(n, key.norm, False))
+    count = moments.GROUP * len(key.terms)
+    polynomials = torch.tensor(moments.weights(block, count), dtype=torch.float64, device=device)
+    data = torch.zeros(key.shape, dtype=key.dtype, device=device)
+    i = torch.arange(steps * moments.RUNS * block, device=device)  # past n, too: the row goes on, and x is zero there
+    step = max(1, _WORKING_ELEMENTS // len(i))
+    for row in range(0, key.k, step):
+        u = torch.arange(row, min(row + step, key.k), device=device)[:, None]
+        value = _cosines(u, i, n) * torch.where(u == 0, first, other)
+        # [rows, steps, runs, groups, moments] -> [groups, steps, rows, moments, runs]
+        value = (value.view(len(u), steps, moments.RUNS, block) @ polynomials.T).unflatten(-1, (-1, moments.GROUP))
+        value = value.permute(3, 1, 0, 4, 2).reshape(-1, steps, len(u), columns)
+        at = 0
+        for group, numbers in zip(value, key.terms, strict=True):
+            for _ in range(numbers):
+                rounded = group.to(key.dtype)
+                data[:, at, row : row + len(u)] = rounded
+                group -= rounded
+                at += 1
+    return data
+
+
+def build(key: Key | Moments, device: torch.device) -> Tensor:
     """The basis, on a device."""
+    if isinstance(key, Moments):
+        return _build_moments(key, device)
     n = key.n
     first, other = (factor / key.scale for factor in _factors(n, key.norm, key.inverse))
     factors = [torch.tensor(factor, dtype=torch.float64, device=device) for factor in (first, other)]
@@ -114,7 +176,7 @@ def build(key: Key, device: torch.device) -> Tensor:
     return data
 
 
-def _build_apart(key: Key, device: torch.device) -> Tensor:
+def _build_apart(key: Key | Moments, device: torch.device) -> Tensor:
     """The basis, complete when this returns: built by another thread on another stream.
 
     While torch.compile warms up a CUDA graph, what this thread allocates lies in the graph's memory and is taken back
@@ -172,8 +234,8 @@ class Cache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._building = threading.Lock()
-        self._found: OrderedDict[tuple[Key, torch.device], _Entry] = OrderedDict()
-        self._captured: dict[tuple[Key, torch.device], Tensor] = {}
+        self._found: OrderedDict[tuple[Key | Moments, torch.device], _Entry] = OrderedDict()
+        self._captured: dict[tuple[Key | Moments, torch.device], Tensor] = {}
 
     @property
     def nbytes(self) -> int:
@@ -185,7 +247,7 @@ class Cache:
         with self._lock:
             self._found.clear()
 
-    def get(self, key: Key, device: torch.device) -> Tensor:
+    def get(self, key: Key | Moments, device: torch.device) -> Tensor:
         """The basis, built if it is not there.
 
         Raises:
@@ -215,7 +277,7 @@ class Cache:
                     total -= self._found.popitem(last=False)[1].data.nbytes
                 return entry.used()
 
-    def _look(self, at: tuple[Key, torch.device], capturing: bool) -> Tensor | None:
+    def _look(self, at: tuple[Key | Moments, torch.device], capturing: bool) -> Tensor | None:
         with self._lock:
             captured = self._captured.get(at) if self._captured else None
             if captured is not None:

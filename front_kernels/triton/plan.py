@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 
 from .. import _costs
-from . import kernels, tiles
-from .basis import Key, padded
+from . import kernels, moments, tiles
+from .basis import Key, Moments, padded
 
 __all__ = ["Layout", "Plan", "Step", "Target", "Temporary", "axis", "matrices"]
 
@@ -83,7 +83,7 @@ class Step(NamedTuple):
     grid: int
     arguments: dict[str, Any]  # all but tensors: sizes, strides, constants, Triton's options
     tensors: tuple[tuple[str, str | int], ...]
-    bases: tuple[tuple[str, Key], ...]
+    bases: tuple[tuple[str, Key | Moments], ...]
 
 
 class Plan(NamedTuple):
@@ -125,17 +125,36 @@ class Batch:
     starts: tuple[tuple[int, int], ...] = ((0, 0),)
 
 
+_UNDIVIDED = 1 << 30
+"""Of sums: more than any has terms."""
+
+
 class _Builder:
     """A plan in the making."""
 
+    runs = False  # whether sums may be of moments, and divided
+
     def __init__(self, target: Target, batch: Batch, norm: str) -> None:
         self.target, self.batch, self.norm = target, batch, norm
+        self.exact = torch.float32  # what decides how precise sums are
         self.steps: list[Step] = []
         self.temporaries: list[Temporary] = []
+        self.idle: list[int] = []
 
     def temporary(self, size: int, dtype: torch.dtype) -> int:
-        self.temporaries.append(Temporary(size, dtype))
-        return len(self.temporaries) - 1
+        """A new one, or one that no later step reads."""
+        found = next((slot for slot in self.idle if self.temporaries[slot].dtype == dtype), None)
+        if found is None:
+            self.temporaries.append(Temporary(size, dtype))
+            return len(self.temporaries) - 1
+        self.idle.remove(found)
+        self.temporaries[found] = Temporary(max(size, self.temporaries[found].size), dtype)
+        return found
+
+    def free(self, slot: str | int) -> None:
+        """After the last step that reads it."""
+        assert isinstance(slot, int)
+        self.idle.append(slot)
 
     def matrices(self, rows: int, columns: int, dtype: torch.dtype) -> Side:
         """As many temporary matrices as there are in the batch."""
@@ -147,9 +166,11 @@ class _Builder:
         return Plan(tuple(self.steps), tuple(self.temporaries), self.batch.starts)
 
     def add(
-        self, kernel: Any, grid: int, arguments: dict[str, Any], tensors: dict[str, Side | int], bases: dict[str, Key],
+        self, kernel: Any, grid: int, arguments: dict[str, Any], tensors: dict[str, Side | int], bases: dict[str, Any],
         tile: tiles.Tile,
     ) -> None:  # fmt: skip
+        if kernel in (kernels.axis, kernels.axis_moments):
+            arguments = {"parts": 1, "segment": _UNDIVIDED, **arguments}
         # NOTE: fusion of multiplications and additions is Triton's default up to 3.9 only.
         options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
         common = {"inner": self.batch.inner, "matrices": self.batch.matrices}
@@ -169,6 +190,9 @@ class _Builder:
     def axis(self, x: Side, out: Side, inverse: bool) -> None:
         """The first axis of the matrices x transformed into that of out; the second are the lanes."""
         (terms, lanes), rows = x.sizes, out.sizes[0]
+        if not inverse and (found := self.moments(terms, rows, lanes, x, "axis")) is not None:
+            self.axis_moments(x, out, *found)
+            return
         n, k = (rows, terms) if inverse else (terms, rows)
         compute = _compute_dtype(x.dtype, out.dtype)
         dot = compute if compute == torch.float64 else x.dtype
@@ -180,12 +204,112 @@ class _Builder:
         height = (rows + 1) // 2 if fold else rows
         arguments = {
             "n": n, "terms": terms, "rows": rows, "lanes": lanes, "x_j": x.strides[0], "x_l": x.strides[1],
-            "out_u": out.strides[0], "out_l": out.strides[1], "scale": key.scale, **_strides(key),
-            "FOLD": fold, "DOT": _TYPES[dot], "SUM": _TYPES[compute], "TERMS": key.terms,
+            **_strides(key), "FOLD": fold, "DOT": _TYPES[dot], "SUM": _TYPES[compute], "TERMS": key.terms,
             "PRECISION": self.target.products(dot), "BU": bu, "BJ": bj, "BL": bl,
         }  # fmt: skip
-        grid = triton.cdiv(height, bu) * triton.cdiv(lanes, bl) * self.batch.count
-        self.add(kernels.axis, grid, arguments, {"x": x, "out": out}, {"basis": key}, tile)
+        grid = triton.cdiv(height, bu) * triton.cdiv(lanes, bl)
+        sums = (terms + 1) // 2 if fold else terms
+        self.divided(kernels.axis, grid, arguments, x, out, {"basis": key}, tile, sums, bj)
+
+    def programs(self, tile: tiles.Tile) -> int:
+        """As many as run at a time, about: one of eight warps on each multiprocessor."""
+        return self.target.multiprocessors * max(1, 8 // tile.warps)
+
+    def divided(
+        self, kernel: Any, grid: int, arguments: dict[str, Any], x: Side, out: Side, bases: dict[str, Any],
+        tile: tiles.Tile, terms: int, step: int,
+    ) -> None:  # fmt: skip
+        """One axis, whose sums are divided into parts where there would be fewer programs than multiprocessors."""
+        strides = {"out_u": out.strides[0], "out_l": out.strides[1]}
+        steps = triton.cdiv(terms, step)
+        wanted = min(self.programs(tile) // (grid * self.batch.count), steps // _STEPS)
+        (scale,) = (key.scale for key in bases.values())
+        if not self.runs or wanted < 2:
+            arguments |= {**strides, "scale": scale}
+            self.add(kernel, grid * self.batch.count, arguments, {"x": x, "out": out}, bases, tile)
+            return
+        segment = triton.cdiv(steps, wanted) * step
+        parts = triton.cdiv(terms, segment)
+        rows, lanes = out.sizes
+        compute = _compute_dtype(x.dtype, out.dtype)
+        one = rows * lanes * parts
+        partials = Side(self.temporary(self.batch.count * one, compute), compute, out.sizes, (lanes, 1),
+                        (self.batch.inner * one, one))  # fmt: skip
+        arguments |= {"out_u": lanes, "out_l": 1, "scale": 1.0, "parts": parts, "segment": segment}
+        self.add(kernel, grid * parts * self.batch.count, arguments, {"x": x, "out": partials}, bases, tile)
+        self.summed(partials.slot, out, parts, (rows, lanes), scale)
+
+    def summed(self, partials: str | int, out: Side, parts: int, size: tuple[int, int], scale: float) -> None:
+        """The sum of a matrix's partial ones, all of a size that may be larger than out."""
+        (rows, columns), (ku, kv) = size, out.sizes
+        arguments = {
+            "parts": parts, "size": rows * columns, "columns": columns, "ku": ku, "kv": kv, "out_u": out.strides[0],
+            "out_v": out.strides[1], "scale": scale, "SUM": _TYPES[_compute_dtype(out.dtype, torch.float32)],
+            "B": 64, "BP": 32,
+        }  # fmt: skip
+        grid = triton.cdiv(rows * columns, 64) * self.batch.count
+        tile = tiles.Tile(0, 0, 0, 0, warps=4, stages=2)
+        self.add(kernels.add, grid, arguments, {"partials": partials, "out": out}, {}, tile)  # type: ignore[dict-item]
+        self.free(partials)
+
+    def moments(self, n: int, k: int, lanes: int, x: Side, kernel: str) -> tuple[Moments, tiles.Tile] | None:
+        """The basis and the tile if sums along x's first axis are better taken of its runs' moments."""
+        compute = _compute_dtype(x.dtype, self.exact)
+        if not self.runs or compute == torch.float64 or x.strides[1] != 1 or n < _LONG:
+            return None
+        if (kernel, _KINDS[x.dtype]) in tiles.forced:  # measured in their place
+            return None
+        tile = tiles.nearest(self.target.names, f"{kernel}_moments", _KINDS[x.dtype], (n, lanes, k))
+        asked, fast = _KINDS[self.exact], self.target.precision == "fast"
+        if fast:
+            asked = "fast half" if self.exact == torch.bfloat16 else "fast single"
+        terms = moments.chosen(n, k, tile.terms, asked)
+        if terms is None:
+            return None
+        # In bfloat16 products for each element, a TF32 product being two; of folded sums, half.
+        dense = (0.5 if fast else 2.0) if x.dtype.itemsize == 2 else (1.0 if fast else 3.0)
+        if moments.products(terms, tile.terms) > 0.75 * dense:
+            return None
+        count = moments.needed(n, k, tile.terms, asked)
+        return Moments(n, k, self.norm, tile.terms, terms, count), tile
+
+    def moment_arguments(self, key: Moments, lanes: int, tile: tiles.Tile, x: Side) -> dict[str, Any]:
+        step, term = key.strides
+        group = (*key.terms, 0, 0)
+        bl = min(tile.lanes, padded(lanes))
+        return {
+            "n": key.n, "lanes": lanes, "x_j": x.strides[0], "x_l": x.strides[1], "step": step, "term": term,
+            "BLOCK": key.block, "MOMENTS": key.moments, "GROUP0": group[0], "GROUP1": group[1], "GROUP2": group[2],
+            "WHOLE": key.n % (key.block * moments.RUNS) == 0 and lanes % bl == 0, "BL": bl,
+        }  # fmt: skip
+
+    def axis_moments(self, x: Side, out: Side, key: Moments, tile: tiles.Tile) -> None:
+        """axis, forward, of x's first axis, by the moments of its runs."""
+        rows, lanes = out.sizes
+        padded_rows = key.shape[2]
+        bu = tile.rows if padded_rows % tile.rows == 0 else min(padded_rows, 128)
+        arguments = {"rows": rows, "BU": bu, **self.moment_arguments(key, lanes, tile, x)}
+        grid = triton.cdiv(rows, bu) * triton.cdiv(lanes, arguments["BL"])
+        runs = triton.cdiv(key.n, key.block)
+        self.divided(kernels.axis_moments, grid, arguments, x, out, {"basis": key}, tile, runs, moments.RUNS)
+
+    def crop_moments(self, x: Side, out: Side, key: Moments, tile: tiles.Tile) -> None:
+        (n, lanes), (_, kv) = x.sizes, out.sizes
+        across = Key(lanes, kv, False, self.norm, torch.float32, 1, False)
+        arguments = self.moment_arguments(key, lanes, tile, x)
+        runs, bu, columns = triton.cdiv(n, key.block), key.shape[2], across.shape[2]
+        tiles_l = triton.cdiv(lanes, arguments["BL"])
+        wanted = max(1, self.programs(tile) // (tiles_l * self.batch.count))
+        segment = triton.cdiv(triton.cdiv(runs, wanted), moments.RUNS) * moments.RUNS
+        parts = tiles_l * triton.cdiv(runs, segment)
+        partials = self.temporary(parts * self.batch.count * bu * columns, torch.float32)
+        arguments |= {
+            "segment": segment, "lane_basis_v": across.strides[2], "K": bu, "KV": columns, "BU": bu,
+            "BV": min(columns, tile.columns), "LANE_PRECISION": self.target.products(torch.float32),
+        }  # fmt: skip
+        bases = {"basis": key, "lane_basis": across}
+        self.add(kernels.crop_moments, parts * self.batch.count, arguments, {"x": x, "partials": partials}, bases, tile)
+        self.summed(partials, out, parts, (bu, columns), key.scale * across.scale)
 
     def crop(self, x: Side, out: Side) -> None:
         """Both axes in one launch, and one for the sum of what its programs found."""
@@ -193,6 +317,9 @@ class _Builder:
         if x.strides[0] == 1 and x.strides[1] != 1:
             x, out = x.swapped(), out.swapped()
         (n, lanes), (ku, kv), dot = x.sizes, out.sizes, x.dtype
+        if (found := self.moments(n, ku, lanes, x, "crop")) is not None:
+            self.crop_moments(x, out, *found)
+            return
         fold = n > 1 and self.target.folds(dot, contiguous=False)
         key = Key(n, ku, False, self.norm, dot, self.target.terms(dot), fold)
         across = Key(lanes, kv, False, self.norm, torch.float32, 1, False)
@@ -207,22 +334,16 @@ class _Builder:
         parts = tiles_l * triton.cdiv(half, segment)
         total = parts * self.batch.count
         partials = self.temporary(total * k * kv_padded, torch.float32)
-        common = {"SUM": tl.float32, "K": k, "KV": kv_padded}
         arguments = {
             "n": n, "rows": n, "lanes": lanes, "x_j": x.strides[0], "x_l": x.strides[1], "segment": segment,
             "lane_basis_v": across.strides[2], **_strides(key), "FOLD": fold, "DOT": _TYPES[dot], "TERMS": key.terms,
             "PRECISION": self.target.products(dot), "LANE_PRECISION": self.target.products(torch.float32),
             "BU": bu, "BJ": bj, "BL": bl, "BV": min(kv_padded, tile.columns),
+            "SUM": tl.float32, "K": k, "KV": kv_padded,
         }  # fmt: skip
         bases = {"basis": key, "lane_basis": across}
-        self.add(kernels.crop, total, common | arguments, {"x": x, "partials": partials}, bases, tile)
-        arguments = {
-            "parts": parts, "ku": ku, "kv": kv, "out_u": out.strides[0], "out_v": out.strides[1],
-            "scale": key.scale * across.scale, "B": 64, "BP": 32,
-        }  # fmt: skip
-        grid = k * kv_padded // 64 * self.batch.count
-        sums = tiles.Tile(0, 0, 0, 0, warps=4, stages=2)
-        self.add(kernels.add, grid, common | arguments, {"partials": partials, "out": out}, {}, sums)
+        self.add(kernels.crop, total, arguments, {"x": x, "partials": partials}, bases, tile)
+        self.summed(partials, out, parts, (k, kv_padded), key.scale * across.scale)
 
     def pad_tile(self, tile: tiles.Tile) -> tiles.Tile:
         return tile
@@ -253,14 +374,27 @@ class _Builder:
     def two_passes(self, x: Side, out: Side, inverse: bool) -> None:
         """One axis after the other, in the order that needs fewer products."""
         (m, n), (k0, k1) = x.sizes, out.sizes
+        dtype = _compute_dtype(x.dtype, out.dtype)
         rows_first = m * n * k1 + m * k0 * k1 <= m * n * k0 + n * k0 * k1
-        middle = self.matrices(*((m, k1) if rows_first else (k0, n)), _compute_dtype(x.dtype, out.dtype))
+        if not inverse and self.runs:
+            # The axis that is not contiguous first: it can be folded or taken by its moments. The intermediate is such
+            # that the other one can, too.
+            by_columns = x.strides[0] == 1 and x.strides[1] != 1
+            size = (m, k1) if by_columns else (n, k0)
+            middle = self.matrices(*size, dtype)
+            one, two = (x.swapped(), out) if by_columns else (x, out.swapped())
+            self.axis(one, middle.swapped(), inverse)
+            self.axis(middle, two, inverse)
+            self.free(middle.slot)
+            return
+        middle = self.matrices(*((m, k1) if rows_first else (k0, n)), dtype)
         if rows_first:
             self.axis(x.swapped(), middle.swapped(), inverse)
             self.axis(middle, out, inverse)
         else:
             self.axis(x, middle, inverse)
             self.axis(middle.swapped(), out.swapped(), inverse)
+        self.free(middle.slot)
 
     def forward(self, x: Side, out: Side) -> None:
         if _fits_one_pass(out.sizes, x.dtype, out.dtype):
@@ -287,6 +421,17 @@ def _compute_dtype(x: torch.dtype, out: torch.dtype) -> torch.dtype:
 def _fits_one_pass(k: Sequence[int], x: torch.dtype, out: torch.dtype) -> bool:
     return max(k) <= _costs.FUSED_MOST and _compute_dtype(x, out) == torch.float32
 
+
+class _Free(_Builder):
+    """All that there is."""
+
+    runs = True
+
+
+_LONG = 1024
+"""Least length of which moments are taken."""
+_STEPS = 2
+"""Least steps of a part of divided sums."""
 
 Axes = list[tuple[int, int, int]]  # size, stride of x, stride of out
 
@@ -327,7 +472,8 @@ def matrices(
     """
     axes = _merged(zip(x.shape[:-2], x.strides[:-2], out.strides[:-2], strict=True))
     batch, x_strides, out_strides = _batch(axes, count, aligned)
-    builder = _Builder(target, batch, norm)
+    builder = _Free(target, batch, norm)
+    builder.exact = x.dtype
     grouped = count > 1 or len(batch.starts) > 1
     first = Side("x", x.dtype, x.shape[-2:], x.strides[-2:], x_strides, grouped)  # type: ignore[arg-type]
     last = Side("out", out.dtype, out.shape[-2:], out.strides[-2:], out_strides, grouped)  # type: ignore[arg-type]
@@ -350,7 +496,8 @@ def axis(x: Layout, out: Layout, inverse: bool, dim: int, norm: str, target: Tar
     at = next((i for i, each in enumerate(rest) if each[1] == 1), len(rest) - 1)
     lanes = rest.pop(at) if rest else (1, 1, 1)
     batch, x_strides, out_strides = _batch(rest, 1, True)
-    builder = _Builder(target, batch, norm)
+    builder = _Free(target, batch, norm)
+    builder.exact = x.dtype
     grouped = len(batch.starts) > 1
     first = Side("x", x.dtype, (x.shape[dim], lanes[0]), (x.strides[dim], lanes[1]), x_strides, grouped)
     last = Side("out", out.dtype, (out.shape[dim], lanes[0]), (out.strides[dim], lanes[2]), out_strides, grouped)

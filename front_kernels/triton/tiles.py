@@ -14,7 +14,8 @@ __all__ = ["CONFIGS", "LARGEST", "Tile", "file_for", "file_name", "forced", "nea
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LARGEST = 128
-"""Of each side of a tile: bases are padded to whole tiles of up to this size, and no further."""
+"""Of each side of a tile: bases are padded to whole tiles of up to this size, and no further. Of sums of moments a tile
+may have twice as many rows, and `terms` are a run's."""
 
 
 class Tile(NamedTuple):
@@ -49,8 +50,9 @@ def _read(path: Path) -> tuple[tuple[str, str, tuple[int, ...], Tile], ...]:
     for e in entries:
         tile = Tile(*(e[name] for name in Tile._fields))
         for name, side in zip(Tile._fields, tile[:4], strict=False):
-            if side and not (16 <= side <= LARGEST and side & (side - 1) == 0):
-                raise ValueError(f"{path}: {name} must be a power of two from 16 to {LARGEST}, or 0, got {side} in {e}")
+            most = 2 * LARGEST if e["kernel"] == "axis_moments" else LARGEST
+            if side and not (16 <= side <= most and side & (side - 1) == 0):
+                raise ValueError(f"{path}: {name} must be a power of two from 16 to {most}, or 0, got {side} in {e}")
         found.append((e["kernel"], e["kind"], tuple(e["size"]), tile))
     return tuple(found)
 

@@ -21,7 +21,7 @@ def engine(request):
     if request.param not in fk.engines.available():
         pytest.skip(f"the engine {request.param} is not there: {fk.engines.available()} are")
     with fk.set_engine(request.param):
-        yield
+        yield request.param
 
 
 CALLS = {
@@ -195,7 +195,7 @@ POINTS = [(0, 0, 1.0), (140_000, 17, -2.0), (M - 1, N - 1, 3.0), (M - 2, 5, 4.0)
 
 
 @pytest.mark.parametrize("k", [(3, 5), (40, 3000)], ids=str)
-def test_crop_of_more_than_2_31_elements(k):
+def test_crop_of_more_than_2_31_elements(k, engine):
     room(12)
     x = torch.zeros(M, N, dtype=torch.bfloat16, device=GPU)
     assert x.numel() > 2**31
@@ -203,7 +203,9 @@ def test_crop_of_more_than_2_31_elements(k):
         x[i, j] = value
     rows, columns = exact(fk.reference.basis, M, k[0]), exact(fk.reference.basis, N, k[1])
     expected = sum(value * torch.outer(rows[:, i], columns[:, j]) for i, j, value in POINTS)
-    assert relative_error(fk.dct_crop(x, k, out_dtype=torch.float32), expected) <= 5e-7
+    # A basis of two bfloat16 terms leaves more than float32's rounding.
+    limit = 1e-5 if engine == "triton" else 5e-7
+    assert relative_error(fk.dct_crop(x, k, out_dtype=torch.float32), expected) <= limit
 
 
 def test_pad_to_more_than_2_31_elements():
