@@ -79,7 +79,7 @@ def _candidates(entry: dict[str, Any]) -> Iterator[tiles.Tile]:
 
 
 class Problem(NamedTuple):
-    """What an entry of a file is measured by: layouts of the input and of results (the op's, and one that is checked)."""
+    """What an entry of a file is measured by: layouts of the input and of results, the op's and one that is checked."""
 
     kernel: str
     kind: str
@@ -168,13 +168,18 @@ def measure(
     x = torch.randn(problem.x.shape, device=device, generator=generator).add_(1).to(problem.x.dtype)
     exact = problem.exact(x)
     copies = [x] + [x.clone() for _ in range(_COPIES - 1)] if device.type == "cuda" else [x] * _COPIES
-    out, wide = (torch.empty_strided(*each[:2], dtype=each.dtype, device=device) for each in (problem.out, problem.wide))
+    out, wide = (
+        torch.empty_strided(*each[:2], dtype=each.dtype, device=device) for each in (problem.out, problem.wide)
+    )
     found: list[Found] = []
     for tile in _candidates(entry):
         if time.monotonic() > until:
             return sorted(found)
         try:
-            if compiling is not None and compiling[tile].result(max(0.0, min(until - time.monotonic(), 1e6))) is not None:
+            if (
+                compiling is not None
+                and compiling[tile].result(max(0.0, min(until - time.monotonic(), 1e6))) is not None
+            ):
                 continue
         except TimeoutError:
             return sorted(found)
@@ -219,8 +224,8 @@ def cuda_timer(device: torch.device) -> Timer:
 
     def timer(call: Callable[[int], object]) -> float:
         call(0)
-        times = [us for _ in range(2) for us in clock.between_events([functools.partial(call, i) for i in range(8)], 1500)]
-        return statistics.median(times)
+        calls = [functools.partial(call, i) for i in range(8)]
+        return statistics.median(us for _ in range(2) for us in clock.between_events(calls, 1500))
 
     return timer
 
@@ -239,7 +244,8 @@ def tuned(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Entries of the file that there is for a device like this, each with the fastest tile and its time.
 
-    Of `only` some ("crop/half"), in that order, and until a time; others are as they were. With `jobs` processes that compile.
+    Of `only` some ("crop/half"), in that order, and until a time; others are as they were. `jobs`: processes that
+    compile.
     """
     target = plan.Target((gpu.name, gpu.architecture), gpu.multiprocessors, tf32=gpu.nvidia)
     entries = json.loads(tiles.file_for((gpu.architecture,)).read_text())["tiles"]

@@ -221,15 +221,15 @@ def test_plan_for_explains():
     assert plan["engine"] == "triton"
     assert set(plan["predicted_us"]) == {"cuda", "triton"}
     crop, add = plan["launches"]
-    assert (crop["name"], add["name"]) == ("crop", "add")
+    assert (crop["name"], add["name"]) == ("crop_moments", "add")
     assert plan["workspace_bytes"] == crop["blocks"] * 128 * 128 * 4
     assert plan["text"].startswith("engine triton (cuda: ")
     forced = fk.plan_for((8192, 8192), 128, HALF, device="cuda", engine="cuda")
     assert forced["forced"]
     assert "as asked for" in forced["text"]
     two = fk.plan_for((8192, 4096), 512, SINGLE, device="cuda", engine="triton")
-    assert [launch["name"] for launch in two["launches"]] == ["axis", "axis"]
-    assert two["workspace_bytes"] == 4 * 512 * 4096
+    assert [launch["name"] for launch in two["launches"]] == ["axis_moments", "axis", "add"]
+    assert two["workspace_bytes"] == 4 * 512 * (4096 + 4 * 512)
 
 
 @pytest.mark.parametrize("file", sorted(tiles.CONFIGS.glob("*.json")), ids=lambda file: file.stem)
@@ -237,7 +237,8 @@ def test_every_file_of_tiles_is_whole(file):
     entries = json.loads(file.read_text())["tiles"]
     assert {(e["kernel"], e["kind"]) for e in entries} == {
         ("axis", "half"), ("axis", "single"), ("axis", "double"), ("crop", "half"), ("crop", "single"), ("pad", "half"),
-        ("pad", "single"),
+        ("pad", "single"), ("axis_moments", "half"), ("axis_moments", "single"), ("crop_moments", "half"),
+        ("crop_moments", "single"),
     }  # fmt: skip
     for e in entries:
         tile = tiles.nearest((file.stem,), e["kernel"], e["kind"], tuple(e["size"]))

@@ -34,7 +34,15 @@ def test_resources(architecture, tmp_path):
             f"{each['case']:40} {each['kernel']:5} registers {each['registers']:3} shared {each['shared']:6}", end=" "
         )
         print(f"spills {each['spills']} {' '.join(each['instructions'])}")
-    assert {each["kernel"] for each in found} == {"axis", "axis_back", "axis_moments", "crop", "crop_moments", "add", "pad"}
+    assert {each["kernel"] for each in found} == {
+        "axis",
+        "axis_back",
+        "axis_moments",
+        "crop",
+        "crop_moments",
+        "add",
+        "pad",
+    }
     for each in found:
         where = f"{each['case']}, {each['kernel']}"
         assert each["spills"] == 0, where

@@ -123,7 +123,7 @@ def _cosines(u: Tensor, i: Tensor, n: int) -> Tensor:
 
 def _build_moments(key: Moments, device: torch.device) -> Tensor:
     n, block = key.n, key.block
-    steps, terms, _, columns = key.shape
+    steps, _, _, columns = key.shape
     first, other = (factor / key.scale for factor in _factors(n, key.norm, False))
     count = moments.GROUP * len(key.terms)
     polynomials = torch.tensor(moments.weights(block, count), dtype=torch.float64, device=device)

@@ -101,7 +101,7 @@ def _sums(
 
 @triton.jit
 def _part(x, j, n, inside, WHOLE: tl.constexpr):
-    if WHOLE:
+    if WHOLE:  # noqa: SIM108, a branch that is compiled or not
         value = tl.load(x)
     else:
         value = tl.load(x, mask=(j < n)[:, None] & inside, other=0)
@@ -143,7 +143,9 @@ def _moment_sums(
     along = tl.full((), 1, tl.int64) * x_j
     at = x + q.to(tl.int64)[:, None] * (BLOCK * along) + lane.to(tl.int64)[None, :] * x_l
     j = q * BLOCK
-    tile = basis + (first // RUNS).to(tl.int64) * step + u[:, None] * (GROUP * RUNS) + tl.arange(0, GROUP * RUNS)[None, :]
+    tile = (
+        basis + (first // RUNS).to(tl.int64) * step + u[:, None] * (GROUP * RUNS) + tl.arange(0, GROUP * RUNS)[None, :]
+    )
     total = tl.zeros((BU, BL), tl.float32)
     for _ in range(first, end, RUNS):
         m0 = tl.zeros((RUNS, BL), tl.float32)
@@ -331,7 +333,7 @@ def add(
     OUT_TYPE: tl.constexpr, OUT_GROUPED: tl.constexpr, ALIGNED: tl.constexpr, SUM: tl.constexpr,
     B: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    """out[z, u, v] = scale sum over p of partials[z, p, u, v], always in the same order. A partial has `size` elements."""
+    """out[z, u, v] = scale sum over p of partials[z, p, u, v], of `size` elements each, always in the same order."""
     tiles = tl.cdiv(size, B)
     program = tl.program_id(0)
     z = (program // tiles).to(tl.int64)

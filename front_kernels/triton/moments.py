@@ -41,7 +41,8 @@ def weight(block: int, p: int, r: int) -> float:
     for q in range(p):
         c = q * q * (block * block - q * q) / (4 * (4 * q * q - 1))
         before, row = row, [x * a - c * b for x, a, b in zip(t, row, before)]  # noqa: B905
-    return row[r] / sum([value * value for value in row]) ** 0.5
+    norm: float = sum([value * value for value in row]) ** 0.5
+    return row[r] / norm
 
 
 def weights(block: int, count: int) -> list[list[float]]:

@@ -263,15 +263,13 @@ class _Builder:
         asked, fast = _KINDS[self.exact], self.target.precision == "fast"
         if fast:
             asked = "fast half" if self.exact == torch.bfloat16 else "fast single"
-        terms = moments.chosen(n, k, tile.terms, asked)
-        if terms is None:
-            return None
         # In bfloat16 products for each element, a TF32 product being two; of folded sums, half.
         dense = (0.5 if fast else 2.0) if x.dtype.itemsize == 2 else (1.0 if fast else 3.0)
-        if moments.products(terms, tile.terms) > 0.75 * dense:
-            return None
-        count = moments.needed(n, k, tile.terms, asked)
-        return Moments(n, k, self.norm, tile.terms, terms, count), tile
+        for block in dict.fromkeys((tile.terms, 16)):
+            terms = moments.chosen(n, k, block, asked)
+            if terms is not None and moments.products(terms, block) <= dense:
+                return Moments(n, k, self.norm, block, terms, moments.needed(n, k, block, asked)), tile
+        return None
 
     def moment_arguments(self, key: Moments, lanes: int, tile: tiles.Tile, x: Side) -> dict[str, Any]:
         step, term = key.strides
