@@ -1,8 +1,8 @@
 """What a GPU engine would take for a transform: the cost model by which engines.py chooses. Data and arithmetic only.
 
 Times are those of a model, not of a device: the larger of what the memory and what the arithmetic needs, for each
-kernel, and a launch. Rates of the FFT-shaped kernels are fitted to their times on an H200 (docs/DESIGN.md); rates of
-products are half of the tensor cores' peak, an estimate until they are measured. Only their ratios decide.
+kernel, and a launch. Fitted to times on an H200 (docs/DESIGN.md has them): the FFT-shaped kernels' rate, and how far
+products stay behind half of the tensor cores' peak. Other devices' rates go with their peaks. Only ratios decide.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ FUSED_MOST = 128
 """Most coefficients per axis that one Triton kernel takes through both axes: what fits the registers."""
 _MOST_BASIS = 1 << 30
 """Bytes of one basis, and of the partial sums, beyond which the GEMM-shaped kernels are used only where they must."""
+_TWO_PASSES = 2.2
+"""Times that products of one axis take of what they would at a device's rates."""
+_CONVOLUTION, _THROUGH_MEMORY = 37, 12  # passes over an axis' points that steps through memory are worth
 _PROGRAMS, _LANES = 132, 64  # of the kernel for both axes: as many at least, each with so many lanes
 
 
@@ -74,6 +77,16 @@ class Problem(NamedTuple):
         return torch.float64 if torch.float64 in (self.x, self.out) else torch.float32
 
     @property
+    def contiguous_first(self) -> list[Pass]:
+        """Passes forward, as the FFT-shaped kernels take them; the inverse takes them backwards, and as long."""
+        (n0, n1), (k0, k1) = self.shape, self.k
+        if k1 is None:
+            return [Pass(n0, k0, n1, False)]
+        if self.by_columns:
+            return [Pass(n0, k0, n1, False), Pass(n1, k1, k0, False)]
+        return [Pass(n1, k1, n0, False), Pass(n0, k0, k1, False)]
+
+    @property
     def passes(self) -> list[Pass]:
         """In the order that needs fewer products."""
         (n0, n1), (k0, k1) = self.shape, self.k
@@ -101,11 +114,14 @@ def cuda_us(problem: Problem, device: Device) -> float:
     """Of the FFT-shaped kernels: the longer side of each pass, plus twice the shorter, at one rate."""
     total = 0.0
     wide = 2 if problem.compute == torch.float64 else 1
-    for n, k, lanes, _ in problem.passes:
-        # A long axis goes through memory twice; one without radices is a convolution of twice its length or more.
-        factor = 4 if largest_factor(n) > 61 else 2 if n > 32768 else 1
-        points = problem.matrices * lanes * (n + 2 * k)  # the inverse takes as long
-        total += factor * wide * points / device.points + device.launch_us
+    for n, k, lanes, _ in problem.contiguous_first:
+        # A long axis goes through memory, and one without radices is a convolution of twice its length or more: four or
+        # five steps each, in which it does not matter how much is kept. The inverse takes as long.
+        if largest_factor(n) > 61:
+            points = _CONVOLUTION * n
+        else:
+            points = _THROUGH_MEMORY * n if n > 32768 else n + 2 * k
+        total += wide * problem.matrices * lanes * points / device.points + device.launch_us
     return total
 
 
@@ -179,8 +195,10 @@ def triton_us(problem: Problem, precision: str, device: Device) -> float:
             total += arithmetic
             largest = max(largest, memory)
         else:
-            total += max(arithmetic, memory) + device.launch_us
+            total += max(_TWO_PASSES * arithmetic, memory) + device.launch_us
     if not fused:
         return total
+    if problem.x.itemsize > 2:  # its numbers are taken apart in registers, between loads and products
+        total += largest
     largest += 2 * _partial_bytes(problem) / device.bytes  # written, and read to be summed
     return max(total, largest) + device.launch_us * (1 if problem.inverse else 2)
