@@ -163,7 +163,7 @@ tests() {
   fi
   # Most of the time of test_gpu_ops.py is one processor's, which compiles kernels; test_gpu_torch.py wants the GPU for
   # itself.
-  if importable xdist; then parallel=(-n 6); fi
+  if importable xdist; then parallel=(-n 12); fi
   pytest_of ops "$OPS" tests/gpu/test_gpu_ops.py "${parallel[@]}"
   pytest_of triton "$TRITON" tests/gpu/test_gpu_triton.py "${parallel[@]}"
   pytest_of spectral "$TRITON" tests/gpu/test_gpu_spectral.py "${parallel[@]}"

@@ -78,8 +78,8 @@ SHIFTS = [(dy, dx) for dy in (0, -1, 1) for dx in (0, -1, 1)]
 
 
 class Digits:
-    """Images, standardised, and their classes. Those to train on also moved by a pixel, at random in every epoch: without
-    that all models know the few images by heart within the steps that are compared.
+    """Images, standardised, and their classes. Those to train on also moved by a pixel, at random in every epoch:
+    without that all models know the few images by heart within the steps that are compared.
     """
 
     def __init__(self) -> None:

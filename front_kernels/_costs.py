@@ -117,10 +117,8 @@ def cuda_us(problem: Problem, device: Device) -> float:
     for n, k, lanes, _ in problem.contiguous_first:
         # A long axis goes through memory, and one without radices is a convolution of twice its length or more: four or
         # five steps each, in which it does not matter how much is kept. The inverse takes as long.
-        if largest_factor(n) > 61:
-            points = _CONVOLUTION * n
-        else:
-            points = _THROUGH_MEMORY * n if n > 32768 else n + 2 * k
+        steps = _CONVOLUTION if largest_factor(n) > 61 else _THROUGH_MEMORY if n > 32768 else 0
+        points = steps * n or n + 2 * k
         total += wide * problem.matrices * lanes * points / device.points + device.launch_us
     return total
 

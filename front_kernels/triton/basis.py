@@ -54,8 +54,10 @@ class Key(NamedTuple):
 
     @property
     def scale(self) -> float:
-        # A power of two takes entries to the upper half of [0, 1], where float16's two terms hold 22 bits; it is exact.
-        return math.ldexp(1.0, math.frexp(max(_factors(self.n, self.norm, self.inverse)))[1])
+        first, other = _factors(self.n, self.norm, self.inverse)
+        # In 16 bits the first row, which sums a mean, is exact if it is ones; and entries near 1 are where float16's
+        # two terms hold 22 bits. In float32 a power of two is exact.
+        return first if self.dtype.itemsize == 2 else math.ldexp(1.0, math.frexp(max(first, other))[1])
 
 
 class Moments(NamedTuple):
@@ -88,7 +90,7 @@ class Moments(NamedTuple):
 
     @property
     def scale(self) -> float:
-        return math.ldexp(1.0, math.frexp(max(_factors(self.n, self.norm, False)))[1])
+        return _factors(self.n, self.norm, False)[0] * math.sqrt(self.block)  # the first moment of the first row is 1
 
 
 def norm_factors(n: int, norm: str) -> tuple[float, float]:
