@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLAGS = ["-std=gnu++17", "-O1", "-g", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+CPU, NATIVE = ROOT / "csrc" / "cpu", ROOT / "tests" / "native"
+TESTS = ("axis_test", "spectral_test")
+FLAGS = ["-std=gnu++17", "-O1", "-g1", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
-THREAD_FLAGS = ["-std=gnu++17", "-O1", "-g", "-fsanitize=thread", "-pthread"]
+THREAD_FLAGS = ["-std=gnu++17", "-O1", "-g1", "-fsanitize=thread", "-pthread"]
 # ThreadSanitizer wants the memory layout that address randomisation takes from it.
 UNRANDOMISED = ["setarch", "-R"]
 
@@ -26,21 +28,31 @@ def sanitizer_works(folder: Path, flags: list[str] = FLAGS, run: list[str] | Non
     return subprocess.run([*(run or []), str(folder / "probe")], capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("vector_bytes", [16, 64])
-def test_kernels_under_sanitizers(tmp_path, vector_bytes):
-    if shutil.which("g++") is None or not sanitizer_works(tmp_path):
+def compile_object(source: Path, folder: Path, *more: str) -> Path:
+    built = folder / f"{source.stem}.o"
+    command = ["g++", *FLAGS, *more, f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(built)]
+    subprocess.run(command, check=True)
+    return built
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    """All but the kernels that depend on the length of a vector: compiling takes longest."""
+    folder = tmp_path_factory.mktemp("objects")
+    if shutil.which("g++") is None or not sanitizer_works(folder):
         pytest.skip("no g++ with AddressSanitizer on this machine")
-    cpu = ROOT / "csrc" / "cpu"
+    sources = [CPU / f"{name}.cpp" for name in ("axis", "matrix", "memory", "spectral", "tables")]
+    return [compile_object(s, folder) for s in (*sources, *(NATIVE / f"{test}.cpp" for test in TESTS))]
+
+
+@pytest.mark.xdist_group("sanitizers")  # one process, so that it compiles once
+@pytest.mark.parametrize("vector_bytes", [16, 64])
+def test_kernels_under_sanitizers(objects, tmp_path, vector_bytes):
     isa = ["-DFRONT_ISA=generic", "-DFRONT_ISA_ENTRY=kGeneric", f"-DFRONT_VECTOR_BYTES={vector_bytes}"]
-    kernels = [cpu / f"{name}.cpp" for name in ("axis", "axis_isa", "matrix", "memory", "spectral", "tables")]
-    build = ["g++", *FLAGS, *isa, f"-I{ROOT / 'csrc'}"]
-    for source in kernels:  # once for both tests: they take longest
-        subprocess.run([*build, "-c", str(source), "-o", str(tmp_path / f"{source.stem}.o")], check=True)
-    objects = [str(tmp_path / f"{source.stem}.o") for source in kernels]
-    for test in ("axis_test", "spectral_test"):
-        source, binary = ROOT / "tests" / "native" / f"{test}.cpp", tmp_path / test
-        subprocess.run([*build, str(source), *objects, "-o", str(binary)], check=True)
-        run = subprocess.run([str(binary)], capture_output=True, text=True, check=False)
+    kernels = [compile_object(CPU / "axis_isa.cpp", tmp_path, *isa), *objects[: -len(TESTS)]]
+    for test, main in zip(TESTS, objects[-len(TESTS) :], strict=True):
+        subprocess.run(["g++", *FLAGS, *map(str, (main, *kernels)), "-o", str(tmp_path / test)], check=True)
+        run = subprocess.run([str(tmp_path / test)], capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stdout + run.stderr
         assert run.stdout.endswith("0 failed\n"), run.stdout
 
@@ -49,8 +61,7 @@ def test_plan_cache_under_thread_sanitizer(tmp_path):
     tools = all(shutil.which(tool) for tool in ("g++", "setarch"))
     if not tools or not sanitizer_works(tmp_path, THREAD_FLAGS, UNRANDOMISED):
         pytest.skip("no g++ with ThreadSanitizer, or no setarch, on this machine")
-    cpu = ROOT / "csrc" / "cpu"
-    sources = [ROOT / "tests" / "native" / "cache_test.cpp", cpu / "tables.cpp", cpu / "memory.cpp"]
+    sources = [NATIVE / "cache_test.cpp", CPU / "tables.cpp", CPU / "memory.cpp"]
     binary = tmp_path / "cache_test"
     subprocess.run(["g++", *THREAD_FLAGS, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(binary)], check=True)
     run = subprocess.run([*UNRANDOMISED, str(binary)], capture_output=True, text=True, check=False)
@@ -65,7 +76,7 @@ def test_code_for_one_instruction_set_shares_no_symbol_with_another(tmp_path):
     isa = ["-DFRONT_ISA=avx2", "-DFRONT_ISA_ENTRY=kAvx2", "-DFRONT_VECTOR_BYTES=32", "-DFRONT_X86"]
     for level in ("-O0", "-Os"):
         compile_only = ["g++", "-std=gnu++17", level, "-Wno-psabi", *isa, "-c", "-o", str(tmp_path / "isa.o")]
-        subprocess.run([*compile_only, str(ROOT / "csrc" / "cpu" / "axis_isa.cpp")], check=True)
+        subprocess.run([*compile_only, str(CPU / "axis_isa.cpp")], check=True)
         nm = subprocess.run(
             ["nm", "-C", "--defined-only", "--extern-only", str(tmp_path / "isa.o")], capture_output=True, check=True
         )

@@ -8,7 +8,7 @@
 #include "cpu/tables.h"
 
 int main() {
-  constexpr int kThreads = 8, kRounds = 300;
+  constexpr int kThreads = 8, kRounds = 100;
   std::vector<std::thread> threads;
   std::vector<int> wrong(kThreads, 0);
   for (int t = 0; t < kThreads; ++t)
