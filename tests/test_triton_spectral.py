@@ -157,6 +157,6 @@ def test_a_list_takes_few_launches_whatever_its_length(on_a_gpu: list[str]) -> N
 def test_many_coefficients_go_to_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_absent", lambda name, gpu: None)
     engines._forget_choices()
-    assert _spectral_gpu._fused([torch.empty(8192, 8192)], (64, 64), False)
+    assert _spectral_gpu._fused([torch.empty(8192, 8192, dtype=torch.bfloat16)], (64, 64), False)
     assert not _spectral_gpu._fused([torch.empty(8192, 8192)], (1024, 1024), False)
     engines._forget_choices()
