@@ -75,8 +75,8 @@ def row(
     least = 4 * sum(x.nbytes for x in xs) / rate
     verdict = "held" if graph_us <= limit_us else "MISSED"
     click.echo(
-        f"{name}: {graph_us:.1f} us in a graph (at most {limit_us:g}: {verdict}), {us:.1f} with the host's share, memory "
-        f"alone {least:.1f}, loss off by {error:.1g}"
+        f"{name}: {graph_us:.1f} us in a graph (at most {limit_us:g}: {verdict}), {us:.1f} with the host's share, "
+        f"memory alone {least:.1f}, loss off by {error:.1g}"
     )
     return {
         "what": name,
