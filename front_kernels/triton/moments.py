@@ -27,7 +27,7 @@ PRODUCTS = {1: 1, 2: 3, 3: 6}
 """By the bfloat16 numbers that make up each factor: all products but those below the last one's rounding."""
 ROUNDED = {1: 2.5e-3, 2: 5e-6, 3: 2e-8}
 """What those leave out, of a product (root of mean square)."""
-LIMITS = {"half": 5e-6, "single": 3e-7, "fast half": 2.5e-3, "fast single": 5e-4}
+LIMITS = {"half": 5e-6, "single": 3e-7}
 """Of what the sums may leave out, relative, by what is asked for."""
 
 

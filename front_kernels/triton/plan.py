@@ -6,6 +6,7 @@ Plans are pure data, made once for a layout and kept; `launch` fills in tensors.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -142,8 +143,9 @@ class _Builder:
         self.idle: list[int] = []
 
     def temporary(self, size: int, dtype: torch.dtype) -> int:
-        """A new one, or one that no later step reads."""
-        found = next((slot for slot in self.idle if self.temporaries[slot].dtype == dtype), None)
+        """A new one, or one that no later step reads, the largest of them."""
+        fitting = [slot for slot in self.idle if self.temporaries[slot].dtype == dtype]
+        found = max(fitting, key=lambda slot: self.temporaries[slot].size, default=None)
         if found is None:
             self.temporaries.append(Temporary(size, dtype))
             return len(self.temporaries) - 1
@@ -223,6 +225,8 @@ class _Builder:
         strides = {"out_u": out.strides[0], "out_l": out.strides[1]}
         steps = triton.cdiv(terms, step)
         wanted = min(self.programs(tile) // (grid * self.batch.count), steps // _STEPS)
+        # What the parts leave is written and read again: at most a quarter of what they read, in memory as in traffic.
+        wanted = min(wanted, math.prod(x.sizes) // (4 * math.prod(out.sizes)))
         (scale,) = (key.scale for key in bases.values())
         if not self.runs or wanted < 2 or x.sizes[0] < _DIVIDED:
             arguments |= {**strides, "scale": scale}
@@ -257,16 +261,16 @@ class _Builder:
         compute = _compute_dtype(x.dtype, self.exact)
         if not self.runs or compute == torch.float64 or x.strides[1] != 1 or n < _LONG:
             return None
+        if self.target.precision == "fast":  # one product of the values themselves is as fast, and rounds once
+            return None
         if (kernel, _KINDS[x.dtype]) in tiles.forced:  # measured in their place
             return None
         if kernel == "crop" and x.dtype.itemsize == 2:  # two products are the faster: 83 us against 101 on an H200
             return None
         tile = tiles.nearest(self.target.names, f"{kernel}_moments", _KINDS[x.dtype], (n, lanes, k))
-        asked, fast = _KINDS[self.exact], self.target.precision == "fast"
-        if fast:
-            asked = "fast half" if self.exact == torch.bfloat16 else "fast single"
+        asked = _KINDS[self.exact]
         # In bfloat16 products for each element, a TF32 product being two; of folded sums, half.
-        dense = (0.5 if fast else 2.0) if x.dtype.itemsize == 2 else (1.0 if fast else 3.0)
+        dense = 2.0 if x.dtype.itemsize == 2 else 3.0
         for block in dict.fromkeys((tile.terms, 16)):
             terms = moments.chosen(n, k, block, asked)
             if terms is not None and moments.products(terms, block) <= dense:
