@@ -80,7 +80,7 @@ def compile_kernels(launches: Sequence[dict[str, Any]], headers: Path = CUDA) ->
         text.write_text("\n".join(missing.values()))
         # Headers with a fault serve one kernel: to precompile them would take longer.
         first = _precompiled() if headers == CUDA else headers / "kernels.h"
-        gxx("-include", str(first), "-shared", str(text), "-o", str(fresh))
+        gxx("-include", str(first), "-shared", str(text), str(_emulator()), "-o", str(fresh))
         library = fresh.replace(_folder() / fresh.name)
         for path in missing:  # by renaming: another worker may look for it, or make it too
             link = Path(own) / path.name
@@ -103,6 +103,7 @@ def compiled(name: str, source: str, headers: Path = CUDA) -> ctypes.CDLL:
 def gxx(*arguments: str) -> None:
     # NOTE: not optimised: most kernels run on a few lanes, and compiling them is what takes the time.
     flags = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-fPIC"]
+    flags += ["-fno-exceptions", "-fno-asynchronous-unwind-tables"]
     run = subprocess.run(["g++", *flags, *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[:4000]
 
@@ -120,6 +121,17 @@ def _precompiled() -> Path:
             with contextlib.suppress(OSError):  # another worker was first
                 fresh.rename(header.parent)
     return header
+
+
+@functools.cache
+def _emulator() -> Path:
+    """What all kernels share, optimised."""
+    built = _folder() / "emulator.o"
+    if not built.exists():
+        fresh = _folder() / f"{uuid.uuid4().hex}.o"
+        gxx("-O2", f"-I{ROOT / 'csrc'}", "-c", str(ROOT / "tests" / "native" / "emulator.cpp"), "-o", str(fresh))
+        fresh.replace(built)
+    return built
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compare import assert_matches
-from emulate import H200
+from emulate import H200, compile_kernels
 from front_kernels import _C
 from test_cuda_emulated import F32, F64, FORWARD, INVERSE, RESIZE, TORCH, exact, matrices, randn, taken
 
@@ -25,12 +25,23 @@ def check(size, kept, direction, there=None, *, kind=F32, hardware=H200) -> list
     return names
 
 
-@pytest.mark.parametrize("direction", [FORWARD, INVERSE])
+def check_all(cases) -> list[list[str]]:
+    """check() of each (size, kept, direction), whose kernels are compiled at once."""
+    launches = []
+    for (m, n), kept, direction in cases:
+        strides = [n, 1, kept[1], 1] if direction == FORWARD else [kept[1], 1, n, 1]
+        launches += _C.cuda_matrix_launches(
+            direction, [m, n, *kept, 0, 0], strides, [F32] * 3, "ortho", [64], [64], [], 64, H200
+        )[0]
+    compile_kernels(launches)
+    return [check(*case) for case in cases]
+
+
 @pytest.mark.parametrize("size", SHAPES)
-def test_sizes(size, direction):
+def test_sizes(size):
     """With the plans of an H200, for which these are few lanes."""
-    check(size, tuple(max(1, n // 2) for n in size), direction)
-    check(size, size, direction)
+    half = tuple(max(1, n // 2) for n in size)
+    check_all([(size, kept, direction) for kept in (half, size) for direction in (FORWARD, INVERSE)])
 
 
 @pytest.mark.parametrize(("size", "there"), [((41, 23), (30, 50)), ((94, 26), (101, 50)), ((45, 64), (47, 64))])
@@ -73,9 +84,9 @@ def test_plans_of_all_shapes(force, shape, share):
     lanes, together, threads, overlaid = shape
     part = f"_n512_s{share}_r8x4x8_l{lanes}{'o' if overlaid else 't'}{together}x{threads}_"
     kept = n // share
-    for direction in (FORWARD, INVERSE):
-        assert part in check((11, n), (11, kept), direction)[0 if direction == FORWARD else 1]
-        assert part in check((n, 11), (kept, 11), direction)[1 if direction == FORWARD else 0]
+    cases = [(size, k, d) for d in (FORWARD, INVERSE) for size, k in (((11, n), (11, kept)), ((n, 11), (kept, 11)))]
+    for names, place in zip(check_all(cases), (0, 1, 1, 0), strict=True):  # rows first forward, and last back
+        assert part in names[place]
 
 
 def test_a_forced_plan_is_forgotten(force):
