@@ -68,6 +68,7 @@ bench-spectral: $(VENV)/.built
 
 bench-report: $(VENV)/.built
 	$(BIN)/python bench/report.py
+	$(BIN)/python bench/gpu_report.py
 
 proof-quick: $(VENV)/.built
 	rm -rf build/proof-quick

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,32 @@ def report(ledger: ModuleType) -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "bench")
         return importlib.import_module("report")
+
+
+@pytest.fixture(scope="module")
+def gpu_report(report: ModuleType) -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "bench")
+        return importlib.import_module("gpu_report")
+
+
+def gpu_rows(gpu_report: ModuleType) -> list[Row]:
+    with gpu_report.LEDGER.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_gpu_table_is_the_ledgers(gpu_report: ModuleType) -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert gpu_report.updated(readme, gpu_rows(gpu_report)) == readme
+    assert gpu_report.updated(readme.replace("torch.fft*", "?"), gpu_rows(gpu_report)) == readme
+
+
+def test_a_run_without_other_libraries_is_not_the_gpu_tables(gpu_report: ModuleType) -> None:
+    rows = gpu_rows(gpu_report)
+    alone = [row | {"commit": "fffffff", "us": "1.0"} for row in rows if row["by"] == gpu_report.OURS]
+    assert gpu_report.newest(rows + alone) == gpu_report.newest(rows)
+    again = [row | {"commit": "fffffff"} for row in gpu_report.newest(rows)]
+    assert gpu_report.newest(rows + again) == again
 
 
 @pytest.fixture(scope="module")
