@@ -86,7 +86,7 @@ def loss_steps(
     c = plan.Layout((small, small), (small, 1), wide)
     lists: dict[str | int, torch.dtype] = {"x": torch.int64, "out": torch.int64, "w": torch.int64}
     return [
-        ("first half", spectral._first(x, c, 12, False, target, True).plan, lists),
+        ("first half", spectral._first(x, c, 12, False, target, True).plan, lists | {spectral.SHIFTS: torch.float64}),
         (
             "second half",
             spectral._second(c, x, grad, 12, False, target, True).plan,
