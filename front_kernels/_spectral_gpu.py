@@ -181,7 +181,7 @@ def _list(
     dtype = torch.float64 if any(xs[i].dtype == torch.float64 for i in in_one) else torch.float32
     losses: list[Tensor] = []
     if whole:
-        at = [scale.to(torch.float64)] if isinstance(scale, Tensor) else []
+        at = [scale.to(xs[0].device, torch.float64)] if isinstance(scale, Tensor) else []
         factor = 1.0 if isinstance(scale, Tensor) else scale
         found = torch.ops.front._cuda_spectral_(*those(whole), factor, at, standardize, decay)
         losses.append(found.sum().to(dtype))
