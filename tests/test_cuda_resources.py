@@ -141,6 +141,7 @@ def sources() -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "hardware"), [(80, A100), (100, B200)])
 def test_families_on_other_architectures(tmp_path: Path, architecture: int, hardware: list[int]):
     if NVCC is None:

@@ -66,6 +66,7 @@ def count(kernels: Path, case: str) -> int:
     return int(re.search(r"Collected : (\d+)", run.stderr)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="counts x86-64 instructions")
 def test_no_more_instructions_than_committed(tmp_path):
     if shutil.which("g++") is None or shutil.which("valgrind") is None:

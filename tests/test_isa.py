@@ -20,6 +20,7 @@ def probe(isa: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", [isa for isa in BUILT if isa != fk.build_info()["cpu_isa"]])
 def test_values_under(isa):
     """That of this process is under these tests anyway."""
@@ -36,6 +37,8 @@ def test_values_under(isa):
             "-x",
             "-p",
             "no:cacheprovider",
+            "-k",
+            "not compiled and not opcheck",
             "test_ops_values.py",
             "test_ops_laws.py",
             "test_ops_paths.py",

@@ -45,6 +45,7 @@ def objects(tmp_path_factory):
     return [compile_object(s, folder) for s in (*sources, *(NATIVE / f"{test}.cpp" for test in TESTS))]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("sanitizers")  # one process, so that it compiles once
 @pytest.mark.parametrize("vector_bytes", [16, 64])
 def test_kernels_under_sanitizers(objects, tmp_path, vector_bytes):

@@ -81,11 +81,11 @@ CALLS = [
 @pytest.mark.parametrize("layout", ["plain", "batch", "transposed", "strided", "three batch axes"])
 def test_matrix_ops(name, args, kwargs, layout):
     shapes = {"plain": (24, 48), "batch": (3, 2, 24, 48), "transposed": (48, 24), "strided": (2, 24, 96)}
-    x = randn(*shapes.get(layout, (2, 4, 2, 4, 2, 24, 48)))
+    x = randn(*shapes.get(layout, (4, 4, 2, 24, 48)))
     x = {
         "transposed": lambda: x.mT,
         "strided": lambda: x[:, :, ::2],
-        "three batch axes": lambda: x[:, ::2, :, ::2],  # two cannot stand for these
+        "three batch axes": lambda: x[::2, ::2],  # two cannot stand for these
     }.get(layout, lambda: x)()
     exact = getattr(reference, name)(x, *args, **{k: v for k, v in kwargs.items() if k != "out_dtype"})
     out = call(name, x, *args, **kwargs)
