@@ -53,8 +53,8 @@ STABLE_TORCH_LIBRARY(front, m) {
       "_spectral_residual_(Tensor(a!)[] grads, Tensor[] xs, Tensor coefficients, Tensor terms, bool only_rows=False) "
       "-> Tensor");
 
-  // private: for each of xs the place of the first one that it and its gradient (grads may be empty) are like, in shape,
-  // strides, dtype, device and k
+  // private: for each of xs the place of the first one that it and its gradient (grads may be empty) are like, in
+  // shape, strides, dtype, device and k
   m.def("_spectral_alike(Tensor[] grads, Tensor[] xs, SymInt[] ks) -> int[]");
   // private: whether no two gradients share memory; throws if one does with one of xs
   m.def("_spectral_apart(Tensor[] grads, Tensor[] xs) -> bool");
