@@ -122,12 +122,11 @@ _in_one_op: dict[Any, bool] = {}
 _MOST_KEYS = 4096
 
 
-def _checked(op: str, x: Tensor, k: tuple[int, int], grad: Tensor | None, decay: Decay) -> bool:
-    """Whether the CUDA engine has all of this tensor's steps; raises where an argument is not allowed."""
-    _spectral.check(op, [x], k, decay, None if grad is None else [grad])
+def _is_in_one_op(x: Tensor, k: tuple[int, int]) -> bool:
+    """Whether the CUDA engine has all of this tensor's steps."""
     if not x.is_cuda or not x.numel() or not _C.build_info()["cuda"]:
         return False
-    matrix = x.flatten(0, -3)[0] if x.dim() > 2 else x
+    matrix = x[(0,) * (x.dim() - 2)]
     if _fused([matrix], k, False):
         return False
     kinds = [_KINDS[t] for t in (x.dtype, compute_dtype(x.dtype), x.dtype)]
@@ -163,11 +162,10 @@ def _list(
         x, k, grad = xs[i], (ks[2 * i], ks[2 * i + 1]), None if grads is None else grads[i]
         key = settings, k, *((t.shape, t.stride(), t.dtype, t.device) for t in ([x] if grad is None else [x, grad]))
         if key not in _in_one_op:
-            if x.device != xs[0].device:
-                _spectral.check(op, xs, ks, decay, grads)
+            _spectral.check(op, xs, ks, decay, grads)
             if len(_in_one_op) >= _MOST_KEYS:
                 _in_one_op.clear()
-            _in_one_op[key] = _checked(op, x, k, grad, decay)
+            _in_one_op[key] = _is_in_one_op(x, k)
         in_one[i] = _in_one_op[key]
     whole = [i for i, first in enumerate(alike) if in_one[first]]
     others = [i for i, first in enumerate(alike) if not in_one[first]]

@@ -84,6 +84,17 @@ def test_rows_alone() -> None:
     torch.testing.assert_close(grads[0], grads[1])
 
 
+def test_errors_name_the_tensor_also_after_one_like_it_was_right() -> None:
+    xs, grads = ([torch.randn(6, 8) for _ in range(3)] for _ in range(2))
+    _spectral_gpu._grad_many_(grads, xs, [2, 3] * 3, 1.0)
+    with pytest.raises(ValueError, match=r"grads\[1\]'s dtype must be float32, got float16"):
+        _spectral_gpu._grad_many_([grads[0], grads[1].half(), grads[2]], xs, [2, 3] * 3, 1.0)
+    with pytest.raises(ValueError, match=r"ks\[4\] must be between 1 and 6"):
+        _spectral_gpu._grad_many_(grads, xs, [2, 3, 2, 3, 7, 3], 1.0)
+    with pytest.raises(ValueError, match=r"grads\[2\] must not share memory with xs\[2\]"):
+        _spectral_gpu._grad_many_([grads[0], grads[1], xs[2]], xs, [2, 3] * 3, 1.0)
+
+
 def test_every_form_is_registered_for_cuda() -> None:
     for name in ("spectral_loss", "spectral_loss_many", "spectral_grad_many_", "_spectral_grad_many"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"front::{name}", "CUDA")
