@@ -88,6 +88,13 @@ def residual_(
     grads: Sequence[Tensor], xs: Sequence[Tensor], coefficients: Tensor, terms: Tensor, only_rows: bool = False
 ) -> Tensor:
     """The second half: see csrc/ops.cpp."""
+    if grads and len(grads) > 1 and not torch.ops.front._spectral_apart(list(grads), list(xs)):
+        # They share memory: one after the other.
+        each = [
+            residual_([grad], [x], coefficients[i : i + 1], terms[i : i + 1], only_rows)
+            for i, (grad, x) in enumerate(zip(grads, xs, strict=True))
+        ]
+        return torch.cat(each)
     if _fused(xs, coefficients.shape[1:], only_rows):
         with torch.cuda.device_of(xs[0]):
             found: Tensor = _triton().residual_(
@@ -178,21 +185,19 @@ def _list(
 
     dtype = torch.float64 if any(xs[i].dtype == torch.float64 for i in in_one) else torch.float32
     losses: list[Tensor] = []
+    if isinstance(scale, Tensor) and scale.device != xs[0].device:
+        scale = float(scale) if scale.device.type == "cpu" else scale.to(xs[0].device)
+    if grads is not None and others:  # before any of them is changed
+        torch.ops.front._spectral_apart(list(grads), list(xs))
     if whole:
-        at = [scale.to(xs[0].device, torch.float64)] if isinstance(scale, Tensor) else []
+        at = [scale.to(torch.float64)] if isinstance(scale, Tensor) else []
         factor = 1.0 if isinstance(scale, Tensor) else scale
         found = torch.ops.front._cuda_spectral_(*those(whole), factor, at, standardize, decay)
         losses.append(found.sum().to(dtype))
     if others:
         own, matrices, kept = those(others)
-        if grads is None:
-            losses.append(list_loss(None, matrices, kept, scale, standardize, decay).to(dtype))
-        elif torch.ops.front._spectral_apart(list(grads), list(xs)):
-            losses.append(list_loss(own, matrices, kept, scale, standardize, decay).to(dtype))
-        else:  # one after the other, as memory wants it
-            for i, (grad, x) in enumerate(zip(own, matrices, strict=True)):
-                own_loss = list_loss([grad], [x], kept[2 * i : 2 * i + 2], scale, standardize, decay)
-                losses.append(own_loss.to(dtype))
+        given = None if grads is None else own
+        losses.append(list_loss(given, matrices, kept, scale, standardize, decay).to(dtype))
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 

@@ -5,9 +5,10 @@ For a matrix x [m, n] with orthonormal coefficients ``C = dct2(x)``::
     E = sum_uv (1 - w_uv) C_uv^2,   w_uv = exp(-decay0 u / m - decay1 v / n) for u < k0, v < k1, otherwise 0
 
 Without decay that is all energy outside the corner, ``||x||^2 - ||dct_crop(x, k)||^2``. Standardised, it is that of
-``(x - mean) / s`` with ``s = std + 1e-8`` (Bessel's correction). Sums are in float64; transforms are in float32, or
-float64 for float64, of ``x - typical``, so that a mean far above the deviation costs no digits. The typical value of a
-matrix is the mean of the first values of its first row, as many as the largest power of two up to 64. A constant
+``(x - mean) / s`` with ``s = std + 1e-8`` (Bessel's correction). Transforms are in float32, or float64 for
+float64, of ``x - typical``, so that a mean far above the deviation costs no digits where the first row is like the
+others. The typical value of a matrix is the mean of the first values of its first row, as many as the largest power of
+two up to 64. Sums are in float64, on a GPU of what its threads have summed in the transform's dtype. A constant
 matrix, ``std <= 8 eps |typical|`` with the eps of the transform's dtype, has loss 0 and gradient 0.
 
 No full spectrum is formed. The gradient, ``2 (x - idct_pad(w dct_crop(x, k)))`` and the terms of the standardisation,
@@ -98,10 +99,10 @@ def spectral_grad_many_(
     its k0 x k1 coefficients.
 
     Args:
-        grads: for each of xs a tensor of its shape, of its dtype or the compute dtype; they may be views. On the CPU an
+        grads: for each of xs a tensor of its shape, of its dtype or the compute dtype; they may be views. An
             error where one may share memory with one of xs: their ranges overlap, and no stride shows that their
             elements do not (columns of one matrix may stand side by side). Gradients that share memory among
-            themselves are allowed on the CPU, and get the sum: one is added to after the other.
+            themselves get the sum: one is added to after the other.
         xs, ks, standardize, decay: as in `spectral_loss_many`.
         scale: what the gradient is multiplied by.
 

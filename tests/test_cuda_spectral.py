@@ -97,6 +97,9 @@ def test_without_gradients():
 
 
 def test_layouts():
+    row = randn(100, 2)[:, :1].t()  # strides (1, 2): a row all the same
+    assert row.stride() == (1, 2)
+    assert len(check([row], (1, 30), layout=lambda t: t.clone(memory_format=torch.contiguous_format))) == 1
     tall = [randn(64, 24, seed=i).t() for i in range(2)]
     check(tall, (12, 32))
     check(tall, (12, 32), layout=lambda t: t.t().clone(memory_format=torch.contiguous_format).t())

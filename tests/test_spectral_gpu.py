@@ -95,6 +95,30 @@ def test_errors_name_the_tensor_also_after_one_like_it_was_right() -> None:
         _spectral_gpu._grad_many_([grads[0], grads[1], xs[2]], xs, [2, 3] * 3, 1.0)
 
 
+def test_the_second_half_adds_to_shared_gradients_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_spectral_gpu, "_fused", lambda *_: False)
+    calls = []
+    by_ops = _spectral_gpu.residual_by_ops_
+    monkeypatch.setattr(_spectral_gpu, "residual_by_ops_", lambda *args: (calls.append(len(args[0])), by_ops(*args))[1])
+    xs = [torch.randn(6, 8) for _ in range(2)]
+    c, _ = _spectral_gpu.crop_by_ops(xs, (2, 3), False)
+    terms = torch.rand(2, 4, dtype=torch.float64)
+    shared, apart = torch.zeros(6, 8), [torch.zeros(6, 8) for _ in xs]
+    squares = _spectral_gpu.residual_([shared, shared], xs, c, terms)
+    torch.testing.assert_close(squares, _spectral_gpu.residual_(apart, xs, c, terms))
+    torch.testing.assert_close(shared, apart[0] + apart[1])
+    assert calls == [1, 1, 2]
+    with pytest.raises(ValueError, match=r"grads\[1\] must not share memory with xs\[0\]"):
+        _spectral_gpu.residual_([shared, xs[0]], xs, c, terms)
+
+
+def test_a_scale_on_another_device_is_brought() -> None:
+    x = torch.randn(6, 8)
+    for scale in (torch.tensor(0.5), torch.tensor(0.5, dtype=torch.float64)):
+        (grad,) = _spectral_gpu._grad_many(scale, [x], [2, 3])
+        torch.testing.assert_close(grad, x - torch.ops.front.lowpass(x, [2, 3]))
+
+
 def test_every_form_is_registered_for_cuda() -> None:
     for name in ("spectral_loss", "spectral_loss_many", "spectral_grad_many_", "_spectral_grad_many"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"front::{name}", "CUDA")

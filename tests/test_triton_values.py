@@ -367,6 +367,23 @@ def test_bases(norm, n):
         assert torch.allclose(found, rows, rtol=0, atol=1e-15 * float(exact.abs().max()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("shape", "k"), [((2048, 16), (8, 16)), ((1100, 150), (20, 140))])
+def test_float64_results_of_long_axes(dtype, shape, k):
+    """No moments, which are sums of bfloat16 numbers."""
+    target = plan.Target(("sm_80",), 4)
+    x = randn(*shape).to(dtype) + 1
+    out = torch.empty(k, dtype=torch.float64)
+    found = plan.matrices(plan.Layout.of(x), plan.Layout.of(out), 1, "forward", (0, 0), "ortho", target, True, False)
+    launch.carry_out(found, [x], [out])
+    exact = reference.dct_crop(x, k)
+    assert (out - exact).norm() <= 2e-14 * exact.norm()
+    one = torch.empty(k[0], shape[1], dtype=torch.float64)
+    launch.carry_out(plan.axis(plan.Layout.of(x), plan.Layout.of(one), False, 0, "ortho", target), [x], [one])
+    exact = reference.dct(x, k[0], 0)
+    assert (one - exact).norm() <= 2e-14 * exact.norm()
+
+
 def test_a_plan_is_made_once():
     plan.matrices.cache_clear()
     x = randn(24, 48)

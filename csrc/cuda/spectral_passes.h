@@ -27,7 +27,7 @@ constexpr int64_t kSpectralWorkspace = int64_t{256} << 20;
 inline std::vector<Launch> spectral_launches(SpectralMatrices x, const Hardware& hardware, char* workspace,
                                              int64_t* workspace_bytes) {
   const int64_t shift_along = x.x_column, shift_count = x.n;
-  if ((x.x_row == 1 && x.x_column != 1) || (x.n == 1 && x.m > 1)) {  // by columns: the transpose lies by rows
+  if (x.m > 1 && ((x.x_row == 1 && x.x_column != 1) || x.n == 1)) {  // by columns: the transpose lies by rows
     std::swap(x.m, x.n), std::swap(x.k0, x.k1), std::swap(x.decay0, x.decay1);
     std::swap(x.x_row, x.x_column), std::swap(x.grad_row, x.grad_column);
   }

@@ -192,7 +192,7 @@ class _Builder:
     def axis(self, x: Side, out: Side, inverse: bool) -> None:
         """The first axis of the matrices x transformed into that of out; the second are the lanes."""
         (terms, lanes), rows = x.sizes, out.sizes[0]
-        if not inverse and (found := self.moments(terms, rows, lanes, x, "axis")) is not None:
+        if not inverse and (found := self.moments(terms, rows, lanes, x, out, "axis")) is not None:
             self.axis_moments(x, out, *found)
             return
         n, k = (rows, terms) if inverse else (terms, rows)
@@ -256,10 +256,9 @@ class _Builder:
         self.add(kernels.add, grid, arguments, {"partials": partials, "out": out}, {}, tile)  # type: ignore[dict-item]
         self.free(partials)
 
-    def moments(self, n: int, k: int, lanes: int, x: Side, kernel: str) -> tuple[Moments, tiles.Tile] | None:
+    def moments(self, n: int, k: int, lanes: int, x: Side, out: Side, kernel: str) -> tuple[Moments, tiles.Tile] | None:
         """The basis and the tile if sums along x's first axis are better taken of its runs' moments."""
-        compute = _compute_dtype(x.dtype, self.exact)
-        if not self.runs or compute == torch.float64 or x.strides[1] != 1 or n < _LONG:
+        if not self.runs or x.strides[1] != 1 or n < _LONG or torch.float64 in (x.dtype, out.dtype, self.exact):
             return None
         if self.target.precision == "fast":  # one product of the values themselves is as fast, and rounds once
             return None
@@ -321,7 +320,7 @@ class _Builder:
         if x.strides[0] == 1 and x.strides[1] != 1:
             x, out = x.swapped(), out.swapped()
         (n, lanes), (ku, kv), dot = x.sizes, out.sizes, x.dtype
-        if (found := self.moments(n, ku, lanes, x, "crop")) is not None:
+        if (found := self.moments(n, ku, lanes, x, out, "crop")) is not None:
             self.crop_moments(x, out, *found)
             return
         fold = n > 1 and self.target.folds(dot, contiguous=False)

@@ -25,13 +25,14 @@ TERMS, SHIFTS = -1, -2
 
 class _Found(NamedTuple):
     plan: Plan
-    sums: int  # the temporary with the programs' sums
+    sums: int  # the temporary with the programs' sums, and how many they are
+    size: int
 
 
 class _First(_Builder):
     """Forward; what reads x also sums it."""
 
-    sums = -1
+    sums = size = -1
     wide = torch.float32
 
     def add(
@@ -44,7 +45,8 @@ class _First(_Builder):
             if kernel is kernels.axis:  # the programs of the first tile of rows
                 height = (arguments["rows"] + 1) // 2 if arguments["FOLD"] else arguments["rows"]
                 programs //= -(-height // arguments["BU"])
-            self.sums = self.temporary(2 * programs, self.wide)
+            self.size = 2 * programs
+            self.sums = self.temporary(self.size, self.wide)
             kernel = spectral_kernels.axis if kernel is kernels.axis else spectral_kernels.crop
             tensors = {**tensors, "moments": self.sums, "shifts": SHIFTS}
         super().add(kernel, grid, arguments, tensors, bases, tile)
@@ -53,7 +55,7 @@ class _First(_Builder):
 class _Second(_Builder):
     """Inverse; what would write the result blends it."""
 
-    sums = -1
+    sums = size = -1
     w: Side
     out: Side
     write: bool
@@ -76,7 +78,8 @@ class _Second(_Builder):
                 **{name: value for name, value in arguments.items() if name != "FOLD"},
                 f"w_{first}": w.strides[0], "w_l": w.strides[1], "WRITE": self.write,
             }  # fmt: skip
-            self.sums = self.temporary(grid, self.wide)
+            self.size = grid
+            self.sums = self.temporary(self.size, self.wide)
             kernel = spectral_kernels.pad if kernel is kernels.pad else spectral_kernels.axis_back
             tensors = {**tensors, "w": w, "coefficients": TERMS, "squares": self.sums}
         super().add(kernel, grid, arguments, tensors, bases, tile)
@@ -95,7 +98,7 @@ def _first(x: Layout, out: Layout, count: int, only_rows: bool, target: Target, 
         builder.axis(one.swapped(), two.swapped(), False)
     else:
         builder.forward(one, two)
-    return _Found(builder.plan(), builder.sums)
+    return _Found(builder.plan(), builder.sums, builder.size)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -113,7 +116,7 @@ def _second(
         builder.axis(one.swapped(), builder.out.swapped(), True)
     else:
         builder.inverse(one, builder.out, False)
-    return _Found(builder.plan(), builder.sums)
+    return _Found(builder.plan(), builder.sums, builder.size)
 
 
 def _aligned(*lists: Sequence[Tensor]) -> bool:
@@ -153,7 +156,7 @@ def crop(xs: Sequence[Tensor], k: Sequence[int], only_rows: bool, target: Target
         some, outs = [xs[i] for i in places], [blocks[i] for i in places]
         found = _first(Layout.of(some[0]), Layout.of(outs[0]), len(some), only_rows, target, _aligned(some, outs))
         slots = launch.carry_out(found.plan, some, outs, more={SHIFTS: _part(shifts, places)})
-        parts.append((places, slots[found.sums].view(len(some), -1, 2).sum(1, dtype=torch.float64)))
+        parts.append((places, slots[found.sums][: found.size].view(len(some), -1, 2).sum(1, dtype=torch.float64)))
     if xs[0].dtype != wide:  # they were transformed as they are
         root = math.sqrt(n if only_rows else m * n)
         constant = (shifts * root).to(wide)
@@ -178,5 +181,5 @@ def residual_(
             target, _aligned(some, given, outs),
         )  # fmt: skip
         slots = launch.carry_out(found.plan, given, outs, more={"w": some, TERMS: _part(terms, places)})
-        parts.append((places, slots[found.sums].view(len(some), -1).sum(1, dtype=torch.float64)))
+        parts.append((places, slots[found.sums][: found.size].view(len(some), -1).sum(1, dtype=torch.float64)))
     return _ordered(parts)

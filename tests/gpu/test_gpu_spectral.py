@@ -103,6 +103,24 @@ def test_gradients_that_share_memory_are_added_to_one_after_the_other():
         fk.spectral_grad_many_([apart[0], xs[1]], xs[:2], [40] * 2, 1.0)
 
 
+def test_stacks_with_tied_layers():
+    w = torch.randn(64, 96, device=GPU)
+    grad, apart = torch.zeros_like(w), [torch.zeros_like(w) for _ in range(2)]
+    fk.spectral_stack_grad_([grad, grad], [w, w], (2, 20, 20), 1.0, standardize=True)
+    fk.spectral_stack_grad_(apart, [w, w], (2, 20, 20), 1.0, standardize=True)
+    torch.testing.assert_close(grad, apart[0] + apart[1])
+
+
+@pytest.mark.parametrize("shape", [(96, 64), (3, 96, 64), (1, 300)])
+def test_backward_is_the_in_place_form(shape):
+    x = torch.randn(shape, device=GPU, requires_grad=True)
+    k = (1, 100) if shape[0] == 1 else (40, 30)
+    (3 * fk.spectral_loss(x, k, standardize=True)).backward()
+    grad = torch.zeros_like(x)
+    fk.spectral_grad_many_([grad], [x.detach()], [k], 3.0, standardize=True)
+    torch.testing.assert_close(x.grad, grad)
+
+
 @pytest.mark.parametrize("ratio", [1e3, 1e5])
 def test_a_mean_far_above_the_deviation(ratio):
     for k in (32, 190):
