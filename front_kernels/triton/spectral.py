@@ -15,7 +15,8 @@ from torch import Tensor
 from .._spectral_gpu import spreads_of, typical_values
 from . import kernels, launch, spectral_kernels, tiles
 from .basis import Key
-from .plan import Batch, Layout, Plan, Side, Target, _Builder, _compute_dtype
+from .layouts import Batch, Layout, Plan, Side, Target, _compute_dtype
+from .plan import _Builder
 
 __all__ = ["crop", "residual_"]
 
