@@ -28,9 +28,9 @@ struct DftPlan {
 struct AxisPlan {
   int64_t n = 1, kept = 1;
   bool dense = false;
-  bool decimated = false;  // by two with a short filter, first (float32 only): `split` and `dft` are of n / 2 values
+  int taps = 0;  // not 0: first decimated by two, with a filter of so many taps (float32 only)
 
-  int64_t length() const { return decimated ? n / 2 : n; }
+  int64_t length() const { return taps ? n / 2 : n; }  // what `split` and `dft` are of
 
   int64_t split = 1;
   DftPlan dft;
@@ -72,29 +72,36 @@ constexpr double kFoldCost = 3, kProductCost = 1.5;
 constexpr int64_t kDenseBlock = 8;
 constexpr int64_t kLargestBasis = 1 << 17;  // products: a basis that stays in a core's cache
 
-// Decimation: what is kept at most, of n; half the filter's length; cost per value.
-constexpr int64_t kFilterShare = 8;
-constexpr int kFilterTaps = 5;
-constexpr double kFilterCost = 5;
+// Decimation: n / share coefficients are kept at most; `flatness` is tables.cpp's.
+struct Filter {
+  int64_t share;
+  int taps;
+  double flatness;
+};
+constexpr Filter kFilters[] = {{8, 10, 0}, {4, 18, 12}};
+constexpr double kTapCost = 0.5;  // per value and tap
 constexpr int64_t kShortestDecimated = 256;
 
 // Points that stay in the innermost cache while several stages pass over them.
 constexpr int64_t kNearBytes = 24 << 10;
 
-// Prime factors as radices, largest power-of-two radices first; empty if a prime factor is too large.
+// Prime factors as radices, innermost stage first; empty if one is too large. The last stage is done together with the
+// pairs of the spectrum, whose points fill the registers: a small radix is the best for it.
 inline std::vector<int32_t> factorize(int64_t n) {
-  std::vector<int32_t> radices;
+  std::vector<int32_t> large, radices, odd;
   int twos = 0;
   while (n % 2 == 0) n /= 2, ++twos;
-  while (twos > 0) {
-    int take = (twos == 2 || twos == 4) ? 2 : twos == 1 ? 1 : 3;  // 8s, then one or two 4s rather than a lone 2
-    radices.push_back(1 << take);
-    twos -= take;
-  }
   for (int64_t p = 3; n > 1; p += 2) {
     if (p > kLargestRadix) return {};
-    while (n % p == 0) radices.push_back(static_cast<int32_t>(p)), n /= p;
+    while (n % p == 0) (p > 8 ? large : odd).push_back(static_cast<int32_t>(p)), n /= p;
   }
+  radices = large;
+  int eights = twos / 3, rest = twos % 3;
+  if (rest == 0 && eights > 1 && odd.empty()) --eights, rest = 3;
+  radices.insert(radices.end(), eights, 8);
+  radices.insert(radices.end(), odd.rbegin(), odd.rend());
+  if (rest >= 2) radices.push_back(4);
+  if (rest % 2 == 1) radices.push_back(2);
   if (radices.empty()) radices.push_back(1);
   return radices;
 }
@@ -153,11 +160,12 @@ inline AxisPlan plan_fft(int64_t n, int64_t kept) {
 inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes) {
   using namespace plan_detail;
   AxisPlan best = plan_fft(n, kept);
-  if (compute_bytes == 4 && n % 4 == 0 && n >= kShortestDecimated && kept <= n / kFilterShare) {
+  for (const Filter& filter : kFilters) {
+    if (compute_bytes != 4 || n % 4 != 0 || n < kShortestDecimated || kept > n / filter.share) continue;
     AxisPlan half = plan_fft(n / 2, kept);
     half.n = n;
-    half.decimated = true;
-    half.cost += kFilterCost * static_cast<double>(n);
+    half.taps = filter.taps;
+    half.cost += kTapCost * filter.taps * static_cast<double>(n);
     if (half.cost < best.cost) best = std::move(half);
   }
   const int64_t products = (kept + kDenseBlock - 1) / kDenseBlock * kDenseBlock * ((n + 1) / 2);
@@ -178,7 +186,7 @@ inline std::string to_string(const AxisPlan& p) {
     s << "dense, folded, " << static_cast<int64_t>(p.cost) << " vector operations per lane";
     return s.str();
   }
-  if (p.decimated) s << "decimated, ";
+  if (p.taps) s << "decimated by " << p.taps << " taps, ";
   s << p.split << " x " << (p.dft.conv ? "bluestein " : "mixed radix ") << p.dft.n;
   if (p.dft.conv) s << " by convolution of length " << p.dft.conv;
   s << ", radices";

@@ -104,8 +104,12 @@ def test_few_coefficients(n, kept, dtype):
     assert relative(fk.idct(noise, n), torch.from_numpy(scipy.fft.idct(padded.numpy(), norm="ortho"))) <= limit
 
 
-# Around the pieces that the filter of decimation takes (64 values), whole or not; 8 k = n and less.
-@pytest.mark.parametrize(("n", "k"), [(256, 32), (260, 32), (336, 42), (320, 40), (1028, 128), (4096, 512), (4160, 40)])
+# Around the pieces that the filters of decimation take (64 values), whole or not; 8 k = n and less, 4 k = n and less.
+@pytest.mark.parametrize(
+    ("n", "k"),
+    [(256, 32), (260, 32), (336, 42), (320, 40), (1028, 128), (4096, 512), (4160, 40)]
+    + [(1024, 256), (1028, 257), (1084, 260), (2048, 260), (4096, 1024), (11008, 2752)],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dim", [0, 1])
 def test_decimated(n, k, dtype, dim):
@@ -145,6 +149,7 @@ def test_few_coefficients_of_a_bad_value(n, bad):
         ((1024, 384), (8, 8)),
         ((4096, 64), (512, 8)),
         ((2048, 256), (256, 32)),  # decimated: the last kept coefficient's alias is the first that the filter stops
+        ((2048, 1024), (512, 256)),
         ((3084, 520), (300, 65)),
         ((1018, 254), (64, 100)),  # 1018 = 2 * 509
         ((301, 77), (40, 30)),

@@ -11,148 +11,12 @@
 #include "decimate.h"
 #include "dense.h"
 #include "fft.h"
+#include "pairs.h"
 #include "residual.h"
 
 namespace front::cpu {
 namespace FRONT_ISA {
 namespace {
-
-template <class T>
-void run_dfts(const AxisView<T>& axis, Complex<T>* z) {
-  Complex<T>* spare = z + axis.split * axis.half;
-  for (int64_t s = 0; s < axis.split; ++s) run_dft(z + s * axis.half, axis.dft, spare);
-}
-
-// Between the spectra and the coefficients. Point `a` of each subsequence's spectrum and its mirror b = half - a hold
-// all that the coefficients k with k % half = a or b depend on, and as many real numbers as there are such coefficients
-// at most: a pair is read once and its coefficients replace it. Coefficient k = q half + r then is real number
-// `part(q) + 2 place(r)` of the work array.
-FRONT_INLINE int64_t part(int64_t q, int64_t half) { return q / 2 * 2 * half + q % 2; }
-
-// Calls f(k, r, other) for the kept coefficients of a pair: r is k's own point, `other` its mirror.
-template <int kRuns, class F>
-FRONT_INLINE void for_pair(int64_t a, int64_t b, int64_t half, int64_t kept, F f) {
-  const int64_t runs = kRuns ? kRuns : (kept + half - 1) / half;
-  for (int64_t q = 0, k = 0; q < runs; ++q, k += half) {
-    if (k + a < kept) f(q, k + a, false);
-    if (a != b && k + b < kept) f(q, k + b, true);
-  }
-}
-
-template <int kSplit>
-constexpr int kMostParts = kSplit ? kSplit : plan_detail::kLargestSplit;
-
-// The coefficients of points a and b of every subsequence, which `p` and `m` hold, into their places.
-template <int kSplit, int kRuns, class T>
-FRONT_INLINE void combine_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Complex<T>* p, const Complex<T>* m,
-                               Complex<T>* z) {
-  const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
-  auto* real = reinterpret_cast<Vector<T>*>(z);
-  for_pair<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) {
-    const T* c = axis.combine + 4 * split * k;
-    Vector<T> x{}, y{};
-    for (int64_t s = 0; s < split; ++s, c += 4) {
-      const Complex<T>&u = mirrored ? m[s] : p[s], &v = mirrored ? p[s] : m[s];
-      x += splat(c[0]) * u.re + splat(c[2]) * u.im;
-      y += splat(c[1]) * v.re + splat(c[3]) * v.im;
-    }
-    real[part(q, half) + 2 * (mirrored ? b : a)] = x + y;
-  });
-}
-
-// The DFTs, and the coefficients in place of their results.
-template <int kSplit, int kRuns, class T>
-void forward_pairs(const AxisView<T>& axis, Complex<T>* z) {
-  const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
-  Complex<T> p[kMostParts<kSplit>], m[kMostParts<kSplit>];
-  run_dfts(axis, z);
-  for (int64_t a = 0; 2 * a <= half; ++a) {
-    const int64_t b = a ? half - a : 0;
-    if (a >= axis.kept && b >= axis.kept) continue;
-    for (int64_t s = 0; s < split; ++s) p[s] = z[s * half + a], m[s] = z[s * half + b];
-    combine_pair<kSplit, kRuns>(axis, a, b, p, m, z);
-  }
-}
-
-// The transpose of `combine_pair`, on points with re and im exchanged; coefficients and points at slots at and bt.
-template <int kSplit, int kRuns, class T>
-FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, Complex<T>* z) {
-  const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
-  const int32_t* slot = axis.dft.chirp ? nullptr : axis.dft.fft.slot;
-  const int64_t at = slot ? slot[a] : a, bt = slot ? slot[b] : b;
-  const auto* real = reinterpret_cast<const Vector<T>*>(z);
-  Complex<T> p[kMostParts<kSplit>], m[kMostParts<kSplit>];
-  for (int64_t s = 0; s < split; ++s) p[s] = m[s] = Complex<T>::zero();
-  for_pair<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) {
-    const T* c = axis.combine + 4 * split * k;
-    const Vector<T> x = real[part(q, half) + 2 * (mirrored ? bt : at)];
-    for (int64_t s = 0; s < split; ++s, c += 4) {
-      Complex<T>&u = mirrored ? m[s] : p[s], &v = mirrored ? p[s] : m[s];
-      u.im += splat(c[0]) * x, u.re += splat(c[2]) * x;
-      v.im += splat(c[1]) * x, v.re += splat(c[3]) * x;
-    }
-  });
-  for (int64_t s = 0; s < split; ++s) {
-    if (a == b) {
-      z[s * half + at] = p[s] + m[s];
-    } else {
-      z[s * half + at] = p[s];
-      z[s * half + bt] = m[s];
-    }
-  }
-}
-
-// The transpose of `forward_pairs`. Transforms longer than what stays in the innermost cache get their points piece by
-// piece, each just before its first stages.
-template <int kSplit, int kRuns, class T>
-void inverse_pairs(const AxisView<T>& axis, Complex<T>* z) {
-  const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
-  const FftView<T>& fft = axis.dft.fft;
-  const int near = near_stages(fft);
-  if (axis.dft.chirp || near == fft.stages) {
-    for (int64_t a = 0; 2 * a <= half; ++a) spread_pair<kSplit, kRuns>(axis, a, a ? half - a : 0, z);
-    return run_dfts(axis, z);
-  }
-  // Of the `outer` transforms that these stages make, number r takes the points that are r modulo `outer`, and shares
-  // its pairs with number outer - r.
-  const int64_t inner = fft.stage[near].span, outer = half / inner;
-  for (int64_t r = 0; 2 * r <= outer; ++r) {
-    const int64_t t = r ? outer - r : 0;
-    for (int64_t a = r; a < half; a += outer) {
-      const int64_t b = a ? half - a : 0;
-      if (t == r && b < a) break;
-      spread_pair<kSplit, kRuns>(axis, a, b, z);
-    }
-    for (int64_t s = 0; s < split; ++s) {
-      run_stages(z + s * half + fft.slot[r], fft, near);
-      if (t != r) run_stages(z + s * half + fft.slot[t], fft, near);
-    }
-  }
-  for (int64_t s = 0; s < split; ++s) run_later_stages(z + s * half, fft, near, fft.stages);
-}
-
-// The common (split, runs) as code of their own.
-#define FRONT_DISPATCH_PAIRS(f, axis, z)                                \
-  do {                                                                  \
-    const int64_t runs = ((axis).kept + (axis).half - 1) / (axis).half; \
-    if ((axis).split == 1 && runs == 1) return f<1, 1>(axis, z);        \
-    if ((axis).split == 1 && runs == 2) return f<1, 2>(axis, z);        \
-    if ((axis).split == 2 && runs == 1) return f<2, 1>(axis, z);        \
-    if ((axis).split == 2 && runs == 2) return f<2, 2>(axis, z);        \
-    if ((axis).split == 3 && runs == 1) return f<3, 1>(axis, z);        \
-    if ((axis).split == 4 && runs == 1) return f<4, 1>(axis, z);        \
-    return f<0, 0>(axis, z);                                            \
-  } while (false)
-
-template <class T>
-void forward_pairs(const AxisView<T>& axis, Complex<T>* z) {
-  FRONT_DISPATCH_PAIRS(forward_pairs, axis, z);
-}
-template <class T>
-void inverse_pairs(const AxisView<T>& axis, Complex<T>* z) {
-  FRONT_DISPATCH_PAIRS(inverse_pairs, axis, z);
-}
-#undef FRONT_DISPATCH_PAIRS
 
 // Odd n: coefficient k is a real combination of point k alone, and is left in its place.
 template <class T>
@@ -164,15 +28,9 @@ void combine_points(const AxisView<T>& axis, Complex<T>* z) {
 // Its transpose, re and im exchanged; absent coefficients are zeros.
 template <class T>
 void spread_points(const AxisView<T>& axis, Complex<T>* z) {
-  const int32_t* slot = axis.dft.chirp ? nullptr : axis.dft.fft.slot;
   const T* c = axis.combine;
-  for (int64_t k = 0; k < axis.half; ++k, c += 2) {
-    Complex<T>& point = z[slot ? slot[k] : k];
-    if (k < axis.kept)
-      point = {splat(c[1]) * point.re, splat(c[0]) * point.re};
-    else
-      point = Complex<T>::zero();
-  }
+  for (int64_t k = 0; k < axis.kept; ++k, c += 2) z[k] = {splat(c[1]) * z[k].re, splat(c[0]) * z[k].re};
+  for (int64_t k = axis.kept; k < axis.half; ++k) z[k] = Complex<T>::zero();
 }
 
 // Values -> kept coefficients, in place: real number forward_in[i] -> forward_out[k] of the work array.
@@ -192,7 +50,7 @@ void inverse(const AxisView<T>& axis, Complex<T>* z) {
   if (axis.dense) return dense_inverse<T>(axis, reinterpret_cast<Vector<T>*>(z));
   if (axis.length % 2 == 0) return inverse_pairs(axis, z);
   spread_points(axis, z);
-  run_dfts(axis, z);
+  run_dfts_back(axis, z);
 }
 
 // Calls f with a value of the element type. double computes what reads or writes double, float the rest.
@@ -306,8 +164,8 @@ void load_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& 
     for (int g = 0; g < works.count; ++g)
       add_moments<T>(works[g], n, index, group.lanes[g].count, *pass.measure, *group.moments);
   };
-  if (!axis.filter) return load(0, axis.n, axis.forward_in, group.work);
-  decimate(axis.n, axis.filter, axis.forward_in, group.work, load);
+  if (!axis.taps) return load(0, axis.n, axis.forward_in, group.work);
+  with_taps(axis.taps, [&](auto half) { decimate<half>(axis.n, axis.filter, axis.forward_in, group.work, load); });
 }
 
 template <class T>
@@ -318,8 +176,8 @@ void store_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>&
     else
       store_group(pass, group, begin, n, index, works);
   };
-  if (!axis.filter) return store(0, axis.n, axis.inverse_out, group.work);
-  interpolate(axis.n, axis.filter, axis.inverse_out, group.work, store);
+  if (!axis.taps) return store(0, axis.n, axis.inverse_out, group.work);
+  with_taps(axis.taps, [&](auto half) { interpolate<half>(axis.n, axis.filter, axis.inverse_out, group.work, store); });
 }
 
 // `back` is the second transform of resize. The scratch holds `side_by_side` work arrays, and resize's coefficients.

@@ -1,8 +1,8 @@
-// Half the length where at most an eighth of the coefficients is kept, in float32. A symmetric filter of even length
+// Half the length where at most a quarter of the coefficients is kept, in float32. A symmetric filter of even length
 // keeps DCT-II's symmetry exactly: with y_j = sum_t h_t (x_{2j-t} + x_{2j+1+t}), x continued by reflection, the DCT-II
-// of y is A(u) X_u - A(n-u) X_{n-u} with A(u) = sum_t h_t cos(pi (2t+1) u / 2n). The filter makes A(n-u) / A(u) at
-// most 2.1e-9 for the kept u, and the table divides by A(u) (tables.cpp). The inverse runs the transpose. Included only
-// by axis_isa.cpp.
+// of y is A(u) X_u - A(n-u) X_{n-u} with A(u) = sum_t h_t cos(pi (2t+1) u / 2n). The filters make A(n-u) / A(u) at most
+// 2.1e-9 for the kept u (10 taps, an eighth) and 9.0e-10 (18 taps, a quarter), and the table divides by A(u)
+// (tables.cpp). The inverse runs the transpose. Included only by axis_isa.cpp.
 #pragma once
 
 #include "block.h"
@@ -10,9 +10,7 @@
 
 namespace front::cpu::FRONT_ISA {
 
-constexpr int kTaps = plan_detail::kFilterTaps, kReach = kTaps - 1;
 constexpr int kChunk = 64;  // values at a time: a multiple of every run (Along) and vector
-static_assert(kTaps == 5, "the sums below are written out");
 
 // Where loads and stores of a chunk find its elements.
 struct Count {
@@ -24,11 +22,11 @@ struct Count {
 constexpr Count kInOrder;
 
 // n values of every lane, which load(begin, count, index, works) brings, filtered -> n / 2 at index[j] of the work
-// arrays.
-template <class T, class Load>
+// arrays. kTaps: half the filter's.
+template <int kTaps, class T, class Load>
 void decimate(int64_t n, const T* filter, const int32_t* index, Works<T> works, Load load) {
   // u[i] = x[begin - 2 kReach + i]
-  constexpr int kBefore = 2 * kReach, kStride = kBefore + kChunk + kReach;
+  constexpr int kReach = kTaps - 1, kBefore = 2 * kReach, kStride = kBefore + kChunk + kReach;
   Vector<T> chunk[kMostSideBySide * kStride], h[kTaps];
   for (int t = 0; t < kTaps; ++t) h[t] = splat(filter[t]);
   int64_t j = 0;
@@ -46,11 +44,9 @@ void decimate(int64_t n, const T* filter, const int32_t* index, Works<T> works, 
       Vector<T>* y = works[g];
       for (int64_t q = j; q < end; ++q) {
         const Vector<T>* at = u + kBefore - begin + 2 * q;  // x[2q]
-        Vector<T> sum = h[4] * (at[-4] + at[5]);
-        sum += h[3] * (at[-3] + at[4]);
-        sum += h[2] * (at[-2] + at[3]);
-        sum += h[1] * (at[-1] + at[2]);
-        y[index[q]] = sum + h[0] * (at[0] + at[1]);
+        Vector<T> sum = h[kReach] * (at[-kReach] + at[1 + kReach]);
+        for (int t = kReach; t-- > 0;) sum += h[t] * (at[-t] + at[1 + t]);  // the large ones last
+        y[index[q]] = sum;
       }
       for (int i = 0; i < kBefore && !last; ++i) u[i] = u[count + i];
     }
@@ -60,9 +56,9 @@ void decimate(int64_t n, const T* filter, const int32_t* index, Works<T> works, 
 
 // The transpose: n / 2 values at index[j] of the work arrays -> n of every lane, which store(begin, count, index,
 // works) takes away.
-template <class T, class Store>
+template <int kTaps, class T, class Store>
 void interpolate(int64_t n, const T* filter, const int32_t* index, Works<T> works, Store store) {
-  constexpr int kHalf = kChunk / 2, kEdge = kReach / 2;
+  constexpr int kHalf = kChunk / 2, kEdge = kTaps / 2;
   const int64_t half = n / 2;
   Vector<T> chunk[kMostSideBySide * kChunk], v[kHalf + 2 * kEdge], h[kTaps];
   for (int t = 0; t < kTaps; ++t) h[t] = splat(filter[t]);
@@ -76,12 +72,27 @@ void interpolate(int64_t n, const T* filter, const int32_t* index, Works<T> work
       Vector<T>* x = chunk + g * kChunk;
       for (int64_t i = 0; i < count; ++i) {
         const Vector<T>* y = v + kEdge + i;
-        x[2 * i] = h[0] * y[0] + (h[1] * y[-1] + (h[2] * y[1] + (h[3] * y[-2] + h[4] * y[2])));
-        x[2 * i + 1] = h[0] * y[0] + (h[1] * y[1] + (h[2] * y[-1] + (h[3] * y[2] + h[4] * y[-2])));
+        Vector<T> even{}, odd{};
+        for (int t = kTaps; t-- > 0;) {
+          const int at = t % 2 == 0 ? t / 2 : -(t + 1) / 2;
+          even += h[t] * y[at], odd += h[t] * y[-at];
+        }
+        x[2 * i] = even, x[2 * i + 1] = odd;
       }
     }
     store(2 * begin, 2 * count, kInOrder.at, Works<T>{chunk, kChunk, works.count});
   }
+}
+
+// f(half the filter's taps), a constant.
+template <class F>
+void with_taps(int taps, F f) {
+  constexpr auto& kFilters = plan_detail::kFilters;
+  static_assert(sizeof kFilters / sizeof *kFilters == 2);
+  if (taps == kFilters[0].taps)
+    f(std::integral_constant<int, kFilters[0].taps / 2>{});
+  else
+    f(std::integral_constant<int, kFilters[1].taps / 2>{});
 }
 
 }  // namespace front::cpu::FRONT_ISA

@@ -117,6 +117,18 @@ struct Butterfly<5> {
   }
 };
 
+// By the prime factors, whose indices leave no twiddles between them: pairs, then threes.
+template <>
+struct Butterfly<6> {
+  template <class T>
+  FRONT_INLINE static void run(Complex<T>* y) {
+    Complex<T> a[3] = {y[0] + y[3], y[2] + y[5], y[4] + y[1]}, b[3] = {y[0] - y[3], y[2] - y[5], y[4] - y[1]};
+    Butterfly<3>::run(a);
+    Butterfly<3>::run(b);
+    y[0] = a[0], y[4] = a[1], y[2] = a[2], y[3] = b[0], y[1] = b[1], y[5] = b[2];
+  }
+};
+
 template <>
 struct Butterfly<7> {
   template <class T>
@@ -154,7 +166,7 @@ void stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
 }
 
 // Any odd radix, by definition, at half the products (see odd_butterfly).
-template <class T>
+template <bool kTransposed, class T>
 void generic_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
   constexpr int kMaxHalf = plan_detail::kLargestRadix / 2;
   const int r = st.radix, h = (r - 1) / 2;
@@ -166,7 +178,8 @@ void generic_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
       const Complex<T> first = z[k];
       Complex<T> total = first;
       for (int j = 1; j <= h; ++j) {
-        const auto a = times(z[k + j * span], w + 2 * (j - 1)), b = times(z[k + (r - j) * span], w + 2 * (r - j - 1));
+        Complex<T> a = z[k + j * span], b = z[k + (r - j) * span];
+        if (!kTransposed) a = times(a, w + 2 * (j - 1)), b = times(b, w + 2 * (r - j - 1));
         sum[j - 1] = a + b, dif[j - 1] = a - b, total = total + sum[j - 1];
       }
       z[k] = total;
@@ -183,7 +196,9 @@ void generic_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
         for (; j + 2 <= h; j += 2) add(j, 0), add(j + 1, 1);
         if (j < h) add(j, 1);
         const Complex<T> e = even[0] + even[1], o = odd[0] + odd[1];
-        z[k + q * span] = e + minus_i(o), z[k + (r - q) * span] = e + plus_i(o);
+        Complex<T> a = e + minus_i(o), b = e + plus_i(o);
+        if (kTransposed) a = times(a, w + 2 * (q - 1)), b = times(b, w + 2 * (r - q - 1));
+        z[k + q * span] = a, z[k + (r - q) * span] = b;
       }
     }
   }
@@ -202,12 +217,14 @@ void run_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
       return stage<4, kTransposed>(z, st, count);
     case 5:
       return stage<5, kTransposed>(z, st, count);
+    case 6:
+      return stage<6, kTransposed>(z, st, count);
     case 7:
       return stage<7, kTransposed>(z, st, count);
     case 8:
       return stage<8, kTransposed>(z, st, count);
     default:
-      if constexpr (!kTransposed) return generic_stage(z, st, count);  // plan.h: convolutions have small radices
+      return generic_stage<kTransposed>(z, st, count);
   }
 }
 
@@ -238,14 +255,17 @@ void run_stages(Complex<T>* z, const FftView<T>& fft, int end) {
   run_stage(z, last, 1);
 }
 
-// Stages [begin, end), the ones before being done.
+// Their transposes in the opposite order: decimation in frequency, whose result is in slot order.
 template <class T>
-void run_later_stages(Complex<T>* z, const FftView<T>& fft, int begin, int end) {
+void run_stages_back(Complex<T>* z, const FftView<T>& fft, int end) {
   const StageView<T>& last = fft.stage[end - 1];
-  if (begin == end) return;
-  if (begin < end - 1)
-    for (int j = 0; j < last.radix; ++j) run_later_stages(z + j * last.span, fft, begin, end - 1);
-  run_stage(z, last, 1);
+  if (end <= near_stages(fft)) {
+    const int64_t length = last.radix * last.span;
+    for (int s = end; s-- > 0;) run_stage<true>(z, fft.stage[s], length / (fft.stage[s].radix * fft.stage[s].span));
+    return;
+  }
+  run_stage<true>(z, last, 1);
+  for (int j = 0; j < last.radix; ++j) run_stages_back(z + j * last.span, fft, end - 1);
 }
 
 // The cyclic convolution of z with the sequence whose DFT is `kernel`, in place, on the first `end` stages. Decimation
@@ -262,7 +282,7 @@ void convolve(Complex<T>* z, const FftView<T>& fft, int end, const T* kernel) {
     run_stage(z, last, 1);
     return;
   }
-  for (int s = end; s-- > 0;) run_stage<true>(z, fft.stage[s], length / (fft.stage[s].radix * fft.stage[s].span));
+  run_stages_back(z, fft, end);
   for (int64_t j = 0; j < length; ++j) {
     const auto y = times(z[j], kernel + 2 * j);
     z[j] = Complex<T>{y.im, y.re};
@@ -280,6 +300,21 @@ void run_dft(Complex<T>* z, const DftView<T>& dft, Complex<T>* a) {
   for (int64_t j = dft.n; j < fft.n; ++j) a[j] = Complex<T>::zero();
   convolve(a, fft, fft.stages, dft.kernel);
   for (int64_t k = 0; k < dft.n; ++k) z[k] = times(Complex<T>{a[k].im, a[k].re}, dft.chirp + 2 * k);
+}
+
+// The DFT of every subsequence.
+template <class T>
+void run_dfts(const AxisView<T>& axis, Complex<T>* z) {
+  Complex<T>* spare = z + axis.split * axis.half;
+  for (int64_t s = 0; s < axis.split; ++s) run_dft(z + s * axis.half, axis.dft, spare);
+}
+
+// The same from natural order to what `run_dft` begins with.
+template <class T>
+void run_dfts_back(const AxisView<T>& axis, Complex<T>* z) {
+  const FftView<T>& fft = axis.dft.fft;
+  if (axis.dft.chirp) return run_dfts(axis, z);
+  for (int64_t s = 0; s < axis.split; ++s) run_stages_back(z + s * axis.half, fft, fft.stages);
 }
 
 }  // namespace front::cpu::FRONT_ISA

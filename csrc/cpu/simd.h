@@ -13,7 +13,8 @@
 
 #include "../params.h"
 
-#define FRONT_INLINE inline __attribute__((always_inline))
+#define FRONT_INLINED __attribute__((always_inline))  // a lambda
+#define FRONT_INLINE inline FRONT_INLINED
 
 namespace front::cpu::FRONT_ISA {
 

@@ -48,20 +48,27 @@ double response(const std::vector<double>& taps, double share) {
   return a;
 }
 
-// Dolph and Chebyshev's filter: A = T_m(b cos(pi u / 2n)) / T_m(b) with the Chebyshev polynomial of degree m = 2
-// kFilterTaps - 1 and b cos(pi u / 2n) = 1 where the aliases of the kept coefficients begin, u = n (1 - 1 /
-// kFilterShare). A is a sum of cosines of odd multiples, whose factors follow from its values at as many points.
-std::vector<double> filter_taps() {
-  constexpr int kTaps = plan_detail::kFilterTaps;
-  const double b = 1 / std::sin(kPi / 2 / plan_detail::kFilterShare), m = 2 * kTaps - 1;
-  std::vector<double> taps(kTaps, 0.0);
-  for (int i = 0; i < kTaps; ++i) {
-    const double angle = kPi * (2 * i + 1) / (4 * kTaps), x = b * std::cos(angle);
-    const double value = x > 1 ? std::cosh(m * std::acosh(x)) : std::cos(m * std::acos(x));
-    for (int t = 0; t < kTaps; ++t)
-      taps[t] += 2.0 / kTaps * value / std::cosh(m * std::acosh(b)) * std::cos(angle * (2 * t + 1));
+// Dolph and Chebyshev's filter, made flatter. With c = cos(pi u / 2n): A = T_m(b c) / T_m(b) (1 + flatness (1 - c^2)),
+// T_m the Chebyshev polynomial of an odd degree m, and b c = 1 where the aliases of the kept coefficients begin, u = n (1
+// - 1 / share). The second factor is largest where the first has fallen most: dividing by a small A would amplify
+// rounding errors. A is a sum of cosines of odd multiples, whose factors follow from its values at as many points.
+std::vector<double> filter_taps(const plan_detail::Filter& filter) {
+  const int half = filter.taps / 2, m = filter.taps - 1 - (filter.flatness ? 2 : 0);
+  const double b = 1 / std::sin(kPi / 2 / static_cast<double>(filter.share));
+  std::vector<double> taps(half, 0.0);
+  for (int i = 0; i < half; ++i) {
+    const double angle = kPi * (2 * i + 1) / (4 * half), c = std::cos(angle), x = b * c;
+    const double chebyshev = x > 1 ? std::cosh(m * std::acosh(x)) : std::cos(m * std::acos(x));
+    const double value = chebyshev / std::cosh(m * std::acosh(b)) * (1 + filter.flatness * (1 - c * c));
+    for (int t = 0; t < half; ++t) taps[t] += 2.0 / half * value * std::cos(angle * (2 * t + 1));
   }
   return taps;
+}
+
+const plan_detail::Filter& filter_of(int taps) {
+  for (const auto& filter : plan_detail::kFilters)
+    if (filter.taps == taps) return filter;
+  throw std::logic_error("no filter has " + std::to_string(taps) + " taps");
 }
 
 using ComplexDouble = std::complex<double>;
@@ -144,8 +151,6 @@ template <class T>
 DftTables<T>::DftTables(const DftPlan& plan) : plan_(plan), fft_(plan.conv ? plan.conv : plan.n, plan.radices) {
   const int64_t n = plan.n, conv = plan.conv;
   if (!conv) return;
-  for (int32_t r : plan.radices)
-    if (r > 8) throw std::logic_error("a convolution of radix " + std::to_string(r));  // fft.h has no transpose of it
   std::vector<ComplexDouble> root(conv), conjugate(conv), spectrum(conv);
   for (int64_t j = 0; j < conv; ++j) root[j] = unit(j, conv);
   chirp_.resize(2 * n);
@@ -202,8 +207,8 @@ void AxisTables<T>::fill_fft(Scale scale) {
   const AxisPlan& plan = plan_;
   const int64_t n = plan.length(), split = plan.split, half = plan.dft.n;
   std::vector<double> filter;
-  if (plan.decimated) {
-    filter = filter_taps();
+  if (plan.taps) {
+    filter = filter_taps(filter_of(plan.taps));
     for (double tap : filter) filter_.push_back(static_cast<T>(tap));
   }
   const bool even = n % 2 == 0;
@@ -213,13 +218,12 @@ void AxisTables<T>::fill_fft(Scale scale) {
     int64_t sequence = 0, point = v, part = 0;
     if (even) sequence = v % split, part = v / split % 2, point = v / (2 * split);
     forward_in_[i] = static_cast<int32_t>(2 * (sequence * half + dft_->slot(point)) + part);
-    inverse_out_[i] = static_cast<int32_t>(2 * (sequence * half + point) + 1 - part);  // re and im are exchanged
+    inverse_out_[i] = forward_in_[i] + 1 - 2 * static_cast<int32_t>(part);  // re and im are exchanged
   }
   for (int64_t k = 0; k < plan.kept; ++k) {
     // Even n: coefficient q half + r takes the place of a real number of point r of a pair of subsequences.
     const int64_t q = k / half, r = k % half, part = even ? q / 2 * 2 * half + q % 2 : 0;
-    forward_out_[k] = static_cast<int32_t>(part + 2 * r);
-    inverse_in_[k] = static_cast<int32_t>(part + 2 * dft_->slot(r));
+    forward_out_[k] = inverse_in_[k] = static_cast<int32_t>(part + 2 * r);
   }
 
   // X_k = sum_s Re(a_s E_s[k] + b_s O_s[k]) with E, O the spectra of the even and odd points of subsequence s, both
@@ -228,7 +232,7 @@ void AxisTables<T>::fill_fft(Scale scale) {
   T* at = combine_.data();
   for (int64_t k = 0; k < plan.kept; ++k) {
     double f = factor(k, plan.n, scale);
-    if (plan.decimated) f /= response(filter, static_cast<double>(k) / static_cast<double>(plan.n));
+    if (plan.taps) f /= response(filter, static_cast<double>(k) / static_cast<double>(plan.n));
     if (!even) {
       at = put(at, f * std::conj(unit(k, 4 * n)));
       continue;
@@ -248,7 +252,8 @@ AxisView<T> AxisTables<T>::view() const {
   AxisView<T> view{};
   view.dense = plan_.dense;
   view.length = plan_.length();
-  view.filter = plan_.decimated ? filter_.data() : nullptr;
+  view.taps = plan_.taps;
+  view.filter = filter_.data();
   view.n = plan_.n;
   view.kept = plan_.kept;
   view.split = plan_.split;

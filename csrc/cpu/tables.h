@@ -41,7 +41,8 @@ template <class T>
 struct AxisView {
   bool dense;
   int64_t length;                // of what is transformed: n, or n / 2 after the filter
-  const T* filter;               // decimate.h; null: none
+  int taps;                      // of decimate.h's filter; 0: none
+  const T* filter;               // its second half
   int64_t n, kept, split, half;  // half: length of each complex DFT; dense: of the folded lane
   DftView<T> dft;
   // Real numbers of the work array of split * half complex ones.

@@ -27,7 +27,7 @@ py::dict axis_dict(const front::AxisPlan& p) {
   plan["n"] = p.n;
   plan["kept"] = p.kept;
   plan["algorithm"] = p.dense ? "dense" : p.dft.conv ? "bluestein" : "mixed radix";
-  plan["decimated"] = p.decimated;
+  plan["decimated"] = p.taps != 0;
   plan["split"] = p.split;
   plan["dft_length"] = p.dft.n;
   plan["convolution_length"] = p.dft.conv;

@@ -1,0 +1,263 @@
+// Even lengths: the DFTs of the packed subsequences, and between their results and the coefficients. Included only by
+// axis_isa.cpp (see simd.h).
+//
+// Point `a` of each subsequence's spectrum and its mirror b = half - a hold all that the coefficients k with
+// k % half = a or b depend on, and as many real numbers as there are such coefficients at most: a pair is read once and
+// its coefficients replace it. Coefficient k = q half + r then is real number `part(q) + 2 r` of the work array.
+//
+// The last stage of a DFT turns the points k + j span, j = 0..R-1, into the results at the same places, whose mirrors
+// are those of span - k. So both sets are transformed in registers, and the coefficients are all that is stored: half
+// as much or less, and a pass over the points is saved. The inverse does the opposite in its first stage.
+#pragma once
+
+#include <type_traits>
+
+#include "fft.h"
+#include "tables.h"
+
+namespace front::cpu::FRONT_ISA {
+
+FRONT_INLINE int64_t part(int64_t q, int64_t half) { return q / 2 * 2 * half + q % 2; }
+
+// Calls f(q, k, mirrored) for the kept coefficients of a pair: k % half is b if mirrored, else a.
+template <int kRuns, class F>
+FRONT_INLINE void for_pair(int64_t a, int64_t b, int64_t half, int64_t kept, F f) {
+  const int64_t runs = kRuns ? kRuns : (kept + half - 1) / half;
+  for (int64_t q = 0, k = 0; q < runs; ++q, k += half) {
+    if (k + a < kept) f(q, k + a, false);
+    if (a != b && k + b < kept) f(q, k + b, true);
+  }
+}
+
+template <int kSplit>
+constexpr int kMostParts = kSplit ? kSplit : plan_detail::kLargestSplit;
+
+// The coefficients of points a and b of every subsequence, which `p` and `m` hold, into their places.
+template <int kSplit, int kRuns, class T>
+FRONT_INLINE void combine_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Complex<T>* p, const Complex<T>* m,
+                               Complex<T>* z) {
+  const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
+  auto* real = reinterpret_cast<Vector<T>*>(z);
+  for_pair<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
+    const T* c = axis.combine + 4 * split * k;
+    const auto sum = [&](int64_t s) FRONT_INLINED {
+      const Complex<T>&u = mirrored ? m[s] : p[s], &v = mirrored ? p[s] : m[s];
+      const T* at = c + 4 * s;
+      return (splat(at[0]) * u.re + splat(at[2]) * u.im) + (splat(at[1]) * v.re + splat(at[3]) * v.im);
+    };
+    Vector<T> x = sum(0);
+    for (int64_t s = 1; s < split; ++s) x += sum(s);
+    real[part(q, half) + 2 * (mirrored ? b : a)] = x;
+  });
+}
+
+// The transpose of `combine_pair`: points with re and im exchanged.
+template <int kSplit, int kRuns, class T>
+FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Complex<T>* z, Complex<T>* p,
+                              Complex<T>* m) {
+  const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
+  const auto* real = reinterpret_cast<const Vector<T>*>(z);
+  Complex<T> at_a[kMostParts<kSplit>], at_b[kMostParts<kSplit>];
+  for (int64_t s = 0; s < split; ++s) at_a[s] = at_b[s] = Complex<T>::zero();
+  for_pair<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
+    const T* c = axis.combine + 4 * split * k;
+    const Vector<T> x = real[part(q, half) + 2 * (mirrored ? b : a)];
+    for (int64_t s = 0; s < split; ++s, c += 4) {
+      Complex<T>&u = mirrored ? at_b[s] : at_a[s], &v = mirrored ? at_a[s] : at_b[s];
+      u.im += splat(c[0]) * x, u.re += splat(c[2]) * x;
+      v.im += splat(c[1]) * x, v.re += splat(c[3]) * x;
+    }
+  });
+  for (int64_t s = 0; s < split; ++s) {
+    if (a == b) {
+      p[s] = at_a[s] + at_b[s];
+    } else {
+      p[s] = at_a[s];
+      m[s] = at_b[s];
+    }
+  }
+}
+
+// A set is the points k + j span of `half`, and `others` those of span - k, where their mirrors are: `none` other for
+// k = 0 and 2 k = span.
+enum class Others { none, none_at_0, some };
+
+// Calls f(k, others) for all sets.
+template <class F>
+FRONT_INLINE void for_sets(int64_t span, F f) {
+  f(int64_t{0}, std::integral_constant<Others, Others::none_at_0>{});
+  for (int64_t k = 1; 2 * k < span; ++k) f(k, std::integral_constant<Others, Others::some>{});
+  if (span % 2 == 0) f(span / 2, std::integral_constant<Others, Others::none>{});
+}
+
+// Calls f(a, b, i, j) for its pairs: a is point i, b is point j of the others.
+template <int R, Others kOthers, class F>
+FRONT_INLINE void for_pairs(int64_t k, int64_t span, F f) {
+  constexpr bool kAt0 = kOthers == Others::none_at_0;
+  constexpr int kCount = kOthers == Others::some ? R : kAt0 ? R / 2 + 1 : (R + 1) / 2;
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+    const int j = kAt0 ? (R - i) % R : R - 1 - i;
+    const int64_t a = k + i * span;
+    f(a, kAt0 && i == 0 ? 0 : R * span - a, i, j);
+  }
+}
+
+// The last stage of each subsequence's DFT, and the coefficients in place of its results.
+template <int R, int kSplit, int kRuns, class T>
+void last_stage_and_pairs(const AxisView<T>& axis, Complex<T>* z) {
+  const StageView<T>& stage = axis.dft.fft.stage[axis.dft.fft.stages - 1];
+  const int64_t span = stage.span;
+  const auto transform = [&](int64_t k, Complex<T>* points) FRONT_INLINED {
+    for (int s = 0; s < kSplit; ++s) {
+      Complex<T> y[R];
+      for (int j = 0; j < R; ++j) y[j] = z[s * axis.half + k + j * span];
+      if (k != 0) turn<R>(y, stage.twiddles + 2 * (R - 1) * k);
+      Butterfly<R>::run(y);
+      for (int j = 0; j < R; ++j) points[j * kSplit + s] = y[j];
+    }
+  };
+  for_sets(span, [&](int64_t k, auto others) FRONT_INLINED {
+    constexpr bool kSome = others == Others::some;
+    Complex<T> p[R * kSplit], m[R * kSplit];
+    transform(k, p);
+    if (kSome) transform(span - k, m);
+    for_pairs<R, others>(k, span, [&](int64_t a, int64_t b, int i, int j) FRONT_INLINED {
+      combine_pair<kSplit, kRuns>(axis, a, b, p + i * kSplit, (kSome ? m : p) + j * kSplit, z);
+    });
+  });
+}
+
+// Its transpose: the coefficients' points, and the first stage of DFTs by decimation in frequency.
+template <int R, int kSplit, int kRuns, class T>
+void pairs_and_first_stage(const AxisView<T>& axis, Complex<T>* z) {
+  const StageView<T>& stage = axis.dft.fft.stage[axis.dft.fft.stages - 1];
+  const int64_t span = stage.span;
+  const auto transform = [&](int64_t k, const Complex<T>* points) FRONT_INLINED {
+    for (int s = 0; s < kSplit; ++s) {
+      Complex<T> y[R];
+      for (int j = 0; j < R; ++j) y[j] = points[j * kSplit + s];
+      Butterfly<R>::run(y);
+      if (k != 0) turn<R>(y, stage.twiddles + 2 * (R - 1) * k);
+      for (int j = 0; j < R; ++j) z[s * axis.half + k + j * span] = y[j];
+    }
+  };
+  for_sets(span, [&](int64_t k, auto others) FRONT_INLINED {
+    constexpr bool kSome = others == Others::some;
+    Complex<T> p[R * kSplit], m[R * kSplit];
+    for_pairs<R, others>(k, span, [&](int64_t a, int64_t b, int i, int j) FRONT_INLINED {
+      spread_pair<kSplit, kRuns>(axis, a, b, z, p + i * kSplit, (kSome ? m : p) + j * kSplit);
+    });
+    transform(k, p);
+    if (kSome) transform(span - k, m);
+  });
+}
+
+// Any split and radix: the pairs by themselves.
+template <int kSplit, class T>
+void combine_pairs(const AxisView<T>& axis, Complex<T>* z) {
+  const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
+  Complex<T> p[kMostParts<kSplit>], m[kMostParts<kSplit>];
+  for (int64_t a = 0; 2 * a <= half; ++a) {
+    const int64_t b = a ? half - a : 0;
+    if (a >= axis.kept && b >= axis.kept) continue;
+    for (int64_t s = 0; s < split; ++s) p[s] = z[s * half + a], m[s] = z[s * half + b];
+    combine_pair<kSplit, 0>(axis, a, b, p, m, z);
+  }
+}
+
+template <int kSplit, class T>
+void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
+  const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
+  Complex<T> p[kMostParts<kSplit>], m[kMostParts<kSplit>];
+  for (int64_t a = 0; 2 * a <= half; ++a) {
+    const int64_t b = a ? half - a : 0;
+    spread_pair<kSplit, 0>(axis, a, b, z, p, m);
+    for (int64_t s = 0; s < split; ++s) {
+      z[s * half + a] = p[s];
+      if (a != b) z[s * half + b] = m[s];
+    }
+  }
+}
+
+template <int kValue>
+using Constant = std::integral_constant<int, kValue>;
+
+// Calls f(radix of the last stage, split, runs of `half` kept coefficients) where they are common enough for code that
+// does a stage and the pairs at once; whether they are.
+template <class T, class F>
+bool with_last_stage(const AxisView<T>& axis, F f) {
+  if (axis.dft.chirp) return false;
+  const int64_t split = axis.split, runs = (axis.kept + axis.half - 1) / axis.half;
+  const auto parts = [&](auto radix) {
+    if (split == 1 && runs == 1) return f(radix, Constant<1>{}, Constant<1>{}), true;
+    if (split == 1 && runs == 2) return f(radix, Constant<1>{}, Constant<2>{}), true;
+    if (split == 2 && runs == 1) return f(radix, Constant<2>{}, Constant<1>{}), true;
+    return false;
+  };
+  switch (axis.dft.fft.stage[axis.dft.fft.stages - 1].radix) {
+    case 2:
+      return parts(Constant<2>{});
+    case 3:
+      return parts(Constant<3>{});
+    case 4:
+      return parts(Constant<4>{});
+    case 5:
+      return parts(Constant<5>{});
+    case 6:
+      return parts(Constant<6>{});
+    case 8:
+      return parts(Constant<8>{});
+    default:
+      return false;
+  }
+}
+
+// f(split) with the common ones as constants.
+template <class F>
+void with_split(int64_t split, F f) {
+  switch (split) {
+    case 1:
+      return f(Constant<1>{});
+    case 2:
+      return f(Constant<2>{});
+    case 3:
+      return f(Constant<3>{});
+    case 4:
+      return f(Constant<4>{});
+    default:
+      return f(Constant<0>{});
+  }
+}
+
+// The DFTs, and the coefficients in place of their results.
+template <class T>
+void forward_pairs(const AxisView<T>& axis, Complex<T>* z) {
+  const FftView<T>& fft = axis.dft.fft;
+  if (with_last_stage(axis, [&](auto radix, auto split, auto runs) {
+        const int64_t span = fft.stage[fft.stages - 1].span;
+        for (int64_t j = 0; fft.stages > 1 && j < axis.split * radix; ++j)
+          run_stages(z + j * span, fft, fft.stages - 1);
+        last_stage_and_pairs<radix, split, runs>(axis, z);
+      }))
+    return;
+  run_dfts(axis, z);
+  with_split(axis.split, [&](auto split) { combine_pairs<split>(axis, z); });
+}
+
+// The transpose, on points with re and im exchanged.
+template <class T>
+void inverse_pairs(const AxisView<T>& axis, Complex<T>* z) {
+  const FftView<T>& fft = axis.dft.fft;
+  if (with_last_stage(axis, [&](auto radix, auto split, auto runs) {
+        const int64_t span = fft.stage[fft.stages - 1].span;
+        pairs_and_first_stage<radix, split, runs>(axis, z);
+        for (int64_t j = 0; fft.stages > 1 && j < axis.split * radix; ++j)
+          run_stages_back(z + j * span, fft, fft.stages - 1);
+      }))
+    return;
+  with_split(axis.split, [&](auto split) { spread_pairs<split>(axis, z); });
+  run_dfts_back(axis, z);
+}
+
+}  // namespace front::cpu::FRONT_ISA
