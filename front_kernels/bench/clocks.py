@@ -19,7 +19,8 @@ from .problems import Problem, copies_for, tensor
 __all__ = ["Clock", "CpuClock", "CudaClock", "Times", "in_turn"]
 
 LEAST = 5  # times of each implementation, whatever that takes
-LONG = 0.1  # seconds of a call that is not made once more to be warm
+WARM = 0.01  # seconds of calls before one that is timed: what was evicted is not back in the caches after one call
+LONG = 0.1  # seconds of a call that needs none before it
 
 
 @dataclass
@@ -48,14 +49,18 @@ class Clock(Protocol):
 
 
 def in_turn(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of all calls, by the host's clock: until each was made 5 times and `seconds` are over."""
+    """Seconds of all calls, by the host's clock, after some that make the caches warm again, which the others before
+    have emptied: until each was timed 5 times and `seconds` are over."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     started = time.perf_counter()
     with torch.inference_mode():
         while len(next(iter(times.values()))) < LEAST or time.perf_counter() - started < seconds:
             for name, run in runs.items():
-                if not times[name] or times[name][-1] < LONG:
-                    run()  # warm: the one before it has emptied the caches
+                begun = time.perf_counter()
+                while not times[name] or times[name][-1] < LONG:
+                    run()
+                    if time.perf_counter() - begun > WARM:
+                        break
                 begun = time.perf_counter()
                 run()
                 times[name].append(time.perf_counter() - begun)
