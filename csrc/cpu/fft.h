@@ -117,18 +117,6 @@ struct Butterfly<5> {
   }
 };
 
-// By the prime factors, whose indices leave no twiddles between them: pairs, then threes.
-template <>
-struct Butterfly<6> {
-  template <class T>
-  FRONT_INLINE static void run(Complex<T>* y) {
-    Complex<T> a[3] = {y[0] + y[3], y[2] + y[5], y[4] + y[1]}, b[3] = {y[0] - y[3], y[2] - y[5], y[4] - y[1]};
-    Butterfly<3>::run(a);
-    Butterfly<3>::run(b);
-    y[0] = a[0], y[4] = a[1], y[2] = a[2], y[3] = b[0], y[1] = b[1], y[5] = b[2];
-  }
-};
-
 template <>
 struct Butterfly<7> {
   template <class T>
@@ -217,8 +205,6 @@ void run_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
       return stage<4, kTransposed>(z, st, count);
     case 5:
       return stage<5, kTransposed>(z, st, count);
-    case 6:
-      return stage<6, kTransposed>(z, st, count);
     case 7:
       return stage<7, kTransposed>(z, st, count);
     case 8:

@@ -69,12 +69,9 @@ FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, con
     }
   });
   for (int64_t s = 0; s < split; ++s) {
-    if (a == b) {
-      p[s] = at_a[s] + at_b[s];
-    } else {
-      p[s] = at_a[s];
-      m[s] = at_b[s];
-    }
+    const auto sum = at_a[s] + at_b[s];
+    p[s] = a == b ? sum : at_a[s];
+    m[s] = a == b ? sum : at_b[s];
   }
 }
 
@@ -204,8 +201,6 @@ bool with_last_stage(const AxisView<T>& axis, F f) {
       return parts(Constant<4>{});
     case 5:
       return parts(Constant<5>{});
-    case 6:
-      return parts(Constant<6>{});
     case 8:
       return parts(Constant<8>{});
     default:
