@@ -72,15 +72,15 @@ constexpr double kFoldCost = 3, kProductCost = 1.5;
 constexpr int64_t kDenseBlock = 8;
 constexpr int64_t kLargestBasis = 1 << 17;  // products: a basis that stays in a core's cache
 
-// Decimation: n / share coefficients are kept at most; `flatness` is tables.cpp's.
+// Decimation: n / share coefficients are kept at most; `flatness` is tables.cpp's; below a length it does not pay.
 struct Filter {
   int64_t share;
   int taps;
   double flatness;
+  int64_t shortest;
 };
-constexpr Filter kFilters[] = {{8, 10, 0}, {4, 18, 12}};
+constexpr Filter kFilters[] = {{8, 10, 0, 512}, {4, 18, 12, 1024}};
 constexpr double kTapCost = 0.5;  // per value and tap
-constexpr int64_t kShortestDecimated = 256;
 
 // Points that stay in the innermost cache while several stages pass over them.
 constexpr int64_t kNearBytes = 24 << 10;
@@ -161,7 +161,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes) {
   using namespace plan_detail;
   AxisPlan best = plan_fft(n, kept);
   for (const Filter& filter : kFilters) {
-    if (compute_bytes != 4 || n % 4 != 0 || n < kShortestDecimated || kept > n / filter.share) continue;
+    if (compute_bytes != 4 || n % 4 != 0 || n < filter.shortest || kept > n / filter.share) continue;
     AxisPlan half = plan_fft(n / 2, kept);
     half.n = n;
     half.taps = filter.taps;

@@ -90,9 +90,9 @@ void with_taps(int taps, F f) {
   constexpr auto& kFilters = plan_detail::kFilters;
   static_assert(sizeof kFilters / sizeof *kFilters == 2);
   if (taps == kFilters[0].taps)
-    f(std::integral_constant<int, kFilters[0].taps / 2>{});
+    f(Constant<kFilters[0].taps / 2>{});
   else
-    f(std::integral_constant<int, kFilters[1].taps / 2>{});
+    f(Constant<kFilters[1].taps / 2>{});
 }
 
 }  // namespace front::cpu::FRONT_ISA

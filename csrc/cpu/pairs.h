@@ -10,8 +10,6 @@
 // as much or less, and a pass over the points is saved. The inverse does the opposite in its first stage.
 #pragma once
 
-#include <type_traits>
-
 #include "fft.h"
 #include "tables.h"
 
@@ -82,9 +80,9 @@ enum class Others { none, none_at_0, some };
 // Calls f(k, others) for all sets.
 template <class F>
 FRONT_INLINE void for_sets(int64_t span, F f) {
-  f(int64_t{0}, std::integral_constant<Others, Others::none_at_0>{});
-  for (int64_t k = 1; 2 * k < span; ++k) f(k, std::integral_constant<Others, Others::some>{});
-  if (span % 2 == 0) f(span / 2, std::integral_constant<Others, Others::none>{});
+  f(int64_t{0}, Constant<Others::none_at_0>{});
+  for (int64_t k = 1; 2 * k < span; ++k) f(k, Constant<Others::some>{});
+  if (span % 2 == 0) f(span / 2, Constant<Others::none>{});
 }
 
 // Calls f(a, b, i, j) for its pairs: a is point i, b is point j of the others.
@@ -176,9 +174,6 @@ void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
     }
   }
 }
-
-template <int kValue>
-using Constant = std::integral_constant<int, kValue>;
 
 // Calls f(radix of the last stage, split, runs of `half` kept coefficients) where they are common enough for code that
 // does a stage and the pairs at once; whether they are.

@@ -18,6 +18,13 @@
 
 namespace front::cpu::FRONT_ISA {
 
+// A value in a type. std::integral_constant is not of this namespace, whose code alone may differ with the instruction
+// set.
+template <auto kValue>
+struct Constant {
+  FRONT_INLINE constexpr operator decltype(kValue)() const { return kValue; }
+};
+
 template <class T>
 struct VectorOf;
 template <>

@@ -49,7 +49,8 @@ double response(const std::vector<double>& taps, double share) {
 }
 
 // Dolph and Chebyshev's filter, made flatter. With c = cos(pi u / 2n): A = T_m(b c) / T_m(b) (1 + flatness (1 - c^2)),
-// T_m the Chebyshev polynomial of an odd degree m, and b c = 1 where the aliases of the kept coefficients begin, u = n (1
+// T_m the Chebyshev polynomial of an odd degree m, and b c = 1 where the aliases of the kept coefficients begin, u = n
+// (1
 // - 1 / share). The second factor is largest where the first has fallen most: dividing by a small A would amplify
 // rounding errors. A is a sum of cosines of odd multiples, whose factors follow from its values at as many points.
 std::vector<double> filter_taps(const plan_detail::Filter& filter) {
