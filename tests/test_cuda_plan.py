@@ -168,3 +168,28 @@ def test_plan_for():
     assert "pack" in back["text"]
     with pytest.raises(ValueError, match="device must be a CPU or CUDA device, got meta"):
         fk.plan_for((8, 8), device="meta")
+
+
+def test_sources_are_written_for_kernels_that_are_launched():
+    """Of a length that no other test has, so that its plans are new here."""
+    written = _C.cuda_kernels_written()
+
+    def new() -> int:
+        nonlocal written
+        before, written = written, _C.cuda_kernels_written()
+        return written - before
+
+    def forward_and_back(direction: int) -> None:
+        _C.cuda_axis_launches(direction, 1716, 1716, [1, 1], [2] * 3, "ortho", 64, 64, [(9, 1716, 1716)], 0, H200)
+
+    forward_and_back(0)
+    assert new() == 1
+    forward_and_back(0)
+    assert new() == 0
+    forward_and_back(1)
+    assert new() == 1
+    sizes, strides = (26, 1716, 13, 858), (1716, 1, 1716, 1)
+    for kinds, kernels in (((2, 2, 2), 4), ((1, 2, 1), 1), ((1, 2, 2), 1), ((1, 2, 2), 0)):
+        _C.cuda_spectral_launches(sizes, strides, kinds, [64], [64], (0.0, 0.0), True, 1.0, 64, 0, H200)
+        # Along rows one forth and one back, of which the latter is for two types; along columns the same.
+        assert new() == kernels, kinds

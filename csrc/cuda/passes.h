@@ -99,7 +99,7 @@ class Passes {
       return;
     }
     Launch launch;
-    launch.kernel = p.direction == Direction::forward ? &found.forward : &found.inverse;
+    launch.kernel = forward ? found.forward() : found.inverse();
     launch.threads = plan.threads();
     launch.shared = plan.shared_bytes(plan.most_kept());
     launch.twiddles = found.twiddles;
@@ -112,11 +112,10 @@ class Passes {
   void add_spectral(const Pass& p, SpectralArgs args, bool in_one = false) {
     const auto& found = find_spectral_axis(p, in_one);
     const AxisPlan& plan = found.plan;
-    const size_t blended = passes_detail::blended_index(args.x_type, p.out.type);
     Launch launch;
-    launch.kernel = in_one                              ? &found.row[blended]
-                    : p.direction == Direction::forward ? &found.measure
-                                                        : &found.residual[blended];
+    launch.kernel = in_one                              ? found.row(args.x_type, p.out.type)
+                    : p.direction == Direction::forward ? found.measure()
+                                                        : found.residual(args.x_type, p.out.type);
     launch.threads = plan.threads();
     args.axis = arguments(p, 0, p.count);
     args.axis.lane_blocks = divide_up(p.lanes, plan.lanes);

@@ -94,6 +94,10 @@ void bind_cuda(py::module_& m) {
       "more.");
 
   m.def(
+      "cuda_kernels_written", [] { return cuda::passes_detail::KernelOnDemand::written().load(); },
+      "Of how many kernels of one axis the launches that were planned so far needed the source.");
+
+  m.def(
       "cuda_large_plan",
       [](int64_t n, int64_t real_bytes, const std::vector<int64_t>& hardware) {
         cuda::passes_detail::check_large(n);
