@@ -50,4 +50,15 @@ def cuda_spectral_launches(
     losses: int,
     workspace: int,
     hardware: Sequence[int],
+    scale_at: int = 0,
+) -> tuple[list[dict[str, Any]], int]: ...
+def cuda_spectral_list_launches(
+    matrices: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int], int, int]],
+    apart: bool,
+    decay: Sequence[float],
+    standardize: bool,
+    scale: float,
+    losses: int,
+    workspace: int,
+    hardware: Sequence[int],
 ) -> tuple[list[dict[str, Any]], int]: ...

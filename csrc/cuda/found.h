@@ -119,7 +119,10 @@ class ForcedPlans {
     else
       plans_[key] = new FoundAxis(plan);  // never freed, as all plans
     any_ = !plans_.empty();
+    ++changes_;
   }
+  // How often plans were set: what was decided before is no longer so.
+  int64_t changes() const { return changes_; }
   const FoundAxis* find(int64_t n, int64_t share, int64_t bytes, Fours fours) {
     if (!any_) return nullptr;
     std::lock_guard<std::mutex> lock(mutex_);
@@ -130,6 +133,7 @@ class ForcedPlans {
  private:
   using Key = std::array<int64_t, 4>;
   std::atomic<bool> any_{false};
+  std::atomic<int64_t> changes_{0};
   std::mutex mutex_;
   std::map<Key, const FoundAxis*> plans_;
 };
