@@ -90,10 +90,34 @@ struct FoundResize {
   Kernel kernel;
   Table twiddles, twiddles_back;
 };
-struct FoundLarge {
-  LargePlan plan;
-  Kernel pack, down_factors, along, down, unpack;
-  Table down_twiddles, along_twiddles;
+class FoundLarge {
+ public:
+  explicit FoundLarge(LargePlan large)
+      : plan(std::move(large)), down_twiddles(of(plan.down)), along_twiddles(of(plan.along)) {}
+
+  // The steps, and all of them in one.
+  const Kernel* pack() const {
+    return pack_.get([&] { return pack_kernel(plan.down.real_bytes); });
+  }
+  const Kernel* down(bool factors) const {
+    return (factors ? down_factors_ : down_).get([&] { return down_kernel(plan.down, factors); });
+  }
+  const Kernel* along() const {
+    return along_.get([&] { return along_kernel(plan.along, plan.convolve); });
+  }
+  const Kernel* unpack() const {
+    return unpack_.get([&] { return unpack_kernel(plan.down.real_bytes); });
+  }
+  const Kernel* through() const {
+    return through_.get([&] { return through_kernel(plan.loop_down, plan.loop_along, plan.convolve); });
+  }
+
+  const LargePlan plan;
+  const Table down_twiddles, along_twiddles;
+
+ private:
+  static Table of(const AxisPlan& step) { return Table::twiddles(step.radices, step.real_bytes); }
+  KernelOnDemand pack_, down_factors_, along_, down_, unpack_, through_;
 };
 
 constexpr int64_t kManyLanes = 64;       // per multiprocessor: more of them change no plan
@@ -168,17 +192,7 @@ inline const FoundSpectral& find_spectral(int64_t bytes) {
 }
 
 inline const FoundLarge& find_large(int64_t n, int64_t bytes, const Hardware& h) {
-  return remembered<FoundLarge>(axis_key(n, 0, bytes, 0, h), [&] {
-    const LargePlan plan = plan_large(n, bytes, h);
-    return FoundLarge{plan,
-                      pack_kernel(bytes),
-                      down_kernel(plan.down, true),
-                      along_kernel(plan.along, plan.convolve),
-                      down_kernel(plan.down, false),
-                      unpack_kernel(bytes),
-                      Table::twiddles(plan.down.radices, bytes),
-                      Table::twiddles(plan.along.radices, bytes)};
-  });
+  return remembered<FoundLarge>(axis_key(n, 0, bytes, 0, h), [&] { return plan_large(n, bytes, h); });
 }
 
 }  // namespace passes_detail

@@ -107,6 +107,7 @@ void bind_cuda(py::module_& m) {
         d["rows"] = p.rows();
         d["columns"] = p.columns();
         d["convolve"] = p.convolve;
+        d["loop_blocks"] = p.loop_down.radices.empty() ? 0 : p.loop_down.blocks;
         d["shared_bytes"] = std::max(p.down.point_bytes(), p.along.point_bytes());
         return d;
       },
