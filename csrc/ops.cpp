@@ -64,10 +64,15 @@ STABLE_TORCH_LIBRARY(front, m) {
       "_cuda_spectral_(Tensor(a!)[] grads, Tensor[] xs, SymInt[] ks, float scale, Tensor[] scale_at, bool standardize, "
       "float[]? decay) -> Tensor");
 
+  // private: whether it takes matrices of sizes (m, n, k0, k1) and strides (row, column); types: params.h's DType of x,
+  // of compute and of gradients
+  m.def("_cuda_spectral_fits(int[] sizes, int[] strides, int[] types, int[] hardware) -> bool");
+
   // private: the CUDA engine. direction: params.h's Direction; k0, k1: what a resize keeps.
   m.def("_cuda_matrices(Tensor[] xs, Tensor(a!)[] outs, int direction, SymInt k0, SymInt k1, str norm) -> ()");
   m.def("_cuda_axis(Tensor x, Tensor(a!) out, int direction, int dim, str norm) -> ()");
   m.def("_cuda_force_plan(int[] plan, int[] radices, int fours) -> ()");   // plan.h's plan_of and Fours
+  m.def("_cuda_plans_forced() -> int");                                    // how often that was called
   m.def("_cuda_hardware(int index) -> (int, int, int, int)");              // plan.h's Hardware
   m.def("_cuda_image(str name, str source, int architecture) -> Tensor");  // machine code of a kernel, as bytes
 

@@ -10,6 +10,7 @@ def cuda_axis_plan(
     n: int, kept: int, real_bytes: int, lanes: int, hardware: Sequence[int], fours: int = 0
 ) -> dict[str, Any]: ...
 def cuda_axis_kernel(direction: int, plan: Sequence[int], radices: Sequence[int]) -> tuple[str, str, int]: ...
+def cuda_kernels_written() -> int: ...
 def cuda_force_plan(plan: Sequence[int], radices: Sequence[int], fours: int) -> None: ...
 def cuda_large_plan(n: int, real_bytes: int, hardware: Sequence[int]) -> dict[str, Any]: ...
 def cuda_matrix_launches(
@@ -43,6 +44,17 @@ def cuda_spectral_launches(
     types: Sequence[int],
     xs: Sequence[int],
     grads: Sequence[int],
+    decay: Sequence[float],
+    standardize: bool,
+    scale: float,
+    losses: int,
+    workspace: int,
+    hardware: Sequence[int],
+    scale_at: int = 0,
+) -> tuple[list[dict[str, Any]], int]: ...
+def cuda_spectral_list_launches(
+    matrices: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int], int, int]],
+    apart: bool,
     decay: Sequence[float],
     standardize: bool,
     scale: float,

@@ -129,20 +129,30 @@ _in_one_op: dict[Any, bool] = {}
 _MOST_KEYS = 4096
 
 
+@functools.cache
+def _built() -> bool:
+    return bool(_C.build_info()["cuda"])
+
+
+def _plans_forced() -> int:
+    """How often the CUDA engine was told another plan: what was decided before may be wrong then."""
+    return torch.ops.front._cuda_plans_forced.default() if _built() else 0
+
+
 def _is_in_one_op(x: Tensor, k: tuple[int, int]) -> bool:
     """Whether the CUDA engine has all of this tensor's steps."""
-    if not x.is_cuda or not x.numel() or not _C.build_info()["cuda"]:
+    if not x.is_cuda or not x.numel() or not _built():
         return False
     matrix = x[(0,) * (x.dim() - 2)]
     if _fused([matrix], k, False):
         return False
     kinds = [_KINDS[t] for t in (x.dtype, compute_dtype(x.dtype), x.dtype)]
-    strides = (*matrix.stride(), *matrix.stride())
-    hardware = list(torch.ops.front._cuda_hardware(engines.index_of(x.device)))
-    launches, _ = _C.cuda_spectral_launches(
-        (*matrix.shape, *k), strides, kinds, [0], [], (0.0, 0.0), True, 1.0, 0, 0, hardware
-    )
-    return bool(launches)
+    # NOTE: asked of the library that launches, which knows the plans that it was told; _C has its own.
+    return bool(torch.ops.front._cuda_spectral_fits([*matrix.shape, *k], matrix.stride(), kinds, _hardware(x.device)))
+
+
+def _hardware(device: torch.device) -> list[int]:
+    return list(torch.ops.front._cuda_hardware(engines.index_of(device)))
 
 
 _KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}  # csrc/params.h's DType
@@ -161,7 +171,7 @@ def _list(
     if not xs or len(ks) != 2 * len(xs) or (grads is not None and len(grads) != len(xs)):
         _spectral.check(op, xs, ks, decay, grads)
     _spectral.check_decay(op, decay)
-    settings = op, _settings.engine(), _settings.precision(), xs[0].device
+    settings = op, _settings.engine(), _settings.precision(), xs[0].device, _plans_forced()
     alike = torch.ops.front._spectral_alike(list(grads or ()), list(xs), list(ks))
     in_one: dict[int, bool] = {}
     for i in dict.fromkeys(alike):

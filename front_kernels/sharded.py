@@ -4,6 +4,9 @@ Each transforms its own rows, and then the columns, of which it has a part and z
 sum of what all have found, and the only large thing that is communicated. Where even that is more than the matrix
 itself, in its own dtype, that one matrix is gathered instead, transformed, and dropped again.
 
+What each process subtracts from its own rows (spectral.py's typical value; of a vector, whose rows have one value each,
+the mean) it also tells the others. So all know the mean of all, and go on with that as the matrix' typical value.
+
 Columns go a few at a time, and by the ops, which are exact whatever torch's matrix products are allowed to do.
 """
 
@@ -129,19 +132,24 @@ def _first_half(parts: Sequence[Part], group: Any) -> list[tuple[Tensor, Tensor]
         mean = (counts * means).sum(0) / shard.total / shard.shape[1]
         energy = (energies + counts * (means - mean).square()).sum(0)
         std = (energy / max(1, shard.total * shard.shape[1] - 1)).sqrt()
-        # Each process has subtracted its own; the first row, and what it says, is the first one's.
+        # Each process has subtracted its own.
+        shift = mean.to(c.dtype).to(mean.dtype)
         ones = mean.new_zeros(shard.total)
         ones[shard.rows(rank)] = math.sqrt(shard.shape[1])
-        differences = (shifts[rank] - shifts[0])[:, None]
+        differences = (shifts[rank] - shift)[:, None]
         c[:, :, 0] += (differences * torch.ops.front.dct.default(ones, len(c[0]))).to(c.dtype)
-        constant = is_constant(std, shifts[0], c.dtype)
-        halves[i] = c, torch.stack([mean, energy, constant.to(std.dtype), shifts[0]], 1)
+        constant = is_constant(std, shift, c.dtype)
+        halves[i] = c, torch.stack([mean, energy, constant.to(std.dtype), shift], 1)
     _reduce([halves[i][0] for i in summed], group)
     return halves
 
 
 def _whole(shard: Shard, kept: tuple[int, int], group: Any) -> tuple[Tensor, Tensor]:
-    c, spreads = torch.ops.front._spectral_crop.default([_gathered(shard, group)], list(kept))
+    x = _gathered(shard, group)
+    if shard.shape[1] == 1:  # as a row, whose typical value is that of many
+        c, spreads = torch.ops.front._spectral_crop.default([x.t()], [1, kept[0]])
+        return c[0].t(), spreads[0]
+    c, spreads = torch.ops.front._spectral_crop.default([x], list(kept))
     return c[0], spreads[0]
 
 
@@ -151,9 +159,21 @@ def _partial(shard: Shard, kept: tuple[int, int], rank: int) -> tuple[Tensor, Te
     if not rows:
         c = shard.local.new_zeros(kept, dtype=compute_dtype(shard.local.dtype))
         return c, c.new_zeros(4, dtype=torch.float64)
+    if n == 1:
+        return _partial_vector(shard, kept, rank)
     t, spreads = torch.ops.front._spectral_crop.default([shard.local], [rows, kept[1]], True)
     mean, energy, _, shift = spreads[0].unbind()
     return _columns(t[0], shard, kept[0], rank), torch.stack([torch.full_like(mean, rows * n), mean, energy, shift])
+
+
+def _partial_vector(shard: Shard, kept: tuple[int, int], rank: int) -> tuple[Tensor, Tensor]:
+    dtype = compute_dtype(shard.local.dtype)
+    shift = shard.local.mean(dtype=torch.float64).to(dtype)
+    d = shard.local.to(dtype) - shift
+    wide = d.to(torch.float64)
+    rest = wide.mean()
+    spread = [torch.full_like(rest, len(d)), shift + rest, (wide - rest).square().sum(), shift.to(torch.float64)]
+    return _columns(d, shard, kept[0], rank), torch.stack(spread)
 
 
 def _reduce(tensors: Sequence[Tensor], group: Any) -> None:

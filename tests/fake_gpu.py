@@ -21,18 +21,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 import front_kernels as fk
-from front_kernels import _C, _autograd, _contract, _variants, engines
+from front_kernels import _C, _autograd, _contract, _spectral_gpu, _variants, engines
 from front_kernels.triton import basis, launch
 
 DEVICE = torch.device("cuda:0")
 HARDWARE = fk.info.H200
 OPS = {op.name: engines._functional(op) for op in _autograd.OPS}
 OPS |= {f"{op.name}_many": engines._many(op) for op in _variants.MANY}
+# Lists of the spectral loss are taken apart into these, of which each counts by itself.
+LISTS = {
+    "spectral_loss": _spectral_gpu._loss,
+    "spectral_loss_many": _spectral_gpu._loss_many,
+    "spectral_grad_many_": _spectral_gpu._grad_many_,
+    "_spectral_grad_many": _spectral_gpu._grad_many,
+}
+HALVES = {"_spectral_crop": _spectral_gpu.crop, "_spectral_residual_": _spectral_gpu.residual_}
+HOST = {"_spectral_alike", "_spectral_apart"}  # they look at shapes and addresses
 
-NO_KERNEL = {"empty", "new_empty", "empty_strided"}
+NO_KERNEL = {"empty", "empty_like", "new_empty", "empty_strided"}
 ONE_KERNEL = {
-    "_to_copy", "abs", "add", "add_", "clone", "le", "linalg_vector_norm", "mean", "mul", "mul_",
-    "pow", "pow_", "reciprocal", "scalar_tensor", "std", "std_mean", "sub", "sub_", "sum", "where",
+    "_to_copy", "abs", "add", "add_", "arange", "bitwise_or", "clamp_min", "clone", "copy_", "div", "exp", "expm1",
+    "fill_", "le", "linalg_vector_norm", "masked_fill", "mean", "mul", "mul_", "ne", "neg", "ones_like", "pow", "pow_",
+    "reciprocal", "scalar_tensor", "sqrt", "square", "std", "std_mean", "sub", "sub_", "sum", "where", "zeros",
+    "zeros_like",
 }  # fmt: skip
 # What one kernel of theirs takes: tensors; blocks of 64 Ki elements.
 CAT_TENSORS, FOREACH_BLOCKS = 128, 320
@@ -54,11 +65,18 @@ class GpuTensor(Tensor):
         made.inner, made.block = inner, block
         return made
 
-    # NOTE: torch's indexing sets the current device, for which a CPU build has no code.
+    # NOTE: torch's indexing and its copy_ set the current device, for which a CPU build has no code.
     def __getitem__(self, index: Any) -> Tensor:
         view = self.inner[index]
         assert view.untyped_storage()._cdata == self.inner.untyped_storage()._cdata, f"no view: [{index}]"
         return GpuTensor(view, self.block)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        view = self[index]
+        if not isinstance(value, Tensor):
+            view.fill_(value)
+        elif value.data_ptr() != view.data_ptr():  # else x[index] += ..., which is done
+            torch._foreach_copy_([view], [value])
 
     def data_ptr(self) -> int:
         return self.block.address + self.inner.storage_offset() * self.itemsize
@@ -130,6 +148,16 @@ class FakeGpu(TorchDispatchMode):
         if device is not None and to_gpu:
             kwargs["device"] = "cpu" if self.values else "meta"
         inner_args, inner_kwargs = tree_map(lambda a: a.inner if isinstance(a, GpuTensor) else a, (args, kwargs))
+        namespace, _, op = func._schema.name.partition("::")
+        if namespace == "front" and op in HOST:
+            return func(*inner_args, **inner_kwargs)
+        if namespace == "front" and op in LISTS:
+            with self:
+                return LISTS[op](*args, **kwargs)
+        if namespace == "front" and op in HALVES:
+            return self._half(func, op, args, inner_args)
+        if namespace == "front" and op == "_cuda_spectral_":
+            return self._wrapped(self._cuda_spectral(args, *inner_args))
         self._count(func, args, inner_args, inner_kwargs, to_gpu)
         if func is torch.ops.aten.std.correction_out:
             # The CPU's kernel for a single result, unlike CUDA's, takes no 16-bit numbers into a float32 one.
@@ -142,6 +170,45 @@ class FakeGpu(TorchDispatchMode):
             return torch.ones(inner_args[0].shape, dtype=inner_args[0].dtype)  # what a copy to the CPU finds
         out = func(*inner_args, **inner_kwargs)
         return tree_map(lambda o: self._wrapped(o) if isinstance(o, Tensor) and to_gpu else o, out)
+
+    def _half(self, func: Any, op: str, args: Any, inner_args: Any) -> Any:
+        """By the CUDA engine's ops as they are; of the Triton engine, the launches, and the values from the CPU."""
+        xs, k = (args[0], args[1]) if op == "_spectral_crop" else (args[1], args[2].shape[1:])
+        before = len(_plans)
+        with self:
+            if not _spectral_gpu._fused(xs, k, False):
+                return HALVES[op](*args)
+            HALVES[op](*args)
+        self.front[op] += sum(n for n, _ in _plans[before:])
+        out = func(*inner_args)
+        return tree_map(lambda o: self._wrapped(o), out)
+
+    def _cuda_spectral(
+        self, args: Any, grads: list[Tensor], xs: list[Tensor], ks: list[int], scale: float, scale_at: list[Tensor],
+        standardize: bool, decay: Any,
+    ) -> Tensor:  # fmt: skip
+        """One op's launches; its values are those of the CPU's, matrix by matrix."""
+        matrices = []
+        losses = []
+        factor = scale * (scale_at[0].item() if scale_at else 1.0)
+        for i, (x, own) in enumerate(zip(xs, args[1], strict=True)):
+            grad, like = (grads[i], args[0][i]) if grads else (x, own)
+            types = [*_types(x, x)[:2], _types(grad, grad)[0]]
+            for index in range(x[..., 0, 0].numel()):
+                one = ((*x.shape[-2:], *ks[2 * i : 2 * i + 2]), (*x.stride()[-2:], *grad.stride()[-2:]), types)
+                matrices.append((*one, own.data_ptr() + index, like.data_ptr() + index if grads else 0))
+            k, options = ks[2 * i : 2 * i + 2], {"standardize": standardize, "decay": decay}
+            if grads:
+                losses.append(torch.ops.front.spectral_grad_many_([grad], [x], k, factor, **options))
+            else:
+                losses.append(torch.ops.front.spectral_loss_many([x], k, **options))
+        apart = not grads or torch.ops.front._spectral_apart(grads, xs)
+        launches, size = _C.cuda_spectral_list_launches(
+            matrices, apart, decay or (0.0, 0.0), standardize, scale, 64, 0, list(HARDWARE)
+        )
+        self.front["_cuda_spectral_"] += len(launches)
+        self.peak = max(self.peak, self.live + size)
+        return torch.stack(losses).to(torch.float64)
 
     def _count(self, func: Any, args: Any, inner_args: Any, inner_kwargs: Any, to_gpu: bool) -> None:
         namespace, name = func._schema.name.split("::")
@@ -157,8 +224,8 @@ class FakeGpu(TorchDispatchMode):
             self.torch[name] += -(-len(args[0]) // CAT_TENSORS)
         elif name == "constant_pad_nd":
             self.torch[name] += 2
-        elif name == "_foreach_copy_":
-            plain = all(isinstance(t, GpuTensor) and t.is_contiguous() for t in (*args[0], *args[1]))
+        elif name in ("_foreach_copy_", "_foreach_zero_"):
+            plain = all(isinstance(t, GpuTensor) and t.is_contiguous() for tensors in args for t in tensors)
             blocks = sum(-(-t.numel() // (1 << 16)) for t in args[0])
             self.torch[name] += -(-blocks // FOREACH_BLOCKS) if plain else len(args[0])
         else:
@@ -211,10 +278,10 @@ def _cuda_axis(x: Tensor, out: Tensor, direction: int, dim: int, norm: str) -> N
     _plans.append((len(launches), size))
 
 
-def _carry_out(original: Callable[..., None]) -> Callable[..., None]:
-    def carry_out(found: Any, xs: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+def _carry_out(original: Callable[..., Any]) -> Callable[..., Any]:
+    def carry_out(found: Any, xs: Sequence[Tensor], outs: Sequence[Tensor], **more: Any) -> Any:
         _plans.append((0, found.workspace_bytes))
-        original(found, xs, outs)
+        return original(found, xs, outs, **more)
 
     return carry_out
 
@@ -230,8 +297,12 @@ def installed() -> Iterator[None]:
         patch.setattr(engines, "_absent", lambda name, gpu: None)
         patch.setattr(launch, "launch", lambda kernel, grid, arguments: _plans.append((1, 0)))
         patch.setattr(launch, "carry_out", _carry_out(launch.carry_out))
+        patch.setattr(launch, "_addresses", lambda *_: None)  # of a list, copied from the host
         patch.setattr(launch, "_share_memory", lambda x, out: False)  # tensors without data have one address
         patch.setattr(basis, "get", lambda key, device: None)
+        patch.setattr(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext())
+        patch.setattr(_spectral_gpu, "_hardware", lambda device: list(HARDWARE))
+        patch.setattr(_spectral_gpu, "_in_one_op", {})
         engines._forget_choices()
         yield
     engines._forget_choices()

@@ -129,6 +129,36 @@ def test_misaligned_quads(tmp_path):
     assert "not aligned" in found.first
 
 
+def through_memory(headers: Path) -> Findings:
+    """Of 521 lanes of 94 values on one multiprocessor: two blocks that take one lane after the other."""
+    x, out = np.ones((521, 94), np.float32), np.zeros((521, 94), np.float32)
+    args = (0, 94, 94, [1, 1], [2, 2, 2], "ortho", x.ctypes.data, out.ctypes.data, [(521, 94, 94)])
+    _, size = _C.cuda_axis_launches(*args, 0, [1, *H200[1:]])
+    workspace = np.zeros(size // 4, np.float32)
+    (launch,), _ = _C.cuda_axis_launches(*args, workspace.ctypes.data, [1, *H200[1:]])
+    memory = [Buffer(x), Buffer(workspace, written=True, filled=False), Buffer(out, written=True, filled=False)]
+    return run([launch], memory, headers=headers)[0]
+
+
+def test_nothing_is_found_through_memory():
+    assert through_memory(CUDA).total == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [('block.each("pack"', 'block.last("pack"', "reads memory that another thread writes in the same phase"),
+     ('block.each("unpack"', 'block.last("unpack"', "writes memory that another thread reads in the same phase"),
+     ("const i64 local = block.index();", "const i64 local = 0;", "writes memory that another block writes"),
+     ("lane < args.count; lane += args.together", "lane < args.count; lane += 1",
+      "writes memory that another block writes")],
+)  # fmt: skip
+def test_missing_order_of_what_goes_through_memory(tmp_path, old, new, message):
+    """Between the steps of a block, which its barriers must order, and between blocks, which nothing does."""
+    found = through_memory(planted(tmp_path, "large.h", old, new))
+    assert found.races > 0
+    assert message in found.first
+
+
 def test_read_of_a_workspace_that_no_pass_wrote():
     x, out = np.zeros((16, 16), np.float32), np.zeros((16, 16), np.float32)
     workspace = np.zeros(512, np.float32)

@@ -168,3 +168,56 @@ def test_plan_for():
     assert "pack" in back["text"]
     with pytest.raises(ValueError, match="device must be a CPU or CUDA device, got meta"):
         fk.plan_for((8, 8), device="meta")
+
+
+def test_sources_are_written_for_kernels_that_are_launched():
+    """Of a length that no other test has, so that its plans are new here."""
+    written = _C.cuda_kernels_written()
+
+    def new() -> int:
+        nonlocal written
+        before, written = written, _C.cuda_kernels_written()
+        return written - before
+
+    def forward_and_back(direction: int) -> None:
+        _C.cuda_axis_launches(direction, 1716, 1716, [1, 1], [2] * 3, "ortho", 64, 64, [(9, 1716, 1716)], 0, H200)
+
+    forward_and_back(0)
+    assert new() == 1
+    forward_and_back(0)
+    assert new() == 0
+    forward_and_back(1)
+    assert new() == 1
+    sizes, strides = (26, 1716, 13, 858), (1716, 1, 1716, 1)
+    for kinds, kernels in (((2, 2, 2), 4), ((1, 2, 1), 1), ((1, 2, 2), 1), ((1, 2, 2), 0)):
+        _C.cuda_spectral_launches(sizes, strides, kinds, [64], [64], (0.0, 0.0), True, 1.0, 64, 0, H200)
+        # Along rows one forth and one back, of which the latter is for two types; along columns the same.
+        assert new() == kernels, kinds
+
+
+@pytest.mark.parametrize("hardware", [H200, A100, B200, RTX4090], ids=["H200", "A100", "B200", "RTX4090"])
+@pytest.mark.parametrize("real_bytes", [4, 8])
+def test_many_lanes_through_memory_take_one_launch(hardware, real_bytes):
+    """Where each block has four lanes at least, they are more than are in the cache at once, and their points at most
+    1 GiB; else each step is a launch, of as many lanes as are."""
+    kind = 2 if real_bytes == 4 else 3
+
+    def planned(n: int, lanes: int) -> tuple[list[str], int]:
+        launches, size = _C.cuda_axis_launches(
+            0, n, n, [1, 1], [kind] * 3, "ortho", 64, 64, [(lanes, n, n)], 0, hardware
+        )
+        return [launch["name"].split("_")[1] for launch in launches], size
+
+    for n in (50257, 65536):
+        plan = _C.cuda_large_plan(n, real_bytes, hardware)
+        blocks = plan["loop_blocks"] * hardware[0]
+        assert blocks
+        lane_bytes = 2 * real_bytes * plan["rows"] * plan["columns"]
+        at_once = max(1, (hardware[0] << 19) // lane_bytes)
+        assert planned(n, 4 * blocks) == (["through"], blocks * lane_bytes)
+        names, size = planned(n, 4 * blocks - 1)
+        assert len(names) == (5 if plan["convolve"] else 4) * -(-(4 * blocks - 1) // at_once)
+        assert size == at_once * lane_bytes
+    for n in (128256, 151936) if real_bytes == 4 else (128256,):
+        assert planned(n, 2048)[0] == ["through"]
+    assert len(planned(94, 4096)[0]) == 5  # all points in the cache

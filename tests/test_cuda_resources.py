@@ -74,6 +74,14 @@ def launches(
     return list(found)
 
 
+def through(n: int, *, kind: int = F32, hardware: list[int] = H200) -> list[dict[str, Any]]:
+    """Of one axis of 4096 lanes."""
+    lanes = [(4096, n, n)]
+    found, _ = _C.cuda_axis_launches(FORWARD, n, n, [1, 1], [kind] * 3, "ortho", 0, 0, lanes, 0, hardware)
+    assert [launch["name"].split("_")[1] for launch in found] == ["through"]
+    return list(found)
+
+
 def spectral(m: int, n: int, k0: int, k1: int, *, kind: int = F32, hardware: list[int] = H200) -> list[dict[str, Any]]:
     wide = F64 if kind == F64 else F32
     found, _ = _C.cuda_spectral_launches(
@@ -92,6 +100,9 @@ def families(hardware: list[int] = H200) -> dict[str, str]:
         kernels |= {k["name"]: k["source"] for k in spectral(1536, 1536, 768, 768, kind=kind, hardware=hardware)}
         # A convolution, and two steps without one.
         kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 4, 30522, 4, 30522, kind=kind, hardware=hardware)}
+        # The same of many lanes, and an odd length.
+        for n in (30522, 65536, 59049):
+            kernels |= {k["name"]: k["source"] for k in through(n, kind=kind, hardware=hardware)}
     kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 4, 65536, 4, 65536, hardware=hardware)}
     kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 8192, 8192, 1024, 1024, hardware=hardware)}
     kernels |= {k["name"]: k["source"] for k in launches(INVERSE, 11008, 4096, 2752, 1024, hardware=hardware)}

@@ -121,6 +121,23 @@ def test_an_interrupt_behind_a_forward_pass_saves_the_buffers_before_it(step: in
     assert_same(whole, again)
 
 
+def test_copies_of_buffers_lie_in_the_memory_of_those_before() -> None:
+    model = with_norm()
+    made = parts(model)
+    run = front_models._refine._Run(model, [], made["optimizer"], made["scheduler"], {})
+    first = {name: copy for name, (_, copy) in run._buffers.items()}
+    assert set(first) == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    model(torch.randn(4, 12))
+    run.done(0.0, 0.0)
+    for name, (buffer, copy) in run._buffers.items():
+        assert copy is first[name]
+        assert copy.data_ptr() != buffer.data_ptr()
+        assert torch.equal(copy, buffer)
+    model[1].running_mean = torch.zeros(24, dtype=torch.float64)  # another kind of tensor: another copy
+    run.done(0.0, 0.0)
+    assert run._buffers["1.running_mean"][1].dtype == torch.float64
+
+
 def sampled(batches: bool, replacement: bool) -> DataLoader[Any]:
     torch.manual_seed(4)
     dataset = TensorDataset(torch.randn(22, 12), torch.randint(5, (22,)))

@@ -225,6 +225,23 @@ def test_heads_are_of_one_size(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert_error(capsys, main([*arguments, "--recipe", "aligned"]), 1, "2 heads of 8 rows")
 
 
+@pytest.mark.parametrize("options", [ALIGNED, PLAIN], ids=["aligned", "residual"])
+def test_heads_that_are_given_count(options: dict[str, Any]) -> None:
+    source, like = trained(models.gpt2(32)), models.gpt2(16)
+    tensors = dict(source.state_dict())  # nothing in them says how many heads there are
+    front_models.transfer(tensors, like, **options, heads=4)  # of 8 rows, as the target's two
+    with pytest.raises(front_models.NotAlignableError, match="2 heads of 8 rows; allowed are heads of the source"):
+        front_models.transfer(tensors, like, **options, heads=2)
+    with pytest.raises(ValueError, match=r"heads: got \(3, 3\), which does not divide"):
+        front_models.transfer(tensors, like, **options, heads=3)
+    front_models.transfer(source, like, **options, heads=4)  # before what the config says
+
+
+def test_heads_do_not_go_with_the_paper_s_recipe() -> None:
+    with pytest.raises(ValueError, match="heads: got 2 with recipe='paper' and axes='all'; allowed is None"):
+        front_models.transfer(vit(), vit(), heads=2)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, like = trained(models.gpt2(32)).float(), models.gpt2(16)
     folder = tmp_path / "source"

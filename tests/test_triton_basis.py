@@ -39,16 +39,35 @@ def test_bases_and_cuda_graphs(monkeypatch):
     monkeypatch.setattr(basis, "_build_apart", lambda key, device: built)
     cache = basis.Cache()
     key = basis.Key(16, 16, False, "ortho", torch.float32, 1, False)
-    with pytest.raises(
-        RuntimeError, match="length 16, 16 kept, is not in memory, and cannot be built while a CUDA graph"
-    ):
-        cache.get(key, cuda)
+    for missing in (key, basis.Moments(16, 16, "ortho", 16, (1,), 4)):
+        with pytest.raises(
+            RuntimeError, match="length 16, 16 kept, is not in memory, and cannot be built while a CUDA graph"
+        ):
+            cache.get(missing, cuda)
     capturing = False
     cache.get(key, cuda)
     capturing = True
     assert cache.get(key, cuda) is built
     cache.clear()
     assert cache.get(key, cuda) is built
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        basis.Key(64, 16, False, "ortho", torch.float32, 1, False),
+        basis.Moments(1024, 16, "ortho", 32, (2, 1), 8),
+    ],
+    ids=["basis", "moments"],
+)
+def test_what_there_is_no_memory_for_is_named(key, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(torch, "zeros", full)
+    message = f"cannot allocate .* GiB for the DCT basis of length n = {key.n} with k = 16 kept: out of memory"
+    with pytest.raises(RuntimeError, match=message):
+        basis.build(key, CPU)
 
 
 def test_threads_that_want_one_basis_wait_for_it(monkeypatch):

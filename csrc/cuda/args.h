@@ -38,7 +38,8 @@ struct AxisArgs {
 struct LargeArgs {
   AxisArgs axis;          // of pack and unpack: the real side, lanes first_lane and up
   void* points;           // [lanes][length] complex
-  i64 first_lane, count;  // the lanes that `points` holds
+  i64 first_lane, count;  // the lanes that `points` holds; of through_memory: all lanes
+  i64 together;           // of through_memory: lanes that `points` holds, one for each block
   i64 n, sequence;        // length of the transform; of its complex sequence: n / 2, or n if n is odd
   i64 length;             // of the DFT: sequence, or more for a convolution
   i64 columns;            // length = rows x columns: one step along the rows' index, one along the columns'
@@ -48,7 +49,7 @@ struct LargeArgs {
   const void* kernel;    // [length] complex: spectrum of the conjugate chirp over length, in the order of the points
   const void* coarse;    // exp(-2 pi i (j 2^12) / length), j up to length / 2^12
   const void* fine;      // exp(-2 pi i j / length), j < 2^12
-  const void* twiddles;  // of the stages of a step
+  const void* twiddles;  // of the stages of a step; of through_memory: down, and along in axis.twiddles_back
 };
 
 // The spectral loss of many matrices of one shape (spectral.h): two passes over x, and what stands between them. `axis`

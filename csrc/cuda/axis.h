@@ -147,7 +147,7 @@ FRONT_DEVICE Place place_of(const B& block, const AxisArgs& args) {
 
 // Stage S, shared memory to shared memory. All points are read before any is written: that is Stockham's price for
 // natural order, and what the registers are for.
-template <class A, int S, class B, class Points>
+template <class A, int S, bool Looped, class B, class Points>
 FRONT_DEVICE void middle_stage(const B& block, Points points, u32 live, const typename A::Point* twiddles) {
   using Point = typename A::Point;
   constexpr int R = A::radix(S), span = A::span(S), count = A::points / R;
@@ -157,6 +157,7 @@ FRONT_DEVICE void middle_stage(const B& block, Points points, u32 live, const ty
     Point v[per_thread][R];
   };
   typename B::template Registers<Values> values;
+  if constexpr (Looped) block.clear(values);
   block.each("stage", [&](int t) {
     const u32 group = A::group_of(t), thread = A::thread_of(t);
     const int base = group * A::padded;
@@ -200,12 +201,14 @@ FRONT_DEVICE void middle_stage(const B& block, Points points, u32 live, const ty
   });
 }
 
-// Stages Begin to End - 1, of the first `live` lanes that are in shared memory.
-template <class A, int Begin, int End, class B, class Points>
+// Stages Begin to End - 1, of the first `live` lanes that are in shared memory. NOTE: Looped, for a loop around them in
+// which `live` is not known: what a thread without a lane leaves undefined would else be kept from one turn to the
+// next, in registers of its own for every stage.
+template <class A, int Begin, int End, bool Looped = false, class B, class Points>
 FRONT_DEVICE void middle_stages(const B& block, Points points, u32 live, const typename A::Point* twiddles) {
   if constexpr (Begin < End) {
-    middle_stage<A, Begin>(block, points, live, twiddles);
-    middle_stages<A, Begin + 1, End>(block, points, live, twiddles);
+    middle_stage<A, Begin, Looped>(block, points, live, twiddles);
+    middle_stages<A, Begin + 1, End, Looped>(block, points, live, twiddles);
   }
 }
 

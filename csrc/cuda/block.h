@@ -33,6 +33,11 @@ struct Block {
     FRONT_DEVICE T& operator[](int) { return value; }
   };
 
+  template <class T>
+  FRONT_DEVICE void clear(Registers<T>& registers) const {
+    registers.value = T{};
+  }
+
   FRONT_DEVICE i64 index() const { return blockIdx.x; }
 
   template <class F>

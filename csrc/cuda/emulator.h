@@ -1,7 +1,8 @@
 // Block on the CPU: every phase is a loop over the threads, and every access is checked. It finds what a GPU does not
-// tell: two threads on one word of shared memory within a phase (a missing barrier), indices out of range, reads of
-// what was never written; and it counts bank conflicts, bytes and memory sectors. Part of the tests, not of the
-// library. What does not depend on a kernel is in tests/native/emulator.cpp, compiled once.
+// tell: two threads on one word of shared memory, or of memory that is written, within a phase (a missing barrier), or
+// two blocks at all, unless both read; indices out of range, reads of what was never written; and it counts bank
+// conflicts, bytes and memory sectors. Part of the tests, not of the library. What does not depend on a kernel is in
+// tests/native/emulator.cpp, compiled once.
 #pragma once
 
 #include <algorithm>
@@ -89,6 +90,10 @@ class Emulation {
     i64 write_phase = -1, read_phase = -1;
     int writer = -1, reader = -1;
   };
+  struct Half {  // of a word of memory that may be written, as 16-bit types lie beside each other
+    i64 write_phase = -1, read_phase = -1, write_block = -1, read_block = -1;
+    int writer = -1, reader = -1;
+  };
   struct Request {  // what a warp asks for in one instruction
     i64 at[32];
     u32 lanes = 0;
@@ -106,6 +111,7 @@ class Emulation {
   bool may_load(const void* p, i64 size, bool table);
   bool may_store(const void* p, i64 size);
   EmulatedBuffer* owner(const void* p, i64 size);
+  void watch(const EmulatedBuffer& buffer, i64 at, i64 size, bool write);
   void note(Requests& requests, std::vector<int>& count, i64 at, int bytes, i64 buffer, bool write);
   void count_requests();
 
@@ -114,6 +120,7 @@ class Emulation {
   std::vector<int> order_, shared_count_, memory_count_;
   std::vector<char> shared_;
   std::vector<Word> words_;
+  std::vector<std::vector<Half>> halves_;  // by buffer
   Requests shared_requests_, memory_requests_;
   std::map<std::string, Count> banks_;
   const char* name_ = "";
@@ -139,6 +146,9 @@ struct Block {
     std::vector<T> values = std::vector<T>(Threads);
     T& operator[](int t) { return values[t]; }
   };
+
+  template <class T>
+  void clear(Registers<T>&) const {}
 
   i64 index() const { return emulation->block(); }
   template <class F>

@@ -27,14 +27,61 @@ const Value& remembered(const Key& key, Find find) {
   return *value;
 }
 
-struct FoundAxis {
-  AxisPlan plan;
-  Kernel forward, inverse, measure;
-  std::array<Kernel, 8> residual, row;  // blended_index; row: of plans with one lane
-  Table twiddles;
+// A kernel whose name and source are written when it is first asked for: of what a plan could run, most never is.
+class KernelOnDemand {
+ public:
+  template <class Write>
+  const Kernel* get(Write write) const {
+    const Kernel* kernel = kernel_.load();
+    if (kernel) return kernel;
+    auto fresh = std::make_unique<const Kernel>(write());
+    if (!kernel_.compare_exchange_strong(kernel, fresh.get())) return kernel;  // another thread's
+    ++written();
+    return fresh.release();
+  }
+  // By all plans so far.
+  static std::atomic<int64_t>& written() {
+    static std::atomic<int64_t> count{0};
+    return count;
+  }
+
+ private:
+  mutable std::atomic<const Kernel*> kernel_{nullptr};
 };
-// Of x's type and whether gradients have the compute type instead.
-inline size_t blended_index(Type x, Type grad) { return 2 * static_cast<size_t>(x) + (x != grad); }
+
+// Of an axis in shared memory; no radices: it has no kernels.
+class FoundAxis {
+ public:
+  explicit FoundAxis(AxisPlan axis)
+      : plan(std::move(axis)),
+        twiddles(plan.radices.empty() ? Table{} : Table::twiddles(plan.radices, plan.real_bytes)) {}
+
+  const Kernel* forward() const {
+    return forward_.get([&] { return axis_kernel(Direction::forward, plan); });
+  }
+  const Kernel* inverse() const {
+    return inverse_.get([&] { return axis_kernel(Direction::inverse, plan); });
+  }
+  // The spectral loss's: of x's type, and gradients of the same or of the compute type; row: of plans with one lane.
+  const Kernel* measure() const {
+    return measure_.get([&] { return measure_kernel(plan); });
+  }
+  const Kernel* residual(Type x, Type grad) const { return blended(residual_, "residual", x, grad); }
+  const Kernel* row(Type x, Type grad) const { return blended(row_, "row", x, grad); }
+
+  const AxisPlan plan;
+  const Table twiddles;
+
+ private:
+  using Blended = std::array<KernelOnDemand, 8>;
+  const Kernel* blended(const Blended& kernels, const char* what, Type x, Type grad) const {
+    return kernels[2 * static_cast<size_t>(x) + (x != grad)].get(
+        [&] { return blended_kernel(what, plan, static_cast<DType>(x), static_cast<DType>(grad)); });
+  }
+
+  KernelOnDemand forward_, inverse_, measure_;
+  Blended residual_, row_;
+};
 struct FoundSpectral {
   Kernel shift, weigh, terms, loss;
 };
@@ -43,33 +90,40 @@ struct FoundResize {
   Kernel kernel;
   Table twiddles, twiddles_back;
 };
-struct FoundLarge {
-  LargePlan plan;
-  Kernel pack, down_factors, along, down, unpack;
-  Table down_twiddles, along_twiddles;
+class FoundLarge {
+ public:
+  explicit FoundLarge(LargePlan large)
+      : plan(std::move(large)), down_twiddles(of(plan.down)), along_twiddles(of(plan.along)) {}
+
+  // The steps, and all of them in one.
+  const Kernel* pack() const {
+    return pack_.get([&] { return pack_kernel(plan.down.real_bytes); });
+  }
+  const Kernel* down(bool factors) const {
+    return (factors ? down_factors_ : down_).get([&] { return down_kernel(plan.down, factors); });
+  }
+  const Kernel* along() const {
+    return along_.get([&] { return along_kernel(plan.along, plan.convolve); });
+  }
+  const Kernel* unpack() const {
+    return unpack_.get([&] { return unpack_kernel(plan.down.real_bytes); });
+  }
+  const Kernel* through() const {
+    return through_.get([&] { return through_kernel(plan.loop_down, plan.loop_along, plan.convolve); });
+  }
+
+  const LargePlan plan;
+  const Table down_twiddles, along_twiddles;
+
+ private:
+  static Table of(const AxisPlan& step) { return Table::twiddles(step.radices, step.real_bytes); }
+  KernelOnDemand pack_, down_factors_, along_, down_, unpack_, through_;
 };
 
 constexpr int64_t kManyLanes = 64;       // per multiprocessor: more of them change no plan
 using AxisKey = std::array<int64_t, 8>;  // length, share, bytes, lanes, hardware
 inline AxisKey axis_key(int64_t n, int64_t share, int64_t bytes, int64_t lanes, const Hardware& h) {
   return {n, share, bytes, lanes, h.multiprocessors, h.shared_per_block, h.shared_per_multiprocessor, h.more_registers};
-}
-
-inline FoundAxis found_axis(const AxisPlan& plan) {
-  FoundAxis found{plan, {}, {}, {}, {}, {}, {}};
-  if (plan.radices.empty()) return found;
-  found.forward = axis_kernel(Direction::forward, plan);
-  found.inverse = axis_kernel(Direction::inverse, plan);
-  found.measure = measure_kernel(plan);
-  const DType compute = plan.real_bytes == 8 ? DType::f64 : DType::f32;
-  for (const DType x : {DType::f16, DType::bf16, compute})
-    for (const DType grad : {x, compute}) {
-      const size_t at = blended_index(static_cast<Type>(x), static_cast<Type>(grad));
-      found.residual[at] = blended_kernel("residual", plan, x, grad);
-      if (plan.lanes == 1) found.row[at] = blended_kernel("row", plan, x, grad);
-    }
-  found.twiddles = Table::twiddles(plan.radices, plan.real_bytes);
-  return found;
 }
 
 // Plans that stand in for the planner's, by (length, share, bytes, what lies in fours), on any hardware: for measuring
@@ -87,9 +141,12 @@ class ForcedPlans {
     if (plan.radices.empty())
       plans_.erase(key);
     else
-      plans_[key] = new FoundAxis(found_axis(plan));  // never freed, as all plans
+      plans_[key] = new FoundAxis(plan);  // never freed, as all plans
     any_ = !plans_.empty();
+    ++changes_;
   }
+  // How often plans were set: what was decided before is no longer so.
+  int64_t changes() const { return changes_; }
   const FoundAxis* find(int64_t n, int64_t share, int64_t bytes, Fours fours) {
     if (!any_) return nullptr;
     std::lock_guard<std::mutex> lock(mutex_);
@@ -100,6 +157,7 @@ class ForcedPlans {
  private:
   using Key = std::array<int64_t, 4>;
   std::atomic<bool> any_{false};
+  std::atomic<int64_t> changes_{0};
   std::mutex mutex_;
   std::map<Key, const FoundAxis*> plans_;
 };
@@ -109,7 +167,7 @@ inline const FoundAxis& find_axis(int64_t n, int64_t kept, int64_t bytes, int64_
   lanes = std::min(lanes, kManyLanes * h.multiprocessors);
   if (const FoundAxis* forced = ForcedPlans::get().find(n, share_of(n, kept), bytes, fours)) return *forced;
   const std::pair key{axis_key(n, share_of(n, kept), bytes, lanes, h), fours};
-  return remembered<FoundAxis>(key, [&] { return found_axis(plan_axis(n, kept, bytes, lanes, fours, h)); });
+  return remembered<FoundAxis>(key, [&] { return plan_axis(n, kept, bytes, lanes, fours, h); });
 }
 
 inline const FoundResize& find_resize(int64_t n, int64_t size, int64_t kept, int64_t bytes, int64_t lanes,
@@ -134,17 +192,7 @@ inline const FoundSpectral& find_spectral(int64_t bytes) {
 }
 
 inline const FoundLarge& find_large(int64_t n, int64_t bytes, const Hardware& h) {
-  return remembered<FoundLarge>(axis_key(n, 0, bytes, 0, h), [&] {
-    const LargePlan plan = plan_large(n, bytes, h);
-    return FoundLarge{plan,
-                      pack_kernel(bytes),
-                      down_kernel(plan.down, true),
-                      along_kernel(plan.along, plan.convolve),
-                      down_kernel(plan.down, false),
-                      unpack_kernel(bytes),
-                      Table::twiddles(plan.down.radices, bytes),
-                      Table::twiddles(plan.along.radices, bytes)};
-  });
+  return remembered<FoundLarge>(axis_key(n, 0, bytes, 0, h), [&] { return plan_large(n, bytes, h); });
 }
 
 }  // namespace passes_detail

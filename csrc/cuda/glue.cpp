@@ -15,6 +15,8 @@
 namespace front::cuda {
 namespace {
 
+using passes_detail::ForcedPlans;
+
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   throw std::runtime_error(std::string("front: ") + what + ": " + cudaGetErrorString(error));
@@ -198,7 +200,7 @@ std::tuple<int64_t, int64_t, int64_t, int64_t> hardware(int64_t index) {
 }
 
 void force_plan(std::vector<int64_t> plan, std::vector<int64_t> radices, int64_t fours) {
-  passes_detail::ForcedPlans::get().set(plan_of(plan, radices), fours_of(fours));
+  ForcedPlans::get().set(plan_of(plan, radices), fours_of(fours));
 }
 
 // The arguments were checked in Python (engines.py).
@@ -234,17 +236,28 @@ void axis(const Tensor& x, const Tensor& out, int64_t direction, int64_t dim, co
   });
 }
 
-// Matrices of one shape, one layout and one k.
-struct SpectralGroup {
-  SpectralMatrices matrices;
-  std::vector<const void*> xs;
-  std::vector<void*> grads;
-};
+// Whether _cuda_spectral_ takes matrices of `sizes` (m, n, k0, k1) and `strides` (row, column): types of x, compute and
+// gradient.
+bool spectral_fits(std::vector<int64_t> sizes, std::vector<int64_t> strides, std::vector<int64_t> types,
+                   std::vector<int64_t> hardware) {
+  const auto type = [&](size_t i) { return static_cast<DType>(types.at(i)); };
+  const void* x = nullptr;
+  int64_t bytes = 0;
+  const SpectralMatrices matrices{
+      sizes.at(0),   sizes.at(1),   sizes.at(2), sizes.at(3), type(0), type(1), type(2), strides.at(0), strides.at(1),
+      strides.at(0), strides.at(1), &x,          nullptr,     1,       0,       0,       true,          1,
+      nullptr,       nullptr};
+  const Hardware device{hardware.at(0), hardware.at(1), hardware.at(2), hardware.size() > 3 ? hardware[3] : 0};
+  return !spectral_launches(matrices, device, nullptr, &bytes).empty();
+}
 
-std::vector<SpectralGroup> spectral_groups(const std::vector<Tensor>& grads, const std::vector<Tensor>& xs,
-                                           const std::vector<int64_t>& ks, bool apart) {
-  std::map<std::array<int64_t, 10>, size_t> found;
-  std::vector<SpectralGroup> groups;
+int64_t plans_forced() { return ForcedPlans::get().changes(); }
+
+// The arguments were checked in Python (_spectral_gpu.py), but for memory that is shared.
+Tensor spectral(std::vector<Tensor> grads, std::vector<Tensor> xs, std::vector<int64_t> ks, double scale,
+                std::vector<Tensor> scale_at, bool standardize, SpectralDecay decay) {
+  const bool apart = grads.empty() || check_apart("spectral_grad_many_", grads, xs);
+  std::vector<SpectralMatrix> list;
   for (size_t i = 0; i < xs.size(); ++i) {
     if (xs[i].numel() == 0) continue;
     const Types types = types_of("_cuda_spectral_", xs[i]);
@@ -252,60 +265,21 @@ std::vector<SpectralGroup> spectral_groups(const std::vector<Tensor>& grads, con
     const auto sizes = xs[i].sizes(), strides = xs[i].strides(), grad_strides = grad.strides();
     const size_t row = sizes.size() - 2, column = row + 1;
     const DType grad_type = dtype_of("_cuda_spectral_", "grads' dtype", grad.scalar_type());
-    const std::array<int64_t, 10> key{sizes[row],
-                                      sizes[column],
-                                      ks[2 * i],
-                                      ks[2 * i + 1],
-                                      strides[row],
-                                      strides[column],
-                                      grad_strides[row],
-                                      grad_strides[column],
-                                      static_cast<int64_t>(types.in),
-                                      static_cast<int64_t>(grad_type)};
     const auto* x = static_cast<const char*>(xs[i].const_data_ptr());
     auto* own = grads.empty() ? nullptr : static_cast<char*>(grad.mutable_data_ptr());
     for_each_matrix(xs[i], grads.empty() ? nullptr : &grad, [&](int64_t at, int64_t grad_at) {
-      // Gradients that share memory are added to one after the other.
-      auto place = found.find(key);
-      if (place == found.end() || !apart) {
-        SpectralMatrices m{};
-        m.m = key[0], m.n = key[1], m.k0 = key[2], m.k1 = key[3];
-        m.x_row = key[4], m.x_column = key[5], m.grad_row = key[6], m.grad_column = key[7];
-        m.x_type = types.in, m.compute_type = types.compute, m.grad_type = grad_type;
-        place = found.insert_or_assign(key, groups.size()).first;
-        groups.push_back({m, {}, {}});
-      }
-      SpectralGroup& group = groups[place->second];
-      group.xs.push_back(x + at * size_of(types.in));
-      if (own) group.grads.push_back(own + grad_at * size_of(grad_type));
+      list.push_back({sizes[row], sizes[column], ks[2 * i], ks[2 * i + 1], strides[row], strides[column],
+                      grad_strides[row], grad_strides[column], types.in, types.compute, grad_type,
+                      x + at * size_of(types.in), own ? own + grad_at * size_of(grad_type) : nullptr});
     });
   }
-  return groups;
-}
-
-// The arguments were checked in Python (_spectral_gpu.py), but for memory that is shared.
-Tensor spectral(std::vector<Tensor> grads, std::vector<Tensor> xs, std::vector<int64_t> ks, double scale,
-                std::vector<Tensor> scale_at, bool standardize, SpectralDecay decay) {
-  const bool apart = grads.empty() || check_apart("spectral_grad_many_", grads, xs);
-  std::vector<SpectralGroup> groups = spectral_groups(grads, xs, ks, apart);
-  int64_t count = 0;
-  for (const SpectralGroup& g : groups) count += static_cast<int64_t>(g.xs.size());
-  const Tensor losses = empty(xs[0], {count}, DType::f64);
-  auto* loss = static_cast<double*>(losses.mutable_data_ptr());
-  for (SpectralGroup& g : groups) {
-    SpectralMatrices& m = g.matrices;
-    m.xs = g.xs.data(), m.grads = g.grads.empty() ? nullptr : g.grads.data();
-    m.count = static_cast<int64_t>(g.xs.size());
-    m.decay0 = decay ? (*decay)[0] : 0, m.decay1 = decay ? (*decay)[1] : 0;
-    m.standardize = standardize, m.scale = scale, m.losses = loss;
-    m.scale_at = scale_at.empty() ? nullptr : static_cast<const double*>(scale_at[0].const_data_ptr());
-    run(xs[0], [&](const Hardware& hardware, char* workspace, int64_t* bytes) {
-      std::vector<Launch> launches = spectral_launches(m, hardware, workspace, bytes);
-      if (launches.empty()) throw std::runtime_error("front: a row does not fit shared memory");
-      return launches;
-    });
-    loss += m.count;
-  }
+  const Tensor losses = empty(xs[0], {static_cast<int64_t>(list.size())}, DType::f64);
+  const SpectralOptions options{decay ? (*decay)[0] : 0, decay ? (*decay)[1] : 0, standardize, scale,
+                                scale_at.empty() ? nullptr : static_cast<const double*>(scale_at[0].const_data_ptr())};
+  run(xs[0], [&](const Hardware& hardware, char* workspace, int64_t* bytes) {
+    return spectral_list_launches(list, apart, options, static_cast<double*>(losses.mutable_data_ptr()), hardware,
+                                  workspace, bytes);
+  });
   return losses;
 }
 
@@ -319,5 +293,7 @@ STABLE_TORCH_LIBRARY_IMPL(front, CUDA, m) {
 }
 STABLE_TORCH_LIBRARY_IMPL(front, CompositeExplicitAutograd, m) {
   m.impl("_cuda_force_plan", TORCH_BOX(&front::cuda::force_plan));
+  m.impl("_cuda_plans_forced", TORCH_BOX(&front::cuda::plans_forced));
+  m.impl("_cuda_spectral_fits", TORCH_BOX(&front::cuda::spectral_fits));
   m.impl("_cuda_hardware", TORCH_BOX(&front::cuda::hardware));
 }

@@ -10,6 +10,7 @@ struct LargePlan {
   int64_t n = 1, sequence = 1;  // transform length; points of its complex sequence
   bool convolve = false;
   AxisPlan down, along;  // the steps: DFTs of `rows` points down the columns, and of `columns` points along the rows
+  AxisPlan loop_down, loop_along;  // the same in blocks of as many threads, for all steps in one kernel
   int64_t rows() const { return down.points(); }
   int64_t columns() const { return along.points(); }
   int64_t length() const { return rows() * columns(); }
@@ -17,7 +18,8 @@ struct LargePlan {
 
 namespace plan_detail {
 
-constexpr int64_t kLongestStep = 4096;  // points: several of them together in shared memory
+constexpr int64_t kLongestStep = 4096;                  // points: several of them together in shared memory
+constexpr int64_t kLoopThreads = 256, kMostLanes = 32;  // of a block with all steps
 
 inline AxisPlan plan_step(int64_t points, int64_t real_bytes, const Hardware& h) {
   AxisPlan p;
@@ -37,6 +39,33 @@ inline AxisPlan plan_step(int64_t points, int64_t real_bytes, const Hardware& h)
   p.lanes = p.together = 1;
   p.radices.clear();  // not even one fits
   return p;
+}
+
+// Both steps in one block: 256 threads, more only where a DFT of the longest needs them. No radices: it does not fit.
+inline void plan_loop(LargePlan& plan, int64_t real_bytes, const Hardware& h) {
+  int64_t threads = kLoopThreads, registers = 0, shared = 0;
+  for (AxisPlan* p : {&plan.loop_down, &plan.loop_along}) {
+    *p = p == &plan.loop_down ? plan.down : plan.along;
+    const int64_t least = std::max(usual_threads(p->points()), kLoopThreads / kMostLanes);
+    const int64_t found = choose_threads(*p, least, points_in_registers(real_bytes));
+    for (p->threads_per_lane = 1; p->threads_per_lane < found;) p->threads_per_lane *= 2;
+    threads = std::max(threads, p->threads_per_lane);
+    // No stage holds two butterflies, as those at the ends of an axis do, and sm_100's compiler needs no more.
+    for (const int64_t r : p->radices) {
+      const int64_t each = (p->points() / r + p->threads_per_lane - 1) / p->threads_per_lane;
+      const int64_t held = each * r + (r > 8 && smallest_factor(r) == r ? r / 4 : 0);
+      registers = std::max(registers, std::min(kMostRegisters, (kOtherRegisters + held * real_bytes / 2 + 7) / 8 * 8));
+    }
+  }
+  for (AxisPlan* p : {&plan.loop_down, &plan.loop_along}) {
+    p->lanes = p->together = threads / p->threads_per_lane;
+    shared = std::max(shared, p->point_bytes());
+  }
+  const int64_t blocks = std::min<int64_t>(2, resident_blocks(threads, registers, shared, h));
+  for (AxisPlan* p : {&plan.loop_down, &plan.loop_along}) {
+    p->registers = registers, p->blocks = blocks;
+    if (blocks < 1 || shared > h.shared_per_block || threads > kThreads) p->radices.clear();
+  }
 }
 
 }  // namespace plan_detail
@@ -68,6 +97,7 @@ inline LargePlan plan_large(int64_t n, int64_t real_bytes, const Hardware& h = {
   }
   plan.down = plan_step(rows, real_bytes, h);
   plan.along = plan_step(columns, real_bytes, h);
+  if (!plan.down.radices.empty() && !plan.along.radices.empty()) plan_loop(plan, real_bytes, h);
   return plan;
 }
 

@@ -11,8 +11,10 @@
 
 namespace front::cuda {
 
-// Beyond it batches are taken in parts. In place, where memory is short, soon: an intermediate that stays in the cache.
-constexpr int64_t kWorkspaceLimit = int64_t{1} << 30, kWorkspaceLimitInPlace = int64_t{32} << 20;
+// Beyond it batches are taken in parts, of as many bytes as they read and write, but between these. In place, where
+// memory is short, soon: an intermediate that stays in the cache.
+constexpr int64_t kLeastWorkspaceLimit = int64_t{1} << 30, kMostWorkspaceLimit = int64_t{4} << 30;
+constexpr int64_t kWorkspaceLimitInPlace = int64_t{32} << 20;
 
 constexpr int64_t kSumBytes = 16;  // of shared memory, for what a thread adds up
 
@@ -99,7 +101,7 @@ class Passes {
       return;
     }
     Launch launch;
-    launch.kernel = p.direction == Direction::forward ? &found.forward : &found.inverse;
+    launch.kernel = forward ? found.forward() : found.inverse();
     launch.threads = plan.threads();
     launch.shared = plan.shared_bytes(plan.most_kept());
     launch.twiddles = found.twiddles;
@@ -112,11 +114,10 @@ class Passes {
   void add_spectral(const Pass& p, SpectralArgs args, bool in_one = false) {
     const auto& found = find_spectral_axis(p, in_one);
     const AxisPlan& plan = found.plan;
-    const size_t blended = passes_detail::blended_index(args.x_type, p.out.type);
     Launch launch;
-    launch.kernel = in_one                              ? &found.row[blended]
-                    : p.direction == Direction::forward ? &found.measure
-                                                        : &found.residual[blended];
+    launch.kernel = in_one                              ? found.row(args.x_type, p.out.type)
+                    : p.direction == Direction::forward ? found.measure()
+                                                        : found.residual(args.x_type, p.out.type);
     launch.threads = plan.threads();
     args.axis = arguments(p, 0, p.count);
     args.axis.lane_blocks = divide_up(p.lanes, plan.lanes);
@@ -315,9 +316,18 @@ inline std::vector<Launch> matrix_launches(MatrixPass x, const Hardware& hardwar
   const int64_t pitch = divide_up(resize ? std::max(x.m, x.size0) : x.m, 4) * 4;
   const int64_t each = std::max<int64_t>(1, x.k1 * pitch);
   const bool in_place = x.count > 0 && x.in[0] == x.out[0];
-  const int64_t limit = in_place ? kWorkspaceLimitInPlace : kWorkspaceLimit;
+  const int64_t count = static_cast<int64_t>(in.pointers.size());
+  const auto bytes = [](int64_t m, int64_t n, DType type) {
+    return static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(size_of(type));
+  };
+  const double moved =
+      bytes(x.m, x.n, inverse ? x.out_type : x.in_type) +
+      (resize ? bytes(x.size0, x.size1, x.out_type) : bytes(x.k0, x.k1, inverse ? x.in_type : x.out_type));
+  const auto wanted = static_cast<int64_t>(
+      std::min(moved * static_cast<double>(count * batch.size), static_cast<double>(kMostWorkspaceLimit)));
+  const int64_t limit = in_place ? kWorkspaceLimitInPlace : std::max(wanted, kLeastWorkspaceLimit);
   const int64_t most = std::max<int64_t>(1, limit / (each * real_bytes));
-  const int64_t batch_part = std::min(batch.size, most), count = static_cast<int64_t>(in.pointers.size());
+  const int64_t batch_part = std::min(batch.size, most);
   const int64_t count_part = std::max<int64_t>(1, most / std::max<int64_t>(1, batch_part));
 
   std::vector<Launch> launches;

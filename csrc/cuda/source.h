@@ -89,6 +89,14 @@ inline Kernel along_kernel(const AxisPlan& p, bool convolve) {
   const std::string name = std::string("front_along_") + (convolve ? "convolve_" : "") + axis_name(p);
   return {name, entry(name, p, "LargeArgs", "step_along<" + axis_type(p) + (convolve ? ", true>" : ", false>"))};
 }
+inline Kernel through_kernel(const AxisPlan& down, const AxisPlan& along, bool convolve) {
+  using namespace source_detail;
+  const std::string name =
+      std::string("front_through_") + (convolve ? "convolve_" : "") + axis_name(down) + "_" + axis_name(along);
+  return {name, entry(name, down, "LargeArgs",
+                      "through_memory<" + axis_type(down) + ",\n                 " + axis_type(along) +
+                          (convolve ? ", true>" : ", false>"))};
+}
 inline Kernel pack_kernel(int64_t real_bytes) {
   const std::string real = real_bytes == 4 ? "float" : "double", name = "front_pack_" + real;
   return {name, "FRONT_KERNEL(" + name + ", front::cuda::kPackThreads, 4, front::cuda::LargeArgs, (front::cuda::pack<" +

@@ -1,6 +1,8 @@
 // The launches of the spectral loss: spectral.h's kernels, and the passes along columns between them.
 #pragma once
 
+#include <map>
+
 #include "passes.h"
 
 namespace front::cuda {
@@ -111,6 +113,85 @@ inline std::vector<Launch> spectral_launches(SpectralMatrices x, const Hardware&
     passes.add_spectral(rows_back, args);
     step(own.loss, count);
     finish();
+  }
+  return launches;
+}
+
+// One matrix of a list, and its gradient.
+struct SpectralMatrix {
+  int64_t m, n, k0, k1;
+  int64_t x_row, x_column, grad_row, grad_column;  // strides
+  DType x_type, compute_type, grad_type;
+  const void* x;
+  void* grad;  // null: no matrix of the list has one
+  using Key = std::array<int64_t, 11>;
+  Key key() const {
+    const auto number = [](DType t) { return static_cast<int64_t>(t); };
+    return {
+        m, n, k0, k1, x_row, x_column, grad_row, grad_column, number(x_type), number(compute_type), number(grad_type)};
+  }
+};
+
+// What goes for all of them.
+struct SpectralOptions {
+  double decay0, decay1;
+  bool standardize;
+  double scale;
+  const double* scale_at;  // on the device, or null
+};
+
+// The launches for a list, whose losses, [list.size()], are in no order that means something: matrices of one shape and
+// layout together, but one after the other where gradients share memory (not apart).
+inline std::vector<Launch> spectral_list_launches(const std::vector<SpectralMatrix>& list, bool apart,
+                                                  const SpectralOptions& options, double* losses,
+                                                  const Hardware& hardware, char* workspace, int64_t* workspace_bytes) {
+  struct Group {
+    SpectralMatrix like;
+    std::vector<const void*> xs;
+    std::vector<void*> grads;
+  };
+  std::vector<Group> groups;
+  std::map<SpectralMatrix::Key, size_t> found;
+  for (const SpectralMatrix& matrix : list) {
+    auto place = found.find(matrix.key());
+    if (place == found.end() || !apart) {
+      place = found.insert_or_assign(matrix.key(), groups.size()).first;
+      groups.push_back({matrix, {}, {}});
+    }
+    groups[place->second].xs.push_back(matrix.x);
+    if (matrix.grad) groups[place->second].grads.push_back(matrix.grad);
+  }
+  std::vector<Launch> launches;
+  *workspace_bytes = 0;
+  for (const Group& group : groups) {
+    const SpectralMatrix& g = group.like;
+    const auto count = static_cast<int64_t>(group.xs.size());
+    int64_t bytes = 0;
+    std::vector<Launch> own = spectral_launches({g.m,
+                                                 g.n,
+                                                 g.k0,
+                                                 g.k1,
+                                                 g.x_type,
+                                                 g.compute_type,
+                                                 g.grad_type,
+                                                 g.x_row,
+                                                 g.x_column,
+                                                 g.grad_row,
+                                                 g.grad_column,
+                                                 group.xs.data(),
+                                                 group.grads.empty() ? nullptr : group.grads.data(),
+                                                 count,
+                                                 options.decay0,
+                                                 options.decay1,
+                                                 options.standardize,
+                                                 options.scale,
+                                                 options.scale_at,
+                                                 losses},
+                                                hardware, workspace, &bytes);
+    if (own.empty()) throw std::runtime_error("front: a row does not fit shared memory");
+    for (Launch& l : own) launches.push_back(std::move(l));
+    *workspace_bytes = std::max(*workspace_bytes, bytes);
+    losses += count;
   }
   return launches;
 }

@@ -94,6 +94,10 @@ void bind_cuda(py::module_& m) {
       "more.");
 
   m.def(
+      "cuda_kernels_written", [] { return cuda::passes_detail::KernelOnDemand::written().load(); },
+      "Of how many kernels of one axis the launches that were planned so far needed the source.");
+
+  m.def(
       "cuda_large_plan",
       [](int64_t n, int64_t real_bytes, const std::vector<int64_t>& hardware) {
         cuda::passes_detail::check_large(n);
@@ -103,6 +107,7 @@ void bind_cuda(py::module_& m) {
         d["rows"] = p.rows();
         d["columns"] = p.columns();
         d["convolve"] = p.convolve;
+        d["loop_blocks"] = p.loop_down.radices.empty() ? 0 : p.loop_down.blocks;
         d["shared_bytes"] = std::max(p.down.point_bytes(), p.along.point_bytes());
         return d;
       },
@@ -169,7 +174,8 @@ void bind_cuda(py::module_& m) {
       "cuda_spectral_launches",
       [](std::array<int64_t, 4> sizes, std::array<int64_t, 4> strides, std::array<int, 3> types,
          const std::vector<uintptr_t>& xs, const std::vector<uintptr_t>& grads, std::array<double, 2> decay,
-         bool standardize, double scale, uintptr_t losses, uintptr_t workspace, const std::vector<int64_t>& hardware) {
+         bool standardize, double scale, uintptr_t losses, uintptr_t workspace, const std::vector<int64_t>& hardware,
+         uintptr_t scale_at) {
         cuda::SpectralMatrices x{};
         x.m = sizes[0], x.n = sizes[1], x.k0 = sizes[2], x.k1 = sizes[3];
         x.x_type = static_cast<DType>(types[0]), x.compute_type = static_cast<DType>(types[1]);
@@ -181,6 +187,7 @@ void bind_cuda(py::module_& m) {
         for (uintptr_t p : grads) out.push_back(reinterpret_cast<void*>(p));
         x.xs = in.data(), x.grads = out.empty() ? nullptr : out.data(), x.count = static_cast<int64_t>(in.size());
         x.decay0 = decay[0], x.decay1 = decay[1], x.standardize = standardize, x.scale = scale;
+        x.scale_at = reinterpret_cast<const double*>(scale_at);
         x.losses = reinterpret_cast<double*>(losses);
         int64_t bytes = 0;
         const auto all = cuda::spectral_launches(x, hardware_of(hardware), reinterpret_cast<char*>(workspace), &bytes);
@@ -188,6 +195,29 @@ void bind_cuda(py::module_& m) {
       },
       py::arg("sizes"), py::arg("strides"), py::arg("types"), py::arg("xs"), py::arg("grads"), py::arg("decay"),
       py::arg("standardize"), py::arg("scale"), py::arg("losses"), py::arg("workspace"), py::arg("hardware"),
+      py::arg("scale_at") = 0,
       "The launches of the spectral loss of matrices and of what it adds to gradients, and the bytes of workspace; "
-      "none, if a row does not fit shared memory.");
+      "none, if a row does not fit shared memory. scale_at: the address of a factor of the scale, or 0.");
+
+  // Of each matrix: sizes, strides and types as above, and the addresses of x and of its gradient (0: none).
+  m.def(
+      "cuda_spectral_list_launches",
+      [](const std::vector<std::tuple<std::array<int64_t, 4>, std::array<int64_t, 4>, std::array<int, 3>, uintptr_t,
+                                      uintptr_t>>& matrices,
+         bool apart, std::array<double, 2> decay, bool standardize, double scale, uintptr_t losses, uintptr_t workspace,
+         const std::vector<int64_t>& hardware) {
+        std::vector<cuda::SpectralMatrix> list;
+        for (const auto& [sizes, strides, types, x, grad] : matrices)
+          list.push_back({sizes[0], sizes[1], sizes[2], sizes[3], strides[0], strides[1], strides[2], strides[3],
+                          static_cast<DType>(types[0]), static_cast<DType>(types[1]), static_cast<DType>(types[2]),
+                          reinterpret_cast<const void*>(x), reinterpret_cast<void*>(grad)});
+        int64_t bytes = 0;
+        const auto all = cuda::spectral_list_launches(list, apart, {decay[0], decay[1], standardize, scale, nullptr},
+                                                      reinterpret_cast<double*>(losses), hardware_of(hardware),
+                                                      reinterpret_cast<char*>(workspace), &bytes);
+        return launches(all, bytes);
+      },
+      py::arg("matrices"), py::arg("apart"), py::arg("decay"), py::arg("standardize"), py::arg("scale"),
+      py::arg("losses"), py::arg("workspace"), py::arg("hardware"),
+      "The same for a list of any matrices; apart: no two gradients share memory.");
 }

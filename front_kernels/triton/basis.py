@@ -123,13 +123,24 @@ def _cosines(u: Tensor, i: Tensor, n: int) -> Tensor:
     return torch.cos(q.to(torch.float64) * (math.pi / (2 * n)))
 
 
+def _allocated(key: Key | Moments, device: torch.device) -> Tensor:
+    try:
+        return torch.zeros(key.shape, dtype=key.dtype, device=device)
+    except RuntimeError as error:
+        size = math.prod(key.shape) * key.dtype.itemsize / 2**30
+        raise RuntimeError(
+            f"front: cannot allocate {size:.1f} GiB for the DCT basis of length n = {key.n} with k = {key.k} kept: "
+            f"{error}"
+        ) from error
+
+
 def _build_moments(key: Moments, device: torch.device) -> Tensor:
     n, block = key.n, key.block
     steps, _, _, columns = key.shape
     first, other = (factor / key.scale for factor in _factors(n, key.norm, False))
     count = moments.GROUP * len(key.terms)
+    data = _allocated(key, device)
     polynomials = torch.tensor(moments.weights(block, count), dtype=torch.float64, device=device)
-    data = torch.zeros(key.shape, dtype=key.dtype, device=device)
     i = torch.arange(steps * moments.RUNS * block, device=device)  # past n, too: the row goes on, and x is zero there
     step = max(1, _WORKING_ELEMENTS // len(i))
     for row in range(0, key.k, step):
@@ -156,13 +167,7 @@ def build(key: Key | Moments, device: torch.device) -> Tensor:
     first, other = (factor / key.scale for factor in _factors(n, key.norm, key.inverse))
     factors = [torch.tensor(factor, dtype=torch.float64, device=device) for factor in (first, other)]
     rows, columns = key.sizes
-    try:
-        data = torch.zeros(key.shape, dtype=key.dtype, device=device)
-    except RuntimeError as error:
-        size = math.prod(key.shape) * key.dtype.itemsize / 2**30
-        raise RuntimeError(
-            f"front: cannot allocate {size:.1f} GiB for the DCT basis of length n = {n} with k = {key.k} kept: {error}"
-        ) from error
+    data = _allocated(key, device)
     column = torch.arange(columns, device=device)
     step = max(1, _WORKING_ELEMENTS // columns)
     for parity in range(key.shape[1]):

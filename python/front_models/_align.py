@@ -17,7 +17,17 @@ from front_models._config import heads_of, model_type
 from front_models._kinds import is_table
 from front_models._walk import Weights, describe, named_tensors, tied_names
 
-__all__ = ["Alignment", "Work", "align", "attention_widths", "check_norms", "fold_norms", "names_of", "stream_shares"]
+__all__ = [
+    "Alignment",
+    "Work",
+    "align",
+    "attention_widths",
+    "check_norms",
+    "fold_norms",
+    "head_counts",
+    "names_of",
+    "stream_shares",
+]
 
 Basis = Literal["weights", "activations"]
 
@@ -95,7 +105,7 @@ def align(
     shapes = {name: info.shape for name, info in describe(tensors).items()}
     anatomy = find_anatomy(shapes)
     _check_known(anatomy, tensors, source)
-    counts = _head_counts(heads, source, anatomy, shapes)
+    counts = head_counts(heads, source, anatomy, shapes)
     work = {name: tensors[name].detach().to(torch.float64).clone() for name in names_of(anatomy)}
     notes = [] if counts is not None else ["the number of heads is not known: they keep their order"]
     if anatomy.pre:
@@ -174,9 +184,10 @@ def names_of(anatomy: Anatomy) -> set[str]:
     return {name for each in every for name in (each.weight, each.bias) if name is not None}
 
 
-def _head_counts(
+def head_counts(
     heads: int | tuple[int, int] | None, source: object, anatomy: Anatomy, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, int] | None:
+    """Query heads of a layer, and key/value heads: those given, or those that the source says; None: not known."""
     pair = heads_of(source) if heads is None else (heads, heads) if isinstance(heads, int) else heads
     if pair is None:
         return None

@@ -228,8 +228,11 @@ class _Run:
     def _mark(self) -> None:
         """Where the next step begins; an interrupt in the middle of it leads back here."""
         # NOTE: a buffer's version does not tell: batch_norm writes to running_mean without counting it.
-        every = self._model.named_buffers(remove_duplicate=False)
-        self._buffers = {name: (buffer, buffer.detach().clone()) for name, buffer in every}
+        kept = self._buffers
+        self._buffers = {
+            name: (buffer, _copied(buffer, kept[name][1] if name in kept else None))
+            for name, buffer in self._model.named_buffers(remove_duplicate=False)
+        }
         self._point = {
             "taken": None if self._batches is None else self._taken,
             "random at start": self._at_start,
@@ -316,6 +319,14 @@ class _Run:
             self._taken = state["taken"]
         _set_random_state(self._data, state["random"])
         self._mark()
+
+
+@torch.no_grad()
+def _copied(buffer: Tensor, into: Tensor | None) -> Tensor:
+    """A copy of a buffer, in the memory of an earlier one where that is alike."""
+    if into is None or (into.shape, into.dtype, into.device) != (buffer.shape, buffer.dtype, buffer.device):
+        return buffer.detach().clone()
+    return into.copy_(buffer)
 
 
 def _short(value: object) -> str:

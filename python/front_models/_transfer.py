@@ -7,7 +7,8 @@ from collections.abc import Iterable, MutableMapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from front_models._align import align, check_norms
+from front_models._align import align, check_norms, head_counts
+from front_models._anatomy import find_anatomy
 from front_models._blocks import one_layer
 from front_models._config import heads_of
 from front_models._kinds import check_skip, kind_of, skips
@@ -209,7 +210,7 @@ def transfer(
         axes: "all", or "residual": norms are folded, the DCT is taken along the residual stream alone, the first MLP
             units, heads and positions are taken, and evenly spaced layers (`depth_fill="select"`, which goes with it).
             A pre-norm target that is wider, and no deeper or shallower, computes what the source does.
-        heads: for the aligned recipe, as in `align`.
+        heads: along the residual stream (of either recipe), as in `align`: the source's.
 
     Returns:
         The new state dict (contiguous tensors; names that are tied in `like` share one tensor) and the report.
@@ -226,12 +227,17 @@ def transfer(
     ):
         tensors = named_tensors(source, "source")
         check_norms(source)
-        aligned, known = tensors, heads_of(source)
         if recipe == "aligned":
             aligned, done = align(source, heads=heads)
             known = done.heads
+        else:
+            shapes = {name: info.shape for name, info in describe(tensors).items()}
+            aligned = dict(tensors)
+            known = head_counts(heads, source, find_anatomy(shapes), shapes)
         target = named_tensors(like, "like")
         return transfer_residual(aligned, target, heads=known, like_heads=heads_of(like), skip=words, progress=progress)
+    if heads is not None:
+        raise ValueError(f"heads: got {heads!r} with recipe='paper' and axes='all'; allowed is None")
     check_initialization(gain, depth_fill, select_n, generator)
     how = Rebuild(gain, depth_fill, select_n, generator)
     reader = Reader(named_tensors(source, "source"), keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth)

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <string>
 
 namespace front::cuda {
 
-Emulation::Emulation(EmulatorReport& report) : report_(report), random_(report.seed) {}
+Emulation::Emulation(EmulatorReport& report)
+    : report_(report), random_(report.seed), halves_(static_cast<size_t>(report.buffer_count)) {}
 
 Emulation::~Emulation() {
   std::string lines;
@@ -84,6 +86,7 @@ bool Emulation::may_load(const void* p, i64 size, bool table) {
     }
     if (buffer->reads && buffer->reads[b] < 255) ++buffer->reads[b];
   }
+  if (buffer->writes) watch(*buffer, at, size, false);
   if (!table) note(memory_requests_, memory_count_, at, static_cast<int>(size), buffer - report_.buffers, false);
   return true;
 }
@@ -101,8 +104,34 @@ bool Emulation::may_store(const void* p, i64 size) {
     }
     if (buffer->writes[b] < 255) ++buffer->writes[b];
   }
+  watch(*buffer, at, size, true);
   note(memory_requests_, memory_count_, at, static_cast<int>(size), buffer - report_.buffers, true);
   return true;
+}
+
+// Barriers order what the threads of a block do; nothing orders the blocks of a launch.
+void Emulation::watch(const EmulatedBuffer& buffer, i64 at, i64 size, bool write) {
+  auto& halves = halves_[static_cast<size_t>(&buffer - report_.buffers)];
+  if (halves.empty()) halves.resize(static_cast<size_t>(buffer.bytes + 1) / 2);
+  const char *doing = write ? "writes memory that another " : "reads memory that another ", *found = nullptr;
+  const auto race = [&](const char* what) {
+    if (!found) found = what;
+  };
+  for (i64 i = at / 2; i < (at + size + 1) / 2; ++i) {
+    Half& half = halves[static_cast<size_t>(i)];
+    if (half.write_block >= 0 && half.write_block != block_) race("block writes");
+    if (half.write_phase == phase_ && half.writer != thread_) race("thread writes in the same phase");
+    if (write) {
+      if (half.read_block == kMany || (half.read_block >= 0 && half.read_block != block_)) race("block reads");
+      if (half.read_phase == phase_ && half.reader != thread_) race("thread reads in the same phase");
+      half.write_phase = phase_, half.write_block = block_, half.writer = thread_;
+    } else {
+      half.read_block = half.read_block == -1 || half.read_block == block_ ? block_ : kMany;
+      half.reader = half.read_phase != phase_ || half.reader == thread_ ? thread_ : kMany;
+      half.read_phase = phase_;
+    }
+  }
+  if (found) finding(report_.races, (std::string(doing) + found).c_str(), at);
 }
 
 void Emulation::finding(i64& counter, const char* what, i64 at) {
