@@ -53,9 +53,16 @@ int main(int argc, char** argv) {
   pass.in_row = in_columns, pass.in_column = 1, pass.out_row = out_columns, pass.out_column = 1;
   std::vector<char> in(in_rows * in_columns * front::size_of(type)), out(out_rows * out_columns * front::size_of(type));
   uint32_t state = 1;
-  for (size_t i = 0; i < in.size(); ++i) {  // any finite values: exponents below the largest
+  const size_t size = front::size_of(type);
+  for (size_t i = 0; i < in.size(); ++i) {  // between 1 and 2, of either sign: subnormal numbers take longer
     state = state * 1664525u + 1013904223u;
-    in[i] = static_cast<char>((state >> 24) & 0x3b);
+    const uint32_t byte = state >> 24;
+    const size_t from_top = size - 1 - i % size;
+    const uint32_t exponent = type == DType::f16 ? 0x3c : 0x3f, next = type == DType::f64 ? 0xf0 : 0x80;
+    if (from_top == 0)
+      in[i] = static_cast<char>((byte & (type == DType::f16 ? 0x83 : 0x80)) | exponent);
+    else
+      in[i] = static_cast<char>(from_top == 1 && type != DType::f16 ? byte | next : byte);
   }
   const void* ins[] = {in.data()};
   void* outs[] = {out.data()};
