@@ -57,6 +57,7 @@ class Job:
         STARTS["random"].make(source, model, seed, data_of(task.load, "cpu"))
         model.load_state_dict(start.make(source, model, seed, data_of(task.load, "cpu")))
         return model, self.columns() | {
+            **sources.lineage(task, cache),
             "source id": about["id"],
             "source loss": round(about["loss"], 4),
             "source accuracy": round(about["accuracy"], 4),

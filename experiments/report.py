@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,19 @@ import click
 
 from experiments.__main__ import RESULTS
 from experiments.jobs import RATES
-from experiments.measures import FIRST_STEP, Measured, Row, Summary, curve_of, last_of, mean, measured, summaries
+from experiments.measures import (
+    FIRST_STEP,
+    Measured,
+    Row,
+    Summary,
+    comparable,
+    curve_of,
+    last_of,
+    lineage,
+    mean,
+    measured,
+    summaries,
+)
 from experiments.starts import ALIGNED, CONTROLS, PAPER, PLUS, RANDOM, RIVALS
 from experiments.tasks import FULL
 from front_kernels.bench import ledger
@@ -202,10 +215,19 @@ def rates(rows: Sequence[Row]) -> str:
 
 
 def machines(rows: Sequence[Row]) -> str:
+    """Of what the tables are, and how many rows are in none because they are of other data or of another source."""
+    kept = comparable(rows)
     every = dict.fromkeys(
         f"- {row['task']}: {row['device']}, Python {row['python']}, torch {row['torch']}, commit {row['commit']}, "
-        f"{row['date']}; source {row['source']}, loss {row['source loss']}, accuracy {row['source accuracy']}"
-        for row in rows if row["task"] in FULL and row["start"] in RANDOM
+        f"{row['date']}; data {row['data'] or 'not recorded'}; source {row['source']}, {row['origin']}, loss "
+        f"{row['source loss']}, accuracy {row['source accuracy']}"
+        for row in kept if row["task"] in FULL and row["start"] in RANDOM
+    )  # fmt: skip
+    tables = {(row["task"], lineage(row)) for row in kept}
+    others = Counter((row["task"], *lineage(row)) for row in rows if (row["task"], lineage(row)) not in tables)
+    every |= dict.fromkeys(
+        f"- {task}: {count} rows of data {data or 'not recorded'}, source {origin}, are in the ledger and in no table"
+        for (task, data, origin), count in others.items() if task in FULL
     )  # fmt: skip
     return "\n".join(every) + "\n"
 
@@ -238,6 +260,7 @@ def picture(path: Path, title: str, reference: str, runs: Sequence[Measured], st
 
 
 def write(rows: Sequence[Row], out: Path) -> Path:
+    every, rows = rows, comparable(rows)
     found = find(rows)
     parts = [
         ABOUT.format(rates=", ".join(f"{rate:g}" for rate in RATES)),
@@ -252,7 +275,7 @@ def write(rows: Sequence[Row], out: Path) -> Path:
         ordered = sorted(starts.values(), key=lambda each: (each.start in CONTROLS, *rank(each)))
         parts += [f"### {title}\n", f"Reference: {reference}. Controls are last.\n", f"![{title}](pictures/{name})\n"]
         parts.append(table(HEADINGS, map(cells, ordered)))
-    parts += ["## Rates\n", rates(rows), "## Machines and sources\n", machines(rows)]
+    parts += ["## Rates\n", rates(rows), "## Machines and sources\n", machines(every)]
     path = out / "RESULTS.md"
     path.write_text("\n".join(parts))
     return path
@@ -266,7 +289,7 @@ def write(rows: Sequence[Row], out: Path) -> Path:
 def main(ledgers: tuple[Path, ...], out: Path) -> None:
     """RESULTS.md and pictures from ledgers; without any from experiments/results/proof.csv."""
     rows = [row for path in ledgers or (RESULTS / "proof.csv",) for row in ledger.read(path)]
-    if not find(rows):
+    if not find(comparable(rows)):
         raise click.UsageError("LEDGERS: they have no finished target with a random start")
     click.echo(write(rows, out))
 
