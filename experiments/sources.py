@@ -23,6 +23,7 @@ RATE_REFINED, LAM = 1e-3, 1.0
 def path_of(task: Task, folder: Path, refined: bool) -> Path:
     """Its name tells the recipe and the data."""
     recipe = repr((task.source, task.source_steps, task.source_lr, refined and (task.refine_steps, RATE_REFINED, LAM)))
+    recipe += task.begin.__module__ if task.begin else ""
     digest = hashlib.sha256((recipe + _fingerprint(task.load)).encode()).hexdigest()[:10]
     return folder / f"{task.name.replace(', ', '-')}-{task.source}{'-refined' if refined else ''}-{digest}.pt"
 
@@ -66,6 +67,8 @@ def prepare(task: Task, folder: Path, refined: bool, device: str) -> None:
         torch.manual_seed(0)
         model = task.model(*task.source)
         randomise(model, fan_in=True)
+        if task.begin is not None:
+            model.load_state_dict(task.begin())
         model.to(device)
         train(model, data, task.source_steps, 0, task.source_lr, watch=False)
         more = {}

@@ -247,7 +247,7 @@ FIXTURE = [
 
 
 def test_measures() -> None:
-    reference, runs = measures.measured(FIXTURE, "vision", "narrower", jobs.RATES)
+    reference, runs = measures.measured(FIXTURE, "vision", "narrower", VISION.rates)
     assert reference == "random, fan-in"  # the better of the two, which reaches its last loss after 10 steps
     by_start = {run.start: run for run in runs}
     assert by_start["paper"].steps == 20
@@ -264,12 +264,12 @@ def test_measures() -> None:
 
 def test_rates_are_chosen_where_all_were_tried() -> None:
     rows = [row("paper", f"0:3.0 20:{last}", lr=lr) for lr, last in ((1e-3, 1.0), (3e-3, math.nan), (1e-2, 0.5))]
-    assert measures.tuned(rows[:2], "vision", "paper", jobs.RATES) is None
-    assert measures.tuned(rows, "vision", "paper", jobs.RATES) == 1e-2
+    assert measures.tuned(rows[:2], "vision", "paper", VISION.rates) is None
+    assert measures.tuned(rows, "vision", "paper", VISION.rates) == 1e-2
     planned = [job for stage in jobs.SETS["proof"] for job in stage(rows)]
     assert {job.lr for job in planned if (job.task, job.start, job.seed) == ("vision", "paper", 2)} == {1e-2}
     others = {job.lr for job in planned if (job.task, job.start, job.seed) == ("language", "paper", 2)}
-    assert others == {jobs.USUAL_RATE}
+    assert others == {LANGUAGE.rates[1]}
     assert planned[0].relation == "narrower and shallower"
 
 
