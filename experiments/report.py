@@ -54,15 +54,16 @@ target see the same data, so this says what a start is worth for the same task i
 "random" is N(0, 0.02²), what GPT-2, BERT and ViT are started with; "random, fan-in" is N(0, 1/fan-in), embeddings
 N(0, 1) unless a head reads them too. The reference of all ratios is, for every target, the one of the two with the
 lower last loss: beside the other they would be larger. AdamW at a constant rate, for each start that of three with the
-lowest last loss for one seed and one target per task: {rates}. Losses are of a fixed validation set, every 5 steps up
-to 50, then every 10.
+lowest last loss for one seed and one target per task ({rates}).
+Losses are of a fixed validation set, every 5 steps up to 50, then every 10.
 
 - *steps*: to the first validation at or below the reference's last loss for the same seed, median over seeds; "-": not
   in every seed.
 - *times faster*: the reference's own steps to that loss by these, mean and range over seeds; less than 5 steps count
   as 5; "≥": it begins at or below that loss.
 - *FLOPs*: spent until then, of the reference's. A step is 6 x matrix elements x tokens, and 12 x context x width per
-  layer and token for attention. {counted}The source's own training is not counted, nor are transforms.
+  layer and token for attention. {counted}Not counted: the source's own
+  training, transforms.
 - *mean loss*: over the steps (the area under the curve), mean ± standard deviation over seeds.
 - *at equal FLOPs*: the loss where as much was spent as on the reference's whole training.
 """
@@ -78,9 +79,10 @@ TASKS_SAY = {
     "minilm": """\
 - **minilm**: 10 masked of 64 WordPieces of the standard library's docstrings and pydoc's topics, every tenth text for
   validation; a BERT whose head is its word embeddings. The source is MiniLM (all-MiniLM-L6-v2), which has no such head,
-  trained for {steps} steps of the same kind first. Only the leading starts are tried; BERT's queries, keys and values
-  are apart as they are, so that "split" changes nothing, and in a post-norm model alignment orders channels and does
-  not rotate them.
+  trained for {source_steps} steps of the same kind first. In {steps} steps a random start learns little more than how
+  frequent words are: ratios say how soon that is passed. Only the leading starts are tried; BERT's queries, keys and
+  values are apart as they are, so that "split" changes nothing, and in a post-norm model alignment orders channels and
+  does not rotate them.
 """,
 }
 PAPER_SAYS = (
@@ -107,9 +109,13 @@ def about(rows: Sequence[Row]) -> str:
             by_rates.setdefault(FULL[name].rates, []).append(name)
     rates = [f"{' and '.join(names)} {', '.join(f'{r:g}' for r in three)}" for three, names in by_rates.items()]
     return ABOUT.format(
-        tasks="".join(TASKS_SAY[name].format(steps=FULL[name].source_steps) for name in FULL if name in there),
+        tasks="".join(
+            TASKS_SAY[name].format(source_steps=FULL[name].source_steps, steps=FULL[name].steps)
+            for name in FULL
+            if name in there
+        ),
         rates="; ".join(rates),
-        counted=f"Counted, too: {' and '.join(counted)}. " if counted else "",
+        counted=f"Counted, too: {', '.join(counted)}. " if counted else "",
     )
 
 
@@ -241,7 +247,8 @@ def rates(rows: Sequence[Row]) -> str:
         if row["seed"] == "0" and row["task"] in FULL:
             key = row["task"], row["relation"], row["start"]
             losses.setdefault(key, {})[float(row["lr"])] = last_of(curve_of(row))
-    parts, edges = [], []
+    parts: list[str] = []
+    edges: dict[str, list[str]] = {}
     for task in FULL.values():
         body = []
         for key, found in sorted(losses.items()):
@@ -250,13 +257,12 @@ def rates(rows: Sequence[Row]) -> str:
             least = min(task.rates, key=found.__getitem__)
             body.append([*key, *(f"{found[rate]:.3f}{' *' * (rate == least)}" for rate in task.rates)])
             if least != task.rates[1]:
-                edges.append(f"{task.name}, {key[2]} ({least:g})")
+                edges.setdefault(f"{task.name} at {least:g}", []).append(key[2])
         if body:
             parts.append(table(("task", "target", "start", *(f"{rate:g}" for rate in task.rates)), body))
     if edges:
-        parts.append(
-            "At an edge of the three, so that a rate beyond it might be better still: " + "; ".join(edges) + ".\n"
-        )
+        lines = [f"- {where}: {'; '.join(names)}\n" for where, names in edges.items()]
+        parts.append("At an edge of the three, so that a rate beyond it might be better still:\n\n" + "".join(lines))
     return "\n".join(parts)
 
 
@@ -310,7 +316,7 @@ def write(rows: Sequence[Row], out: Path) -> Path:
     found = find(rows)
     parts = [
         about(rows),
-        "## Where each recipe wins\n",
+        "## Where each recipe wins\n\nBy times faster; what is empty has no rows.\n",
         winners(found),
     ]
     parts += ["## Beside the paper's numbers\n", beside_the_paper(found), "## All targets\n"]
