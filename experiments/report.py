@@ -209,7 +209,7 @@ def beside_the_paper(found: Found) -> str:
         plus = any(start in PLUS for (name, _), (_, _, starts) in found.items() if name == task for start in starts)
         for label, names in (
             ("the paper's recipe", ["paper"]),
-            ("its best variant or FRONT+" if plus else "its best variant", [*PAPER, *PLUS]),
+            ("the best of it, its variants and FRONT+" if plus else "the best of it and its variants", [*PAPER, *PLUS]),
             ("aligned", list(ALIGNED)),
         ):
             every = [
@@ -264,6 +264,19 @@ def rates(rows: Sequence[Row]) -> str:
         lines = [f"- {where}: {'; '.join(names)}\n" for where, names in edges.items()]
         parts.append("At an edge of the three, so that a rate beyond it might be better still:\n\n" + "".join(lines))
     return "\n".join(parts)
+
+
+def better_rates(rows: Sequence[Row], task: str, relation: str, starts: dict[str, Summary]) -> str:
+    """Where a target was trained at another rate, too, and ended lower with the same seed."""
+    last = {
+        (row["start"], row["seed"], float(row["lr"])): last_of(curve_of(row))
+        for row in rows if (row["task"], row["relation"]) == (task, relation)
+    }  # fmt: skip
+    return "; ".join(
+        f"{start}, seed {seed}: {loss:.3f} at {lr:g}, {own:.3f} at {starts[start].lr:g}"
+        for (start, seed, lr), loss in last.items()
+        if start in starts and loss < (own := last.get((start, seed, starts[start].lr), -math.inf))
+    )
 
 
 def machines(rows: Sequence[Row]) -> str:
@@ -328,6 +341,8 @@ def write(rows: Sequence[Row], out: Path) -> Path:
         last = " Controls are last." if any(start in CONTROLS for start in starts) else ""
         parts += [f"### {title}\n", f"Reference: {reference}.{last}\n", f"![{title}](pictures/{name})\n"]
         parts.append(table(HEADINGS, map(cells, ordered)))
+        if better := better_rates(rows, task, relation, starts):
+            parts.append(f"Last losses that are lower at another rate than the table's: {better}.\n")
     parts += ["## Rates\n", rates(rows), "## Machines and sources\n", machines(every)]
     path = out / "RESULTS.md"
     path.write_text("\n".join(parts))

@@ -294,15 +294,19 @@ def test_the_report_speaks_of_what_has_rows(tmp_path: Path) -> None:
     rates = [row("paper", f"0:3.0 20:{last}", lr=lr) for lr, last in ((1e-3, 1.0), (3e-3, 0.9), (1e-2, 0.5))]
     rows = [row("random", "0:3.0 20:1.0"), *rates, *(r | {"start": "selection"} for r in rates[:2]), rates[0]]
     text = report.write(rows, tmp_path).read_text()
-    for absent in ("Controls are last", "FRONT+'s refinement", "best variant or FRONT+", "**language**", "**minilm**"):
+    for absent in ("Controls are last", "FRONT+'s refinement", "its variants and FRONT+", "**language**", "**minilm**"):
         assert absent not in text, absent
     assert "might be better still:\n\n- vision at 0.01: paper\n" in text
     assert "(vision 0.001, 0.003, 0.01)" in text
+    assert "the table's: selection, seed 0: 0.900 at 0.003, 1.000 at 0.001.\n" in text  # its rate was not tuned
+    other = {"relation": "wider", "target": "6x144"}
+    more = [r | other for r in (row("random", "0:3.0 20:1.0"), *rates, row("paper", "0:3.0 20:0.4"))]
+    assert ": paper, seed 0: 0.400 at 0.003, 0.500 at 0.01.\n" in report.write([*rows, *more], tmp_path).read_text()
     more = [*rows, row("FRONT+", "0:3.0 20:0.5"), row("shuffled, paper", "0:3.0 20:0.5")]
     more += [row("random", "0:9.0 20:6.0", lr=3e-4) | {"task": "minilm", "target": "6x192"}]
     text = report.write(more, tmp_path).read_text()
     for there in (
-        "Controls are last", "Counted, too: FRONT+'s refinement of the source. ", "best variant or FRONT+",
+        "Controls are last", "Counted, too: FRONT+'s refinement of the source. ", "its variants and FRONT+",
         "trained for 300 steps", "(vision 0.001, 0.003, 0.01; minilm 0.0003, 0.001, 0.003)",
     ):  # fmt: skip
         assert there in text, there
