@@ -98,6 +98,16 @@ def test_leading_starts_take_over_what_the_source_knows() -> None:
                 assert matrices <= changed, (name, size)
 
 
+def test_selection_takes_whole_heads_and_every_norm() -> None:
+    source = small(Size(2, 64))
+    torch.nn.init.normal_(source.embeddings.LayerNorm.weight)
+    make = starts.STARTS["selection"].make
+    made = make(source, small(Size(1, 32), 1), 1, data_of(minilm.Masked, "cpu"))
+    queries = "encoder.layer.0.attention.self.query.weight"  # of two heads the first, of channels every second
+    assert made[queries].equal(source.state_dict()[queries][: minilm.HEAD, ::2])
+    assert made["embeddings.LayerNorm.weight"].equal(source.embeddings.LayerNorm.weight[::2])
+
+
 @pytest.mark.parametrize("name", ["aligned", "selection", "corner, first layers"])
 def test_starts_of_the_source_s_own_size_are_the_source(name: str) -> None:
     source, model = small(Size(2, 64)), small(Size(2, 64), 1)
