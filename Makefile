@@ -8,7 +8,7 @@
 # make bench-cpu   README's table of the CPU: peers, dtypes and instruction sets; appends to bench/results/cpu.csv and
 #                  makes the table and docs/cpu.png of it.  make bench-report   only the table and the picture
 # make proof-quick   starts of small models compared on real data, and that their order is what it was: minutes on two cores
-# make proof   the same in full, for docs/RESULTS.md: some 40 minutes on 16 cores or a GPU (ARGS="--device cuda"); it goes on
+# make proof   the same in full and from MiniLM, for docs/RESULTS.md: about an hour on 16 cores or a GPU (ARGS="--device cuda"); it goes on
 #              where it was.  make proof-full   every start with three seeds.  make proof-report   only the page and its pictures
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
 .PHONY: setup demo test test-asan bench bench-short bench-spectral bench-cpu bench-report proof-quick proof proof-full proof-report lint format clean
@@ -74,7 +74,7 @@ proof-quick: $(VENV)/.built
 	rm -rf build/proof-quick
 	$(BIN)/python -m experiments --set quick --check --out build/proof-quick --cache build/proof-quick $(ARGS)
 
-proof proof-full: $(VENV)/.built
+proof proof-full: $(VENV)/.built $(VENV)/.model
 	$(BIN)/python -m experiments --set $(patsubst proof-%,%,$@) $(ARGS)
 	$(BIN)/python -m experiments.report
 

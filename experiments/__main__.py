@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import torch
 
-from experiments import pool
+from experiments import measures, pool
 from experiments.check import broken
 from experiments.jobs import SEEDS, SETS, Job
 from front_kernels.bench import ledger
@@ -58,7 +58,7 @@ def main(
             device=device, workers=workers, stack=stack or (32 if device == "cuda" else 1), until=until, say=click.echo,
         )  # fmt: skip
     click.echo("done" if done else "not all is done; the same command goes on")
-    if check and (wrong := broken(ledger.read(out / "proof.csv"), SEEDS)):
+    if check and (wrong := broken(measures.comparable(ledger.read(out / "proof.csv")), SEEDS)):
         raise click.ClickException("\n".join(wrong))
 
 

@@ -15,7 +15,6 @@ from experiments.tasks import FULL, QUICK, TASKS, Size, Task, data_of
 from experiments.training import train, train_together
 
 Row = Mapping[str, str]
-RATES, USUAL_RATE = (1e-3, 3e-3, 1e-2), 3e-3
 SEEDS = 3
 LEAD = (*RANDOM, "paper", "paper, ortho, split", "aligned", "selection", "corner, first layers")
 QUICK_STARTS = (*RANDOM, "paper", "aligned", "selection", "stacking", "shuffled, aligned", "random axes")
@@ -57,6 +56,7 @@ class Job:
         STARTS["random"].make(source, model, seed, data_of(task.load, "cpu"))
         model.load_state_dict(start.make(source, model, seed, data_of(task.load, "cpu")))
         return model, self.columns() | {
+            **sources.lineage(task, cache),
             "source id": about["id"],
             "source loss": round(about["loss"], 4),
             "source accuracy": round(about["accuracy"], 4),
@@ -87,8 +87,12 @@ Stage = Callable[[Sequence[Row]], Iterator[Job]]
 
 
 def _job(task: Task, relation: str, start: str, seed: int, rows: Sequence[Row]) -> Iterator[Job]:
-    if STARTS[start].fits(task.source, task.targets[relation]):
-        yield Job(task.name, relation, start, seed, measures.tuned(rows, task.name, start, RATES) or USUAL_RATE)
+    if STARTS[start].fits(task.source, task.targets[relation]) and _tried(task, start):
+        yield Job(task.name, relation, start, seed, measures.tuned(rows, task.name, start, task.rates) or task.rates[1])
+
+
+def _tried(task: Task, start: str) -> bool:
+    return task.screened or start in LEAD
 
 
 def _tuning(starts: Sequence[str]) -> Stage:
@@ -98,8 +102,9 @@ def _tuning(starts: Sequence[str]) -> Stage:
         for start in starts:
             for task in FULL.values():
                 fits = (r for r, size in task.targets.items() if STARTS[start].fits(task.source, size))
-                relation = next(fits)
-                yield from (Job(task.name, relation, start, 0, lr) for lr in RATES)
+                if _tried(task, start):
+                    relation = next(fits)
+                    yield from (Job(task.name, relation, start, 0, lr) for lr in task.rates)
 
     return stage
 

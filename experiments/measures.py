@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,6 +36,20 @@ class Measured:
     step_ratio: float | None
     flop_ratio: float | None
     equal: float
+
+
+def lineage(row: Row) -> tuple[str, str]:
+    """The data and the trained source. Rows that differ in either say nothing of each other."""
+    return row["data"], row["origin"]
+
+
+def comparable(rows: Sequence[Row]) -> list[Row]:
+    """Of every task the rows of the data and source that most are of."""
+    counts: dict[str, Counter[tuple[str, str]]] = {}
+    for row in rows:
+        counts.setdefault(row["task"], Counter())[lineage(row)] += 1
+    most = {task: each.most_common(1)[0][0] for task, each in counts.items()}
+    return [row for row in rows if lineage(row) == most[row["task"]]]
 
 
 def curve_of(row: Row) -> Curve:

@@ -12,10 +12,12 @@ import torch
 from experiments import sources
 from experiments.jobs import Job, Stage
 from experiments.jobs import run as run_jobs
+from experiments.measures import lineage
 from experiments.starts import STARTS
 from experiments.tasks import TASKS
 from front_kernels.bench import ledger
 
+# What tells a job from others of the same data and source.
 KEY = ("task", "source", "target", "start", "seed", "lr", "steps")
 Need = tuple[str, bool]  # a task, and whether its source is the refined one
 Unit = list[Job] | Need  # what one process does at a time
@@ -28,7 +30,7 @@ def key_of(row: dict[str, object] | dict[str, str]) -> tuple[str, ...]:
 def needs(unit: Unit) -> list[Need]:
     if isinstance(unit, list):
         return [(unit[0].task, STARTS[unit[0].start].refined)]
-    return [(unit[0], False)] if unit[1] else []
+    return []
 
 
 def units(jobs: Sequence[Job], stack: int) -> list[Unit]:
@@ -53,17 +55,14 @@ def run(
     stages: Sequence[Stage], path: Path, cache: Path, pool: Executor, *, only: Callable[[Job], bool],
     device: str, workers: int, stack: int, until: float, say: Callable[[str], None],
 ) -> bool:  # fmt: skip
-    """Whether all were done, none beginning after `until` (time.monotonic)."""
+    """Whether all were done, none beginning after `until` (time.monotonic). Sources are trained first: only rows of the
+    same data and source are gone on with, and planned by."""
     common = ledger.run_columns(torch.device(device)) | {"stack": stack}
-    whole = True
-    for stage in stages:
-        rows = ledger.read(path)
-        done = {key_of(row) for row in rows}
-        jobs = [job for job in dict.fromkeys(stage(rows)) if only(job) and key_of(job.columns()) not in done]
-        waiting = [*_preparations(jobs, cache), *units(jobs, stack)]
+
+    def finish(waiting: list[Unit], count: int) -> bool:
+        whole, finished = True, 0
         missing = {unit for unit in waiting if isinstance(unit, tuple)}
         running: dict[Future[list[dict[str, object]]], Unit] = {}
-        finished = 0
         while waiting or running:
             while waiting and len(running) < workers and time.monotonic() < until:
                 ready = next((unit for unit in waiting if missing.isdisjoint(needs(unit))), None)
@@ -72,8 +71,7 @@ def run(
                 waiting.remove(ready)
                 running[pool.submit(_work, ready, cache, device)] = ready
             if not running:
-                whole = False
-                break
+                return False
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 unit = running.pop(future)
                 if error := future.exception():
@@ -88,8 +86,24 @@ def run(
                     for job, row in zip(unit, made, strict=True):
                         finished += 1
                         losses = str(row["curve"]).split()
-                        say(f"{finished}/{len(jobs)} {job}: {losses[0]} {losses[-1]}, {row['seconds']} s")
+                        say(f"{finished}/{count} {job}: {losses[0]} {losses[-1]}, {row['seconds']} s")
+        return whole
+
+    whole = True
+    for stage in stages:
+        tasks = dict.fromkeys(job.task for job in stage(()) if only(job))
+        whole &= finish([(name, False) for name in tasks if not _trained(name, cache)], 0)
+        own = {name: tuple(sources.lineage(TASKS[name], cache).values()) for name in tasks if _trained(name, cache)}
+        rows = [row for row in ledger.read(path) if own.get(row["task"]) == lineage(row)]
+        done = {key_of(row) for row in rows}
+        wanted = [job for job in dict.fromkeys(stage(rows)) if only(job) and job.task in own]
+        jobs = [job for job in wanted if key_of(job.columns()) not in done]
+        whole &= finish([*_refinements(jobs, cache), *units(jobs, stack)], len(jobs))
     return whole
+
+
+def _trained(task: str, cache: Path) -> bool:
+    return sources.path_of(TASKS[task], cache, refined=False).exists()
 
 
 def _name(unit: Unit) -> str:
@@ -98,8 +112,7 @@ def _name(unit: Unit) -> str:
     return str(unit[0]) + (f", and {len(unit) - 1} more" if len(unit) > 1 else "")
 
 
-def _preparations(jobs: Sequence[Job], cache: Path) -> list[Unit]:
-    """Sources that are not there: the trained ones first."""
-    wanted = dict.fromkeys(need for job in jobs for need in needs([job]))
-    every = dict.fromkeys([need for each in wanted for need in needs(each)] + list(wanted))
-    return [need for need in every if not sources.path_of(TASKS[need[0]], cache, need[1]).exists()]
+def _refinements(jobs: Sequence[Job], cache: Path) -> list[Unit]:
+    """Refined sources that are not there."""
+    wanted = dict.fromkeys(need for job in jobs for need in needs([job]) if need[1])
+    return [need for need in wanted if not sources.path_of(TASKS[need[0]], cache, need[1]).exists()]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from experiments.language import HEAD
 from front_models._anatomy import Anatomy, Linear, Norm, find_anatomy
 
 State = Mapping[str, Tensor]
@@ -38,8 +37,8 @@ class Move:
 CHANNELS, FIXED = Axis(), Axis(free=False)
 
 
-def moves(old: Anatomy, new: Anatomy, layers: Layers, dims: Mapping[str, int]) -> Iterator[Move]:
-    """Where every tensor of the target comes from. dims: numbers of axes."""
+def moves(old: Anatomy, new: Anatomy, layers: Layers, heads: int, dims: Mapping[str, int]) -> Iterator[Move]:
+    """Where every tensor of the target comes from. heads: of the source; dims: numbers of axes."""
 
     def linear(a: Linear, b: Linear, other: Axis, reads: bool, silent: bool = False) -> Iterator[Move]:
         axes = [FIXED] * dims[a.weight]
@@ -59,7 +58,7 @@ def moves(old: Anatomy, new: Anatomy, layers: Layers, dims: Mapping[str, int]) -
         yield from linear(a, b, FIXED, False)
     for (i, silent), layer in zip(layers(len(old.layers), len(new.layers)), new.layers, strict=True):
         for one, two in zip(old.layers[i], layer, strict=True):
-            unit = HEAD if one.kind == "attention" else 1
+            unit = old.width // heads if one.kind == "attention" else 1
             yield from norm(one.norm, two.norm)
             for a, b in zip(one.reads, two.reads, strict=True):
                 yield from linear(a, b, Axis(unit, a.packed), True)
@@ -68,14 +67,17 @@ def moves(old: Anatomy, new: Anatomy, layers: Layers, dims: Mapping[str, int]) -
         yield from linear(a, b, FIXED, True)
     if old.final is not None and new.final is not None:
         yield from norm(old.final, new.final)
+    for before, after in zip(old.norms, new.norms, strict=True):
+        yield from norm(before, after)
 
 
 def start(
-    source: State, like: State, layers: Layers, resize: Callable[[Tensor, Tensor, tuple[Axis, ...]], Tensor]
+    source: State, like: State, heads: int, layers: Layers, resize: Callable[[Tensor, Tensor, tuple[Axis, ...]], Tensor]
 ) -> dict[str, Tensor]:
     old, new = (find_anatomy({name: tuple(x.shape) for name, x in state.items()}) for state in (source, like))
-    result = {name: tensor.clone() for name, tensor in like.items()}
-    for move in moves(old, new, layers, {name: x.dim() for name, x in source.items()}):
+    same = {name for name, tensor in like.items() if name in source and source[name].shape == tensor.shape}
+    result = {name: (source if name in same else like)[name].clone() for name in like}
+    for move in moves(old, new, layers, heads, {name: x.dim() for name, x in source.items()}):
         value = resize(source[move.source], like[move.target], move.axes)
         result[move.target] = torch.zeros_like(value) if move.silent else value
     return result
@@ -157,24 +159,24 @@ def silent_layers(old: int, new: int) -> list[tuple[int, bool]]:
     return [(i, i == before) for before, i in zip(chain([-1], sources), sources, strict=False)]
 
 
-def corner(source: State, like: State, layers: Layers) -> dict[str, Tensor]:
+def corner(source: State, like: State, heads: int, layers: Layers) -> dict[str, Tensor]:
     """The first channels, units and heads; where the target has more, its own values."""
-    return start(source, like, layers, partial(chosen, first))
+    return start(source, like, heads, layers, partial(chosen, first))
 
 
-def selection(source: State, like: State, layers: Layers) -> dict[str, Tensor]:
+def selection(source: State, like: State, heads: int, layers: Layers) -> dict[str, Tensor]:
     """Evenly spaced channels, units and heads (Xu et al., Initializing Models with Larger Ones, ICLR 2024)."""
-    return start(source, like, layers, partial(chosen, even))
+    return start(source, like, heads, layers, partial(chosen, even))
 
 
-def bilinear(source: State, like: State) -> dict[str, Tensor]:
-    return start(source, like, even_layers, resized)
+def bilinear(source: State, like: State, heads: int) -> dict[str, Tensor]:
+    return start(source, like, heads, even_layers, resized)
 
 
-def widened(source: State, like: State, layers: Layers, seed: int) -> dict[str, Tensor]:
+def widened(source: State, like: State, heads: int, layers: Layers, seed: int) -> dict[str, Tensor]:
     """Channels, units and heads copied, what reads the copies divided by their number (Chen et al., Net2Net, ICLR
     2016), and noise of a hundredth against their symmetry. Norms over channels copied unequally often see others."""
-    result = start(source, like, layers, partial(chosen, partial(doubled, seed), share=True))
+    result = start(source, like, heads, layers, partial(chosen, partial(doubled, seed), share=True))
     generator = torch.Generator().manual_seed(seed + 1)
     if any(tensor.shape != result[name].shape for name, tensor in source.items()):
         for value in result.values():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import front_models
 from experiments.starts import randomise
@@ -23,6 +23,7 @@ RATE_REFINED, LAM = 1e-3, 1.0
 def path_of(task: Task, folder: Path, refined: bool) -> Path:
     """Its name tells the recipe and the data."""
     recipe = repr((task.source, task.source_steps, task.source_lr, refined and (task.refine_steps, RATE_REFINED, LAM)))
+    recipe += task.begin.__module__ if task.begin else ""
     digest = hashlib.sha256((recipe + _fingerprint(task.load)).encode()).hexdigest()[:10]
     return folder / f"{task.name.replace(', ', '-')}-{task.source}{'-refined' if refined else ''}-{digest}.pt"
 
@@ -30,6 +31,27 @@ def path_of(task: Task, folder: Path, refined: bool) -> Path:
 @cache
 def _fingerprint(load: Callable[[], Data]) -> str:
     return hashlib.sha256(data_of(load, "cpu").train.float().numpy().tobytes()).hexdigest()
+
+
+@cache
+def _data_id(load: Callable[[], Data]) -> str:
+    data = data_of(load, "cpu")
+    return _digest([data.train, *data.held_out])
+
+
+@cache
+def _origin(path: Path) -> str:
+    return _digest(torch.load(path, map_location="cpu", weights_only=True)["state"].values())
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    return hashlib.sha256(b"".join(x.numpy().tobytes() for x in tensors)).hexdigest()[:10]
+
+
+def lineage(task: Task, folder: Path) -> dict[str, str]:
+    """Of a row, what tells the data, validation set included, and the trained source before any refinement: rows that
+    differ in either are not compared."""
+    return {"data": _data_id(task.load), "origin": _origin(path_of(task, folder, refined=False))}
 
 
 def prepare(task: Task, folder: Path, refined: bool, device: str) -> None:
@@ -45,6 +67,8 @@ def prepare(task: Task, folder: Path, refined: bool, device: str) -> None:
         torch.manual_seed(0)
         model = task.model(*task.source)
         randomise(model, fan_in=True)
+        if task.begin is not None:
+            model.load_state_dict(task.begin())
         model.to(device)
         train(model, data, task.source_steps, 0, task.source_lr, watch=False)
         more = {}
@@ -61,8 +85,7 @@ def load(task: Task, folder: Path, refined: bool) -> tuple[nn.Module, dict[str, 
     saved = torch.load(path_of(task, folder, refined), map_location="cpu", weights_only=True)
     model = task.model(*task.source)
     model.load_state_dict(saved["state"])
-    digest = hashlib.sha256(b"".join(x.numpy().tobytes() for x in saved["state"].values())).hexdigest()[:10]
-    return model, {"id": digest, **saved["about"]}
+    return model, {"id": _digest(saved["state"].values()), **saved["about"]}
 
 
 def _refine(model: nn.Module, data: Data, steps: int) -> dict[str, float]:

@@ -16,6 +16,7 @@ from experiments import rivals
 from experiments.tasks import Data, Size
 from front_models._align import _rotate
 from front_models._anatomy import find_anatomy
+from front_models._config import heads_of
 
 State = dict[str, Tensor]
 Make = Callable[[nn.Module, nn.Module, int, Data], State]
@@ -40,7 +41,8 @@ class Start:
 
 def randomise(model: nn.Module, *, fan_in: bool) -> None:
     """N(0, 0.02^2) for all weights, as GPT-2 and ViT have it; or N(0, 1 / fan_in), and N(0, 1) for what is looked up or
-    learnt per position. Biases are 0."""
+    learnt per position, unless a head reads it too. Biases are 0."""
+    tied = bool(getattr(model, "tied", False))
     for name, p in model.named_parameters():
         owner = model.get_submodule(name.rpartition(".")[0])
         if isinstance(owner, nn.LayerNorm):
@@ -48,7 +50,7 @@ def randomise(model: nn.Module, *, fan_in: bool) -> None:
         if name.endswith("bias"):
             nn.init.zeros_(p)
         else:
-            looked_up = isinstance(owner, nn.Embedding) or not name.endswith("weight")
+            looked_up = (isinstance(owner, nn.Embedding) and not tied) or not name.endswith("weight")
             nn.init.normal_(p, std=(1.0 if looked_up else p[0].numel() ** -0.5) if fan_in else 0.02)
 
 
@@ -138,7 +140,10 @@ def _residual(state: State | nn.Module, like: nn.Module) -> State:
 
 def _rival(how: Callable[..., State], *options: Any, seeded: bool = False) -> Make:
     def make(source: nn.Module, like: nn.Module, seed: int, data: Data) -> State:
-        return how(source.state_dict(), like.state_dict(), *options, *([seed] if seeded else []))
+        heads = heads_of(source)
+        assert heads is not None
+        options_of = (heads[0], *options, *([seed] if seeded else []))
+        return how(source.state_dict(), like.state_dict(), *options_of)
 
     return make
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments import language, vision
+from experiments import language, minilm, vision
 
 
 class Size(NamedTuple):
@@ -41,6 +41,9 @@ class Task:
     refine_steps: of FRONT+.
     targets: what a target is beside the source -> its size; the first is the one that learning rates are tuned on.
     steps: of a target.
+    rates: of which each start has the best.
+    begin: the weights that the source's training begins with; None: random numbers.
+    screened: whether all starts are tried, not the leading ones alone.
     """
 
     name: str
@@ -53,6 +56,9 @@ class Task:
     refine_steps: int
     targets: dict[str, Size]
     steps: int
+    rates: tuple[float, float, float] = (1e-3, 3e-3, 1e-2)
+    begin: Callable[[], dict[str, Tensor]] | None = None
+    screened: bool = True
 
 
 TARGETS = {
@@ -65,8 +71,20 @@ TARGETS = {
 }
 LANGUAGE = Task("language", language.Gpt, language.Text, language.flops, Size(6, 96), 2500, 3e-3, 500, TARGETS, 400)
 VISION = Task("vision", vision.Vit, vision.Digits, vision.flops, Size(6, 96), 2000, 1e-3, 300, TARGETS, 300)
+MINILM = Task(
+    "minilm", minilm.Bert, minilm.Masked, minilm.flops, Size(6, 384), 300, 3e-4, 0,
+    {
+        "narrower and shallower": Size(3, 192),
+        "narrower": Size(6, 192),
+        "shallower": Size(3, 384),
+        "wider": Size(6, 512),
+        "deeper": Size(8, 384),
+        "deeper and wider": Size(8, 512),
+    },
+    100, (3e-4, 1e-3, 3e-3), minilm.trained, False,
+)  # fmt: skip
 SMALL = {"narrower and shallower": Size(2, 32), "deeper and wider": Size(5, 64)}
-FULL = {task.name: task for task in (LANGUAGE, VISION)}
+FULL = {task.name: task for task in (LANGUAGE, VISION, MINILM)}
 QUICK = {
     name: dataclasses.replace(
         task, name=name, source=Size(4, 48), source_steps=600, refine_steps=60, targets=SMALL, steps=60

@@ -62,7 +62,7 @@ def train_together(models: Sequence[nn.Module], data: Data, steps: int, seeds: S
                         curve[step] = loss
             if rows is not None:
                 optimizer.zero_grad()
-                inputs, labels = (x.unflatten(0, rows.shape) for x in data.batch(rows.flatten()))
+                inputs, labels = (x.unflatten(0, rows.shape[:2]) for x in data.batch(rows.flatten(0, 1)))
                 each(weights, inputs, labels).sum().backward()
                 optimizer.step()
     return curves

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from experiments import check, jobs, measures, pool, report, rivals, sources, starts
+from experiments import check, jobs, measures, pool, report, rivals, sources, starts, vision
 from experiments.jobs import Job
 from experiments.tasks import LANGUAGE, SMALL, TASKS, VISION, Size, Task, data_of, loss_of
 from experiments.training import train, validated
@@ -147,6 +147,47 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert rows[0]["source id"] != rows[1]["source id"]
 
 
+@pytest.mark.parametrize("column", ["data", "origin"])
+def test_rows_of_other_data_or_another_source_are_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    tiny(monkeypatch)
+    one = Job("tiny", "narrower and shallower", "random", 0, 1e-3)
+    seen: list[int] = []
+
+    def stage(rows: Sequence[measures.Row]) -> Iterator[Job]:
+        seen.append(len(rows))
+        yield one
+
+    assert work(stage, tmp_path)[0]
+    assert work(stage, tmp_path) == (True, [])
+    assert seen == [0, 0, 0, 1]  # stages are asked which sources they need, then for jobs
+    rows = ledger.read(tmp_path / "proof.csv")
+    assert rows[0]["origin"] == rows[0]["source id"]
+    (tmp_path / "proof.csv").unlink()
+    ledger.append([rows[0] | {column: "another"}], tmp_path / "proof.csv")
+    whole, said = work(stage, tmp_path)
+    assert whole
+    assert len(said) == 1
+    assert seen[4:] == [0, 0]
+    both = ledger.read(tmp_path / "proof.csv")
+    assert [row[column] for row in both] == ["another", rows[0][column]]
+
+
+def test_the_validation_set_is_part_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fewer(vision.Digits):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held_out = self.held_out[0][1:], self.held_out[1][1:]
+
+    task = tiny(monkeypatch)
+    fewer = dataclasses.replace(task, load=Fewer)
+    sources.prepare(task, tmp_path, False, "cpu")
+    ours, other = sources.lineage(task, tmp_path), sources.lineage(fewer, tmp_path)
+    assert ours["origin"] == other["origin"]
+    assert ours["data"] != other["data"]
+
+
 def test_a_job_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny(monkeypatch)
     monkeypatch.setitem(starts.STARTS, "broken", starts.Start(lambda *_: {}))
@@ -190,7 +231,7 @@ def row(start: str, curve: str, *, seed: int = 0, lr: float = 3e-3, other: float
         "task": "vision", "relation": "narrower", "start": start, "seed": str(seed), "lr": str(lr), "steps": "20",
         "flops per step": "10.0", "other flops": str(other), "curve": curve, "source": "6x96", "target": "6x64",
         "source loss": "0.1", "source accuracy": "0.98", "device": "a CPU", "python": "3.12", "torch": "2",
-        "commit": "c", "date": "d",
+        "commit": "c", "date": "d", "data": "ours", "origin": "s",
     }  # fmt: skip
 
 
@@ -206,7 +247,7 @@ FIXTURE = [
 
 
 def test_measures() -> None:
-    reference, runs = measures.measured(FIXTURE, "vision", "narrower", jobs.RATES)
+    reference, runs = measures.measured(FIXTURE, "vision", "narrower", VISION.rates)
     assert reference == "random, fan-in"  # the better of the two, which reaches its last loss after 10 steps
     by_start = {run.start: run for run in runs}
     assert by_start["paper"].steps == 20
@@ -223,12 +264,12 @@ def test_measures() -> None:
 
 def test_rates_are_chosen_where_all_were_tried() -> None:
     rows = [row("paper", f"0:3.0 20:{last}", lr=lr) for lr, last in ((1e-3, 1.0), (3e-3, math.nan), (1e-2, 0.5))]
-    assert measures.tuned(rows[:2], "vision", "paper", jobs.RATES) is None
-    assert measures.tuned(rows, "vision", "paper", jobs.RATES) == 1e-2
+    assert measures.tuned(rows[:2], "vision", "paper", VISION.rates) is None
+    assert measures.tuned(rows, "vision", "paper", VISION.rates) == 1e-2
     planned = [job for stage in jobs.SETS["proof"] for job in stage(rows)]
     assert {job.lr for job in planned if (job.task, job.start, job.seed) == ("vision", "paper", 2)} == {1e-2}
     others = {job.lr for job in planned if (job.task, job.start, job.seed) == ("language", "paper", 2)}
-    assert others == {jobs.USUAL_RATE}
+    assert others == {LANGUAGE.rates[1]}
     assert planned[0].relation == "narrower and shallower"
 
 
@@ -247,6 +288,39 @@ def test_orderings() -> None:
     first = "language, quick, narrower and shallower, seed 0"
     assert check.broken(rows, 1) == [f"{first}: mean loss 1.000 of aligned is not below 1.000 of selection"]
     assert check.broken(rows[4:], 1)[0] == f"{first}: aligned or random was not run"
+
+
+def test_the_report_speaks_of_what_has_rows(tmp_path: Path) -> None:
+    rates = [row("paper", f"0:3.0 20:{last}", lr=lr) for lr, last in ((1e-3, 1.0), (3e-3, 0.9), (1e-2, 0.5))]
+    rows = [row("random", "0:3.0 20:1.0"), *rates, *(r | {"start": "selection"} for r in rates[:2]), rates[0]]
+    text = report.write(rows, tmp_path).read_text()
+    for absent in ("Controls are last", "FRONT+'s refinement", "its variants and FRONT+", "**language**", "**minilm**"):
+        assert absent not in text, absent
+    assert "might be better still:\n\n- vision at 0.01: paper\n" in text
+    assert "(vision 0.001, 0.003, 0.01)" in text
+    assert "the table's: selection, seed 0: 0.900 at 0.003, 1.000 at 0.001.\n" in text  # its rate was not tuned
+    other = {"relation": "wider", "target": "6x144"}
+    more = [r | other for r in (row("random", "0:3.0 20:1.0"), *rates, row("paper", "0:3.0 20:0.4"))]
+    assert ": paper, seed 0: 0.400 at 0.003, 0.500 at 0.01.\n" in report.write([*rows, *more], tmp_path).read_text()
+    more = [*rows, row("FRONT+", "0:3.0 20:0.5"), row("shuffled, paper", "0:3.0 20:0.5")]
+    more += [row("random", "0:9.0 20:6.0", lr=3e-4) | {"task": "minilm", "target": "6x192"}]
+    text = report.write(more, tmp_path).read_text()
+    for there in (
+        "Controls are last", "Counted, too: FRONT+'s refinement of the source. ", "its variants and FRONT+",
+        "trained for 300 steps", "(vision 0.001, 0.003, 0.01; minilm 0.0003, 0.001, 0.003)",
+    ):  # fmt: skip
+        assert there in text, there
+
+
+def test_rows_of_other_data_are_in_no_table(tmp_path: Path) -> None:
+    rows = [*FIXTURE, row("aligned", "0:0.1 20:0.1", seed=1) | {"data": ""}, row("random", "0:0.1 20:0.1", seed=1)]
+    rows[-1] |= {"origin": "t"}
+    assert measures.comparable(rows) == FIXTURE
+    assert report.write(rows[::-1], tmp_path).read_text().count("are in the ledger and in no table") == 2
+    text = report.write(rows, tmp_path).read_text()
+    assert "- vision: 1 rows of data not recorded, source s, are in the ledger and in no table" in text
+    assert "- vision: 1 rows of data ours, source t, are in the ledger and in no table" in text
+    assert "| aligned | 1 | 0.003 | 0.900 |" in text
 
 
 def test_report(tmp_path: Path) -> None:
