@@ -107,8 +107,10 @@ def test_few_coefficients(n, kept, dtype):
 # Around the pieces that the filters of decimation take (64 values), whole or not; 8 k = n and less, 4 k = n and less.
 @pytest.mark.parametrize(
     ("n", "k"),
-    [(512, 64), (516, 64), (592, 74), (576, 72), (1028, 128), (4096, 512), (4160, 40)]
-    + [(1024, 256), (1028, 257), (1084, 260), (2048, 260), (4096, 1024), (11008, 2752)],
+    [
+        *((512, 64), (516, 64), (592, 74), (576, 72), (1028, 128), (4096, 512), (4160, 40)),
+        *((1024, 256), (1028, 257), (1084, 260), (2048, 260), (4096, 1024), (11008, 2752)),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dim", [0, 1])
