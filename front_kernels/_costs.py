@@ -7,12 +7,13 @@ products stay behind half of the tensor cores' peak. Other devices' rates go wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["DEVICES", "Device", "Problem", "cuda_us", "device_named", "too_large", "triton_us"]
+__all__ = ["DEVICES", "Device", "Problem", "cuda_us", "device_named", "problems_of", "too_large", "triton_us"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Device:
     launch_us: float = 3.0
 
 
+FORWARD, INVERSE, RESIZE = 0, 1, 2  # csrc/params.h's Direction
 DEVICES = {
     "NVIDIA H200": Device(bytes=4.24e6, half=395e6, single=197e6, double=30e6, points=0.6e6),
     "NVIDIA H100": Device(bytes=3.0e6, half=395e6, single=197e6, double=30e6, points=0.55e6),
@@ -98,6 +100,36 @@ class Problem(NamedTuple):
         # The inverse is the transpose: what comes first there is last here.
         found = min(rows_first, columns_first, key=lambda passes: sum(n * k * lanes for n, k, lanes, _ in passes))
         return found[::-1] if self.inverse else found
+
+
+def _pair(shape: Sequence[Any]) -> Any:
+    return shape[-2], shape[-1]
+
+
+def problems_of(
+    direction: int,
+    count: int,
+    x: Sequence[int | None],
+    out: Sequence[int | None],
+    k: Sequence[int],
+    dtypes: Sequence[torch.dtype],
+    by_columns: bool = False,
+) -> list[Problem]:
+    """What the model is asked about matrices of shape x that become matrices of shape out.
+
+    Of one axis: its size, and the lanes; the side with fewer coefficients has None for them. `by_columns`: the first
+    axis of x is the contiguous one.
+    """
+    first, last = dtypes
+    if direction == FORWARD:
+        return [Problem(count, _pair(x), _pair(out), False, first, last, by_columns)]
+    if direction == INVERSE:
+        return [Problem(count, _pair(out), _pair(x), True, first, last)]
+    middle = torch.float64 if torch.float64 in dtypes else torch.float32
+    return [
+        Problem(count, _pair(x), _pair(k), False, first, middle, by_columns),
+        Problem(count, _pair(out), _pair(k), True, middle, last),
+    ]
 
 
 def largest_factor(n: int) -> int:

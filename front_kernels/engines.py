@@ -22,7 +22,7 @@ from ._variants import IN_PLACE, MANY
 
 __all__ = ["Choice", "available", "choose"]
 
-_FORWARD, _INVERSE, _RESIZE = 0, 1, 2  # csrc/params.h's Direction
+_FORWARD, _INVERSE, _RESIZE = _costs.FORWARD, _costs.INVERSE, _costs.RESIZE
 _NAMES = ("forward", "inverse", "resize")
 
 
@@ -156,36 +156,6 @@ def _target(gpu: Gpu, precision: str) -> Any:
     return plan.Target((gpu.name, gpu.architecture), gpu.multiprocessors, precision, gpu.nvidia)
 
 
-def _pair(shape: Sequence[Any]) -> Any:
-    return shape[-2], shape[-1]
-
-
-def problems_of(
-    direction: int,
-    count: int,
-    x: Sequence[int | None],
-    out: Sequence[int | None],
-    k: Sequence[int],
-    dtypes: Sequence[torch.dtype],
-    by_columns: bool = False,
-) -> list[_costs.Problem]:
-    """What the model is asked about matrices of shape x that become matrices of shape out.
-
-    Of one axis: its size, and the lanes; the side with fewer coefficients has None for them. `by_columns`: the first
-    axis of x is the contiguous one.
-    """
-    first, last = dtypes
-    if direction == _FORWARD:
-        return [_costs.Problem(count, _pair(x), _pair(out), False, first, last, by_columns)]
-    if direction == _INVERSE:
-        return [_costs.Problem(count, _pair(out), _pair(x), True, first, last)]
-    middle = torch.float64 if torch.float64 in dtypes else torch.float32
-    return [
-        _costs.Problem(count, _pair(x), _pair(k), False, first, middle, by_columns),
-        _costs.Problem(count, _pair(out), _pair(k), True, middle, last),
-    ]
-
-
 def _count(shape: Sequence[int]) -> int:
     total = 1
     for n in shape:
@@ -203,7 +173,7 @@ def _engine(op: str, gpu: Gpu, *matrices: Any) -> str:
 @functools.lru_cache(maxsize=4096)
 def _engine_for(gpu: Gpu, asked: str | None, precision: str, *matrices: Any) -> str:
     """Of what problems_of takes, found once: a call costs microseconds."""
-    return _chosen(tuple(problems_of(*matrices)), gpu, asked, precision).engine
+    return _chosen(tuple(_costs.problems_of(*matrices)), gpu, asked, precision).engine
 
 
 def _forget_choices() -> None:

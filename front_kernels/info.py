@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import _C, _contract, engines
+from . import _C, _contract, _costs, engines
 from .ops import Pair, _pair
 
 
@@ -93,7 +93,7 @@ def _gpu_plan(
     gpu = engines.gpu_of(device)
     direction = int(inverse)
     shapes = (kept, size) if inverse else (size, kept)
-    choice = engines.choose(engines.problems_of(direction, 1, *shapes, (), (dtype, dtype)), gpu, engine)
+    choice = engines.choose(_costs.problems_of(direction, 1, *shapes, (), (dtype, dtype)), gpu, engine)
     make = _cuda_launches if choice.engine == "cuda" else _triton_launches
     launches, workspace = make(size, kept, dtype, direction, device, gpu)
     compute = torch.float64 if dtype == torch.float64 else torch.float32

@@ -22,7 +22,7 @@ if torch.cuda.is_available():
     pytest.skip("there is a GPU: tests/gpu runs the kernels on it, these interpret them", allow_module_level=True)
 from triton.runtime import interpreter
 
-from front_kernels.triton import kernels, launch, plan
+from front_kernels.triton import launch, plan, sums
 
 TERMS = 8
 
@@ -142,4 +142,4 @@ def test_split_operands_keep_float32(precision):
     exact = a.astype(np.float64) @ b.astype(np.float64)
     value = product(a, b, np.zeros((16, 16), np.float32), precision)
     assert np.linalg.norm(value - exact) <= 1e-6 * np.linalg.norm(exact)
-    assert kernels.WIDEN.value is True
+    assert sums.WIDEN.value is True

@@ -11,53 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .kernels import _dot, _matrix, _product, _store
-
-
-@triton.jit
-def _moments(value, shift, mask, total, square):
-    """x - shift, and the sums so far."""
-    d = tl.where(mask, value - shift, 0.0)
-    return d, total + tl.sum(d, 0), square + tl.sum(d * d, 0)
-
-
-@triton.jit
-def _sums(
-    x, x_j, x_l, n, first, end, l0, lanes, basis, basis_u, parity, term, shift,
-    FOLD: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, TERMS: tl.constexpr, PRECISION: tl.constexpr,
-    BU: tl.constexpr, BJ: tl.constexpr, BL: tl.constexpr,
-):  # fmt: skip
-    """kernels.py's, and the moments of every lane."""
-    j, u = first + tl.arange(0, BJ), tl.arange(0, BU)
-    lane = l0 + tl.arange(0, BL)
-    inside = (lane < lanes)[None, :]
-    columns = x + lane.to(tl.int64)[None, :] * x_l
-    tile = basis + u.to(tl.int64)[:, None] * basis_u + j[None, :]
-    even = tl.zeros((BU, BL), SUM)
-    odd = tl.zeros((BU, BL), SUM)
-    total = tl.zeros((BL,), SUM)
-    square = tl.zeros((BL,), SUM)
-    for _ in range(first, end, BJ):
-        here = (j < end)[:, None] & inside
-        a = tl.load(columns + j.to(tl.int64)[:, None] * x_j, mask=here, other=0)
-        d, total, square = _moments(a.to(SUM), shift, here, total, square)
-        if a.dtype == SUM:
-            a = d
-        if FOLD:
-            mirror = n - 1 - j
-            there = ((j < end) & (mirror > j))[:, None] & inside
-            b = tl.load(columns + mirror.to(tl.int64)[:, None] * x_j, mask=there, other=0)
-            d, total, square = _moments(b.to(SUM), shift, there, total, square)
-            if b.dtype == SUM:
-                b = d
-            a, b = a.to(SUM), b.to(SUM)
-            even += _product(tile, term, (a + b).to(DOT), SUM, TERMS, PRECISION)
-            odd += _product(tile + parity, term, (a - b).to(DOT), SUM, TERMS, PRECISION)
-        else:
-            even += _product(tile, term, a.to(DOT), SUM, TERMS, PRECISION)
-        j += BJ
-        tile += BJ
-    return even, odd, tl.sum(total), tl.sum(square)
+from .sums import _dot, _matrix, _product, _store_rows, _sums
 
 
 @triton.jit
@@ -81,18 +35,14 @@ def axis(
     end = (terms + 1) // 2 if FOLD else terms
     even, odd, total, square = _sums(
         x, x_j, x_l, n, 0, end, l0, lanes, basis + u0.to(tl.int64) * basis_u, basis_u, parity, term,
-        tl.load(shifts + z).to(SUM), FOLD, DOT, SUM, TERMS, PRECISION, BU, BJ, BL
+        tl.load(shifts + z).to(SUM), FOLD, True, DOT, SUM, TERMS, PRECISION, BU, BJ, BL
     )  # fmt: skip
     u, l = u0 + tl.arange(0, BU), l0 + tl.arange(0, BL)  # noqa: E741
-    if FOLD:
-        _store(out, even * scale, 2 * u, l, rows, lanes, out_u, out_l)
-        _store(out, odd * scale, 2 * u + 1, l, rows, lanes, out_u, out_l)
-    else:
-        _store(out, even * scale, u, l, rows, lanes, out_u, out_l)
+    _store_rows(out, even * scale, odd * scale, u, l, rows, lanes, out_u, out_l, FOLD)
     if u0 == 0:
         at = moments + (program // tiles_u).to(tl.int64) * 2
-        tl.store(at, total)
-        tl.store(at + 1, square)
+        tl.store(at, tl.sum(total))
+        tl.store(at + 1, tl.sum(square))
 
 
 @triton.jit
@@ -115,7 +65,7 @@ def crop(
     x = _matrix(x, z, matrices, inner, x_0, x_1, X_GROUPED, X_TYPE, ALIGNED)
     shift = tl.load(shifts + z).to(SUM)
     even, odd, total, square = _sums(x, x_j, x_l, n, first, end, l0, lanes, basis, basis_u, parity, term, shift, FOLD,
-                                     DOT, SUM, TERMS, PRECISION, BU, BJ, BL)  # fmt: skip
+                                     True, DOT, SUM, TERMS, PRECISION, BU, BJ, BL)  # fmt: skip
     l, u = l0 + tl.arange(0, BL), tl.arange(0, BU)[:, None]  # noqa: E741
     for v0 in range(0, KV, BV):
         v = v0 + tl.arange(0, BV)[None, :]
@@ -127,8 +77,8 @@ def crop(
             tl.store(at + (2 * u + 1) * KV, _dot(odd, lane_tile, zero, LANE_PRECISION))
         else:
             tl.store(at + u * KV, _dot(even, lane_tile, zero, LANE_PRECISION))
-    tl.store(moments + program * 2, total)
-    tl.store(moments + program * 2 + 1, square)
+    tl.store(moments + program * 2, tl.sum(total))
+    tl.store(moments + program * 2 + 1, tl.sum(square))
 
 
 @triton.jit
