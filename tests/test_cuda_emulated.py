@@ -188,56 +188,6 @@ def test_float64_through_memory(n):
     check_axis(n, n, lanes=2, kind=F64)
 
 
-# Of many lanes all steps are one launch, in which a block takes one lane after the other: convolutions, and two steps,
-# of even and odd lengths.
-@pytest.mark.parametrize(
-    ("n", "kept", "lanes", "kind"),
-    [(94, 41, 521, F32), (47, 47, 521, F32), (62, 62, 521, F64), (30522, 400, 9, F32), (65536, 1000, 9, F32),
-     (59049, 59049, 9, F32)],
-)  # fmt: skip
-@pytest.mark.parametrize("direction", [FORWARD, INVERSE])
-def test_many_lanes_through_memory(n, kept, lanes, kind, direction):
-    x = randn(lanes, n if direction == FORWARD else kept, kind=kind)
-    results = []
-    for seed in (0, 1) if n < 100 else (1,):
-        out, names = axis(x, direction, n, kept, seed=seed)
-        assert [name.split("_")[1] for name in names] == ["through"]
-        results.append(out)
-    expected = exact(x, direction, (n,), (kept,))
-    typical = 1.0 if direction == FORWARD else (kept / n) ** 0.5
-    tolerance = LIMIT[F64] if kind == F64 else LIMIT_THROUGH_MEMORY
-    assert_matches(results[0], expected, dtype=TORCH[kind], tolerance=tolerance, lanes=True, rms=typical)
-    assert torch.equal(results[0], results[-1])
-
-
-def test_nan_stays_in_its_lane_where_a_block_takes_many():
-    x = randn(521, 94)
-    x[4, 50] = float("nan")
-    out, _ = axis(x, FORWARD, 94, 94)
-    assert out[4].isnan().all()
-    assert not out[torch.arange(521) != 4].isnan().any()
-
-
-@pytest.mark.parametrize("direction", [FORWARD, INVERSE])
-def test_many_matrices_of_many_lanes_through_memory(direction):
-    """Along rows, a batch axis and more pointers than a launch takes; along columns, through the intermediate."""
-    for m, n, count in ((9, 94, 70), (94, 300, 2)):
-        kept = (m, 30) if m == 9 else (31, 260)
-        shape, result = ((m, n), kept) if direction == FORWARD else (kept, (m, n))
-        x, out = randn(count, 1, *shape), torch.full((count, 1, *result), float("nan"))
-        strides = [shape[1], 1, result[1], 1]
-        names = execute(
-            lambda workspace, x=x, out=out, m=m, n=n, kept=kept, strides=strides: _C.cuda_matrix_launches(
-                direction, [m, n, *kept, 0, 0], strides, [F32] * 3, "ortho", [a.data_ptr() for a in x],
-                [a.data_ptr() for a in out], [], workspace, SMALL,
-            ),
-            x, out, 1,
-        )  # fmt: skip
-        kinds = [name.split("_")[1] for name in names]
-        assert kinds.count("through") == (2 if count == 70 else 1)
-        assert_matches(out[:, 0], exact(x[:, 0], direction, (m, n), kept), dtype=torch.float32)
-
-
 @pytest.mark.parametrize("norm", ["backward", "forward", "adjoint:backward", "adjoint:forward"])
 @pytest.mark.parametrize("n", [26, 31, 94])
 def test_norms(n, norm):
