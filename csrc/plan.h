@@ -35,6 +35,17 @@ struct AxisPlan {
   int64_t split = 1;
   DftPlan dft;
   double cost = 0;  // vector operations per lane
+
+  // How many times `kept` coefficients go round the points of a subsequence's spectrum.
+  int64_t runs() const { return (kept + dft.n - 1) / dft.n; }
+  // Whether the last stage of the DFTs and the pairs of the spectrum are one step (cpu/pairs.h): the common cases whose
+  // points do not overflow the registers by too much.
+  bool fused() const {
+    if (dense || length() % 2 != 0 || dft.conv != 0) return false;
+    const int32_t last = dft.radices.back();
+    if (last == 1 || last == 7 || last > 8) return false;
+    return split == 1 ? runs() <= 2 : split == 2 && runs() == 1 && last > 2 && last < 8;
+  }
 };
 
 namespace plan_detail {
@@ -65,6 +76,7 @@ inline double stage_cost(int32_t radix) {
 }
 constexpr double kPointCost = 10;     // per complex point of a DFT: what it costs to bring it near, whatever the stages
 constexpr double kCombineCost = 7;    // per kept coefficient and subsequence: 4 products, 4 loads, half a store
+constexpr double kPairsCost = 5;      // per complex point where the pairs are a step of their own
 constexpr double kPointwiseCost = 8;  // per point of a complex product with load and store
 
 // The dense transform: per value for the fold x_i +- x_{n-1-i}; per product, kDenseBlock coefficients at a time.
@@ -72,7 +84,8 @@ constexpr double kFoldCost = 3, kProductCost = 1.5;
 constexpr int64_t kDenseBlock = 8;
 constexpr int64_t kLargestBasis = 1 << 17;  // products: a basis that stays in a core's cache
 
-// Decimation: n / share coefficients are kept at most; `flatness` is tables.cpp's; below a length it does not pay.
+// Decimation by a filter of `taps` with the response T(b c) / T(b) (1 + flatness (1 - c^2)) (tables.cpp), where n /
+// share coefficients are kept at most; below the shortest length it does not pay.
 struct Filter {
   int64_t share;
   int taps;
@@ -86,22 +99,20 @@ constexpr double kTapCost = 0.5;  // per value and tap
 constexpr int64_t kNearBytes = 24 << 10;
 
 // Prime factors as radices, innermost stage first; empty if one is too large. The last stage is done together with the
-// pairs of the spectrum, whose points fill the registers: a small radix is the best for it.
+// pairs of the spectrum, whose points fill the registers: a small radix is the best for it, and 7 and more are not for
+// it.
 inline std::vector<int32_t> factorize(int64_t n) {
   std::vector<int32_t> large, radices, odd;
   int twos = 0;
   while (n % 2 == 0) n /= 2, ++twos;
   for (int64_t p = 3; n > 1; p += 2) {
     if (p > kLargestRadix) return {};
-    while (n % p == 0) (p > 8 ? large : odd).push_back(static_cast<int32_t>(p)), n /= p;
+    while (n % p == 0) (p > 5 ? large : odd).push_back(static_cast<int32_t>(p)), n /= p;
   }
   radices = large;
-  int eights = twos / 3, rest = twos % 3;
-  if (rest == 0 && eights > 1 && odd.empty()) --eights, rest = 3;
-  radices.insert(radices.end(), eights, 8);
+  radices.insert(radices.end(), twos / 3, 8);
   radices.insert(radices.end(), odd.rbegin(), odd.rend());
-  if (rest >= 2) radices.push_back(4);
-  if (rest % 2 == 1) radices.push_back(2);
+  if (twos % 3 != 0) radices.push_back(1 << twos % 3);
   if (radices.empty()) radices.push_back(1);
   return radices;
 }
@@ -145,12 +156,15 @@ inline AxisPlan plan_fft(int64_t n, int64_t kept) {
   bool found = false;
   for (int64_t split = 1; split <= kLargestSplit && 2 * split <= n; ++split) {
     if (n % (2 * split) != 0) continue;
-    DftPlan dft = plan_dft(n / (2 * split));
-    double cost = (dft.cost + kCombineCost * static_cast<double>(kept)) * static_cast<double>(split);
-    if (found && cost >= best.cost) continue;
-    best.split = split;
-    best.dft = std::move(dft);
-    best.cost = cost;
+    AxisPlan plan;
+    plan.n = n;
+    plan.kept = kept;
+    plan.split = split;
+    plan.dft = plan_dft(n / (2 * split));
+    plan.cost = (plan.dft.cost + kCombineCost * static_cast<double>(kept)) * static_cast<double>(split);
+    if (!plan.fused()) plan.cost += kPairsCost * static_cast<double>(n / 2);
+    if (found && plan.cost >= best.cost) continue;
+    best = std::move(plan);
     found = true;
   }
   return best;
@@ -191,6 +205,7 @@ inline std::string to_string(const AxisPlan& p) {
   if (p.dft.conv) s << " by convolution of length " << p.dft.conv;
   s << ", radices";
   for (int32_t r : p.dft.radices) s << ' ' << r;
+  if (p.fused()) s << ", the last one with the pairs";
   s << ", " << static_cast<int64_t>(p.cost) << " vector operations per lane";
   return s.str();
 }

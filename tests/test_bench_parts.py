@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import time
@@ -104,14 +105,25 @@ def test_one_wrong_row_or_column_is_seen_in_a_sample(monkeypatch, axis, wrong):
         p.errors(torch.zeros(20, 30))
 
 
-def test_calls_are_taken_in_turn():
-    calls = []
-    half = 0.55 * clocks.WARM
-    times = clocks.in_turn({name: lambda name=name: calls.append(name) or time.sleep(half) for name in "ab"}, 0)
-    assert calls == list("aaabbb") * 5  # two to be warm
-    assert {name: len(found) for name, found in times.items()} == {"a": 5, "b": 5}
+def test_calls_are_taken_in_turn(monkeypatch):
+    now, calls = 0.0, []
+
+    def takes(seconds: float, name: str) -> None:
+        nonlocal now
+        now += seconds
+        calls.append(name)
+
+    monkeypatch.setattr(clocks, "time", SimpleNamespace(perf_counter=lambda: now))
+    lasts = {"a": 0.55 * clocks.WARM, "b": 2 * clocks.WARM}
+    runs = {name: functools.partial(takes, seconds, name) for name, seconds in lasts.items()}
+    times = clocks.in_turn(runs, 0)
+    assert calls == list("aaaabb") * 5  # half of them to be warm
+    assert times == {name: [pytest.approx(lasts[name])] * count for name, count in (("a", 10), ("b", 5))}
     calls.clear()
-    clocks.in_turn({"a": lambda: calls.append("a") or time.sleep(1.1 * clocks.LONG)}, 0)
+    clocks.in_turn(runs, 7.5 * (4 * lasts["a"] + 2 * lasts["b"]))  # what a round takes
+    assert calls == list("aaaabb") * 8
+    calls.clear()
+    clocks.in_turn({"a": functools.partial(takes, 1.1 * clocks.LONG, "a")}, 0)
     assert len(calls) == 1 + 5  # nothing is left in the caches by a long call
     assert clocks.Times([1.0, 2, 3, 4, 5, 6, 7, 8, 9]).percentiles() == (2.0, 8.0)
     assert clocks.Times([3.0, 1, 2]).median == 2

@@ -57,11 +57,21 @@ def test_few_coefficients_are_dense(n, kept, dense):
 
 
 def test_only_float32_is_decimated():
-    assert "decimated by 10 taps" in _C.plan_axis(4096, 512, 4)["text"]
+    taps = {k: _C.plan_axis(4096, k, 4)["taps"] for k in (512, 513, 1024, 1025)}
+    assert taps == {512: 10, 513: 18, 1024: 18, 1025: 0}
     assert "decimated by 18 taps" in _C.plan_axis(4096, 513, 4)["text"]
-    assert _C.plan_axis(4096, 1024, 4)["decimated"]
-    assert not _C.plan_axis(4096, 1025, 4)["decimated"]
     assert not _C.plan_axis(4096, 512, 8)["decimated"]
+
+
+@pytest.mark.parametrize("n", [96, 176, 384, 768, 896, 1024, 3072, 4096, 8192, 11008, 13824, 14336, 18944, 28672])
+@pytest.mark.parametrize("share", [1, 2, 3, 4])
+def test_plans_of_smooth_lengths_end_with_the_pairs(n, share):
+    """Whenever a few more points in the registers allow it: other plans pass over the points once more."""
+    plan = _C.plan_axis(n, n // share)
+    assert plan["fused"]
+    assert plan["radices"][-1] in (2, 3, 4, 5, 8)
+    assert "the last one with the pairs" in plan["text"]
+    assert not _C.plan_axis(30522, 30522 // share)["fused"]
 
 
 def test_plan_for_names_both_axes():

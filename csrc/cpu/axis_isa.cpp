@@ -33,7 +33,7 @@ void spread_points(const AxisView<T>& axis, Complex<T>* z) {
   for (int64_t k = axis.kept; k < axis.half; ++k) z[k] = Complex<T>::zero();
 }
 
-// Values -> kept coefficients, in place: real number forward_in[i] -> forward_out[k] of the work array.
+// Values -> kept coefficients, in place: real number forward_in[i] -> coefficient_at[k] of the work array.
 template <class T>
 void forward(const AxisView<T>& axis, Complex<T>* z) {
   if (axis.dense) return dense_forward<T>(axis, reinterpret_cast<Vector<T>*>(z));
@@ -43,7 +43,7 @@ void forward(const AxisView<T>& axis, Complex<T>* z) {
   combine_points(axis, z);
 }
 
-// Kept coefficients -> values, in place: inverse_in[k] -> inverse_out[i]. The transpose of a DFT is the DFT with
+// Kept coefficients -> values, in place: coefficient_at[k] -> inverse_out[i]. The transpose of a DFT is the DFT with
 // conjugated twiddles: the same code on points with re and im exchanged.
 template <class T>
 void inverse(const AxisView<T>& axis, Complex<T>* z) {
@@ -197,7 +197,7 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
     if (first_forward)
       load_values(pass, axis, group);
     else
-      load_group(pass, group, 0, axis.kept, axis.inverse_in, group.work);
+      load_group(pass, group, 0, axis.kept, axis.coefficient_at, group.work);
     for (int g = 0; g < group.work.count; ++g) {
       auto* z = reinterpret_cast<Complex<T>*>(group.work[g]);
       if (first_forward)
@@ -205,13 +205,13 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
       else
         inverse(axis, z);
       if (resize) {
-        for (int64_t k = 0; k < axis.kept; ++k) coefficients[k] = group.work[g][axis.forward_out[k]];
-        for (int64_t k = 0; k < axis.kept; ++k) group.work[g][back.inverse_in[k]] = coefficients[k];
+        for (int64_t k = 0; k < axis.kept; ++k) coefficients[k] = group.work[g][axis.coefficient_at[k]];
+        for (int64_t k = 0; k < axis.kept; ++k) group.work[g][back.coefficient_at[k]] = coefficients[k];
         inverse(back, z);
       }
     }
     if (last_forward)
-      store_group(pass, group, 0, axis.kept, axis.forward_out, group.work);
+      store_group(pass, group, 0, axis.kept, axis.coefficient_at, group.work);
     else
       store_values(pass, back, group);
   }

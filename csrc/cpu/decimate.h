@@ -1,8 +1,9 @@
 // Half the length where at most a quarter of the coefficients is kept, in float32. A symmetric filter of even length
 // keeps DCT-II's symmetry exactly: with y_j = sum_t h_t (x_{2j-t} + x_{2j+1+t}), x continued by reflection, the DCT-II
 // of y is A(u) X_u - A(n-u) X_{n-u} with A(u) = sum_t h_t cos(pi (2t+1) u / 2n). The filters make A(n-u) / A(u) at most
-// 2.1e-9 for the kept u (10 taps, an eighth) and 9.0e-10 (18 taps, a quarter), and the table divides by A(u)
-// (tables.cpp). The inverse runs the transpose. Included only by axis_isa.cpp.
+// 4.2e-9 for the kept u (10 taps, an eighth) and 7.2e-9 (18 taps, a quarter; both are a fifth of that and less but for
+// the rounding of the taps to float32), and the table divides by A(u) (tables.cpp). The inverse runs the transpose.
+// Included only by axis_isa.cpp.
 #pragma once
 
 #include "block.h"
@@ -22,13 +23,13 @@ struct Count {
 constexpr Count kInOrder;
 
 // n values of every lane, which load(begin, count, index, works) brings, filtered -> n / 2 at index[j] of the work
-// arrays. kTaps: half the filter's.
-template <int kTaps, class T, class Load>
+// arrays.
+template <int kHalfTaps, class T, class Load>
 void decimate(int64_t n, const T* filter, const int32_t* index, Works<T> works, Load load) {
   // u[i] = x[begin - 2 kReach + i]
-  constexpr int kReach = kTaps - 1, kBefore = 2 * kReach, kStride = kBefore + kChunk + kReach;
-  Vector<T> chunk[kMostSideBySide * kStride], h[kTaps];
-  for (int t = 0; t < kTaps; ++t) h[t] = splat(filter[t]);
+  constexpr int kReach = kHalfTaps - 1, kBefore = 2 * kReach, kStride = kBefore + kChunk + kReach;
+  Vector<T> chunk[kMostSideBySide * kStride], h[kHalfTaps];
+  for (int t = 0; t < kHalfTaps; ++t) h[t] = splat(filter[t]);
   int64_t j = 0;
   for (int64_t begin = 0; begin < n; begin += kChunk) {
     const int64_t count = n - begin < kChunk ? n - begin : kChunk;
@@ -56,12 +57,12 @@ void decimate(int64_t n, const T* filter, const int32_t* index, Works<T> works, 
 
 // The transpose: n / 2 values at index[j] of the work arrays -> n of every lane, which store(begin, count, index,
 // works) takes away.
-template <int kTaps, class T, class Store>
+template <int kHalfTaps, class T, class Store>
 void interpolate(int64_t n, const T* filter, const int32_t* index, Works<T> works, Store store) {
-  constexpr int kHalf = kChunk / 2, kEdge = kTaps / 2;
+  constexpr int kHalf = kChunk / 2, kEdge = kHalfTaps / 2;
   const int64_t half = n / 2;
-  Vector<T> chunk[kMostSideBySide * kChunk], v[kHalf + 2 * kEdge], h[kTaps];
-  for (int t = 0; t < kTaps; ++t) h[t] = splat(filter[t]);
+  Vector<T> chunk[kMostSideBySide * kChunk], v[kHalf + 2 * kEdge], h[kHalfTaps];
+  for (int t = 0; t < kHalfTaps; ++t) h[t] = splat(filter[t]);
   for (int64_t begin = 0; begin < half; begin += kHalf) {
     const int64_t count = half - begin < kHalf ? half - begin : kHalf;
     for (int g = 0; g < works.count; ++g) {
@@ -73,7 +74,7 @@ void interpolate(int64_t n, const T* filter, const int32_t* index, Works<T> work
       for (int64_t i = 0; i < count; ++i) {
         const Vector<T>* y = v + kEdge + i;
         Vector<T> even{}, odd{};
-        for (int t = kTaps; t-- > 0;) {
+        for (int t = kHalfTaps; t-- > 0;) {
           const int at = t % 2 == 0 ? t / 2 : -(t + 1) / 2;
           even += h[t] * y[at], odd += h[t] * y[-at];
         }
@@ -89,10 +90,10 @@ template <class F>
 void with_taps(int taps, F f) {
   constexpr auto& kFilters = plan_detail::kFilters;
   static_assert(sizeof kFilters / sizeof *kFilters == 2);
-  if (taps == kFilters[0].taps)
-    f(Constant<kFilters[0].taps / 2>{});
-  else
-    f(Constant<kFilters[1].taps / 2>{});
+  static_assert(kFilters[0].shortest >= 2 * kFilters[0].taps && kFilters[1].shortest >= 2 * kFilters[1].taps);
+  if (taps == kFilters[0].taps) return f(Constant<kFilters[0].taps / 2>{});
+  if (taps == kFilters[1].taps) return f(Constant<kFilters[1].taps / 2>{});
+  __builtin_trap();
 }
 
 }  // namespace front::cpu::FRONT_ISA

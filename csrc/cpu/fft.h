@@ -1,6 +1,6 @@
-// Complex DFT of W independent lanes, in place: z[j] holds point j of every lane. Decimation in time (and in frequency,
-// its transpose, for convolutions): stages pass over what stays in the innermost cache, longer transforms recurse.
-// Included only by axis_isa.cpp (see simd.h).
+// Complex DFT of W independent lanes, in place: z[j] holds point j of every lane. Decimation in time, and in frequency,
+// its transpose, for convolutions and inverses: stages pass over what stays in the innermost cache, longer transforms
+// recurse. Included only by axis_isa.cpp (see simd.h).
 #pragma once
 
 #include "simd.h"
@@ -25,10 +25,6 @@ FRONT_INLINE Complex<T> plus_i(Complex<T> a) {
   return {-a.im, a.re};
 }
 template <class T>
-FRONT_INLINE Complex<T> broadcast(const T* w) {
-  return {splat(w[0]), splat(w[1])};
-}
-template <class T>
 FRONT_INLINE Complex<T> times(Complex<T> a, const T* w) {
   const Vector<T> re = splat(w[0]), im = splat(w[1]);
   return {a.re * re - a.im * im, a.re * im + a.im * re};
@@ -37,12 +33,6 @@ FRONT_INLINE Complex<T> times(Complex<T> a, const T* w) {
 // y_k = sum_j exp(-2 pi i j k / R) y_j, in registers.
 template <int R>
 struct Butterfly;
-
-template <>
-struct Butterfly<1> {
-  template <class T>
-  FRONT_INLINE static void run(Complex<T>*) {}
-};
 
 template <>
 struct Butterfly<2> {

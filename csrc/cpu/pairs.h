@@ -6,8 +6,8 @@
 // its coefficients replace it. Coefficient k = q half + r then is real number `part(q) + 2 r` of the work array.
 //
 // The last stage of a DFT turns the points k + j span, j = 0..R-1, into the results at the same places, whose mirrors
-// are those of span - k. So both sets are transformed in registers, and the coefficients are all that is stored: half
-// as much or less, and a pass over the points is saved. The inverse does the opposite in its first stage.
+// are those of span - k. So where AxisPlan::fused, both sets are transformed in registers, and the coefficients are all
+// that is stored: a pass over the points is saved. The inverse does the opposite in its first stage.
 #pragma once
 
 #include "fft.h"
@@ -15,11 +15,16 @@
 
 namespace front::cpu::FRONT_ISA {
 
+template <class T>
+FRONT_INLINE const StageView<T>& last_stage(const AxisView<T>& axis) {
+  return axis.dft.fft.stage[axis.dft.fft.stages - 1];
+}
+
 FRONT_INLINE int64_t part(int64_t q, int64_t half) { return q / 2 * 2 * half + q % 2; }
 
 // Calls f(q, k, mirrored) for the kept coefficients of a pair: k % half is b if mirrored, else a.
 template <int kRuns, class F>
-FRONT_INLINE void for_pair(int64_t a, int64_t b, int64_t half, int64_t kept, F f) {
+FRONT_INLINE void for_coefficients(int64_t a, int64_t b, int64_t half, int64_t kept, F f) {
   const int64_t runs = kRuns ? kRuns : (kept + half - 1) / half;
   for (int64_t q = 0, k = 0; q < runs; ++q, k += half) {
     if (k + a < kept) f(q, k + a, false);
@@ -36,7 +41,7 @@ FRONT_INLINE void combine_pair(const AxisView<T>& axis, int64_t a, int64_t b, co
                                Complex<T>* z) {
   const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
   auto* real = reinterpret_cast<Vector<T>*>(z);
-  for_pair<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
+  for_coefficients<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
     const T* c = axis.combine + 4 * split * k;
     const auto sum = [&](int64_t s) FRONT_INLINED {
       const Complex<T>&u = mirrored ? m[s] : p[s], &v = mirrored ? p[s] : m[s];
@@ -57,7 +62,7 @@ FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, con
   const auto* real = reinterpret_cast<const Vector<T>*>(z);
   Complex<T> at_a[kMostParts<kSplit>], at_b[kMostParts<kSplit>];
   for (int64_t s = 0; s < split; ++s) at_a[s] = at_b[s] = Complex<T>::zero();
-  for_pair<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
+  for_coefficients<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
     const T* c = axis.combine + 4 * split * k;
     const Vector<T> x = real[part(q, half) + 2 * (mirrored ? b : a)];
     for (int64_t s = 0; s < split; ++s, c += 4) {
@@ -73,23 +78,26 @@ FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, con
   }
 }
 
-// A set is the points k + j span of `half`, and `others` those of span - k, where their mirrors are: `none` other for
-// k = 0 and 2 k = span.
-enum class Others { none, none_at_0, some };
+// Where the mirrors of the points of butterfly k, which are k + j span, lie.
+enum class Mirrors {
+  own_at_0,  // k = 0: in the same butterfly, point 0 being its own mirror
+  others,    // in butterfly span - k
+  own,       // 2 k = span: in the same
+};
 
-// Calls f(k, others) for all sets.
+// Calls f(k, mirrors) for all butterflies, once for k and span - k.
 template <class F>
-FRONT_INLINE void for_sets(int64_t span, F f) {
-  f(int64_t{0}, Constant<Others::none_at_0>{});
-  for (int64_t k = 1; 2 * k < span; ++k) f(k, Constant<Others::some>{});
-  if (span % 2 == 0) f(span / 2, Constant<Others::none>{});
+FRONT_INLINE void for_butterflies(int64_t span, F f) {
+  f(int64_t{0}, Constant<Mirrors::own_at_0>{});
+  for (int64_t k = 1; 2 * k < span; ++k) f(k, Constant<Mirrors::others>{});
+  if (span % 2 == 0) f(span / 2, Constant<Mirrors::own>{});
 }
 
-// Calls f(a, b, i, j) for its pairs: a is point i, b is point j of the others.
-template <int R, Others kOthers, class F>
-FRONT_INLINE void for_pairs(int64_t k, int64_t span, F f) {
-  constexpr bool kAt0 = kOthers == Others::none_at_0;
-  constexpr int kCount = kOthers == Others::some ? R : kAt0 ? R / 2 + 1 : (R + 1) / 2;
+// Calls f(a, b, i, j) for the pairs of butterfly k: a is its point i, b is point j of the butterfly of the mirrors.
+template <int R, Mirrors kMirrors, class F>
+FRONT_INLINE void for_mirrors(int64_t k, int64_t span, F f) {
+  constexpr bool kAt0 = kMirrors == Mirrors::own_at_0;
+  constexpr int kCount = kMirrors == Mirrors::others ? R : kAt0 ? R / 2 + 1 : (R + 1) / 2;
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) {
     const int j = kAt0 ? (R - i) % R : R - 1 - i;
@@ -101,7 +109,7 @@ FRONT_INLINE void for_pairs(int64_t k, int64_t span, F f) {
 // The last stage of each subsequence's DFT, and the coefficients in place of its results.
 template <int R, int kSplit, int kRuns, class T>
 void last_stage_and_pairs(const AxisView<T>& axis, Complex<T>* z) {
-  const StageView<T>& stage = axis.dft.fft.stage[axis.dft.fft.stages - 1];
+  const StageView<T>& stage = last_stage(axis);
   const int64_t span = stage.span;
   const auto transform = [&](int64_t k, Complex<T>* points) FRONT_INLINED {
     for (int s = 0; s < kSplit; ++s) {
@@ -112,13 +120,13 @@ void last_stage_and_pairs(const AxisView<T>& axis, Complex<T>* z) {
       for (int j = 0; j < R; ++j) points[j * kSplit + s] = y[j];
     }
   };
-  for_sets(span, [&](int64_t k, auto others) FRONT_INLINED {
-    constexpr bool kSome = others == Others::some;
+  for_butterflies(span, [&](int64_t k, auto mirrors) FRONT_INLINED {
+    constexpr bool kOthers = mirrors == Mirrors::others;
     Complex<T> p[R * kSplit], m[R * kSplit];
     transform(k, p);
-    if (kSome) transform(span - k, m);
-    for_pairs<R, others>(k, span, [&](int64_t a, int64_t b, int i, int j) FRONT_INLINED {
-      combine_pair<kSplit, kRuns>(axis, a, b, p + i * kSplit, (kSome ? m : p) + j * kSplit, z);
+    if (kOthers) transform(span - k, m);
+    for_mirrors<R, mirrors>(k, span, [&](int64_t a, int64_t b, int i, int j) FRONT_INLINED {
+      combine_pair<kSplit, kRuns>(axis, a, b, p + i * kSplit, (kOthers ? m : p) + j * kSplit, z);
     });
   });
 }
@@ -126,7 +134,7 @@ void last_stage_and_pairs(const AxisView<T>& axis, Complex<T>* z) {
 // Its transpose: the coefficients' points, and the first stage of DFTs by decimation in frequency.
 template <int R, int kSplit, int kRuns, class T>
 void pairs_and_first_stage(const AxisView<T>& axis, Complex<T>* z) {
-  const StageView<T>& stage = axis.dft.fft.stage[axis.dft.fft.stages - 1];
+  const StageView<T>& stage = last_stage(axis);
   const int64_t span = stage.span;
   const auto transform = [&](int64_t k, const Complex<T>* points) FRONT_INLINED {
     for (int s = 0; s < kSplit; ++s) {
@@ -137,14 +145,14 @@ void pairs_and_first_stage(const AxisView<T>& axis, Complex<T>* z) {
       for (int j = 0; j < R; ++j) z[s * axis.half + k + j * span] = y[j];
     }
   };
-  for_sets(span, [&](int64_t k, auto others) FRONT_INLINED {
-    constexpr bool kSome = others == Others::some;
+  for_butterflies(span, [&](int64_t k, auto mirrors) FRONT_INLINED {
+    constexpr bool kOthers = mirrors == Mirrors::others;
     Complex<T> p[R * kSplit], m[R * kSplit];
-    for_pairs<R, others>(k, span, [&](int64_t a, int64_t b, int i, int j) FRONT_INLINED {
-      spread_pair<kSplit, kRuns>(axis, a, b, z, p + i * kSplit, (kSome ? m : p) + j * kSplit);
+    for_mirrors<R, mirrors>(k, span, [&](int64_t a, int64_t b, int i, int j) FRONT_INLINED {
+      spread_pair<kSplit, kRuns>(axis, a, b, z, p + i * kSplit, (kOthers ? m : p) + j * kSplit);
     });
     transform(k, p);
-    if (kSome) transform(span - k, m);
+    if (kOthers) transform(span - k, m);
   });
 }
 
@@ -175,31 +183,30 @@ void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
   }
 }
 
-// Calls f(radix of the last stage, split, runs of `half` kept coefficients) where they are common enough for code that
-// does a stage and the pairs at once; whether they are.
+// f(radix of the last stage, split, runs), all constants, of an axis that is AxisPlan::fused.
 template <class T, class F>
-bool with_last_stage(const AxisView<T>& axis, F f) {
-  if (axis.dft.chirp) return false;
-  const int64_t split = axis.split, runs = (axis.kept + axis.half - 1) / axis.half;
-  const auto parts = [&](auto radix) {
-    if (split == 1 && runs == 1) return f(radix, Constant<1>{}, Constant<1>{}), true;
-    if (split == 1 && runs == 2) return f(radix, Constant<1>{}, Constant<2>{}), true;
-    if (split == 2 && runs == 1) return f(radix, Constant<2>{}, Constant<1>{}), true;
-    return false;
+void with_fused(const AxisView<T>& axis, F f) {
+  const auto with_radix = [&](auto radix) {
+    if constexpr (radix > 2 && radix < 8)
+      if (axis.split == 2) return f(radix, Constant<2>{}, Constant<1>{});
+    if (axis.kept <= axis.half)
+      f(radix, Constant<1>{}, Constant<1>{});
+    else
+      f(radix, Constant<1>{}, Constant<2>{});
   };
-  switch (axis.dft.fft.stage[axis.dft.fft.stages - 1].radix) {
+  switch (last_stage(axis).radix) {
     case 2:
-      return parts(Constant<2>{});
+      return with_radix(Constant<2>{});
     case 3:
-      return parts(Constant<3>{});
+      return with_radix(Constant<3>{});
     case 4:
-      return parts(Constant<4>{});
+      return with_radix(Constant<4>{});
     case 5:
-      return parts(Constant<5>{});
+      return with_radix(Constant<5>{});
     case 8:
-      return parts(Constant<8>{});
+      return with_radix(Constant<8>{});
     default:
-      return false;
+      __builtin_trap();
   }
 }
 
@@ -223,31 +230,31 @@ void with_split(int64_t split, F f) {
 // The DFTs, and the coefficients in place of their results.
 template <class T>
 void forward_pairs(const AxisView<T>& axis, Complex<T>* z) {
+  if (!axis.fused) {
+    run_dfts(axis, z);
+    return with_split(axis.split, [&](auto split) { combine_pairs<split>(axis, z); });
+  }
   const FftView<T>& fft = axis.dft.fft;
-  if (with_last_stage(axis, [&](auto radix, auto split, auto runs) {
-        const int64_t span = fft.stage[fft.stages - 1].span;
-        for (int64_t j = 0; fft.stages > 1 && j < axis.split * radix; ++j)
-          run_stages(z + j * span, fft, fft.stages - 1);
-        last_stage_and_pairs<radix, split, runs>(axis, z);
-      }))
-    return;
-  run_dfts(axis, z);
-  with_split(axis.split, [&](auto split) { combine_pairs<split>(axis, z); });
+  with_fused(axis, [&](auto radix, auto split, auto runs) {
+    for (int64_t j = 0; fft.stages > 1 && j < split * radix; ++j)
+      run_stages(z + j * last_stage(axis).span, fft, fft.stages - 1);
+    last_stage_and_pairs<radix, split, runs>(axis, z);
+  });
 }
 
 // The transpose, on points with re and im exchanged.
 template <class T>
 void inverse_pairs(const AxisView<T>& axis, Complex<T>* z) {
+  if (!axis.fused) {
+    with_split(axis.split, [&](auto split) { spread_pairs<split>(axis, z); });
+    return run_dfts_back(axis, z);
+  }
   const FftView<T>& fft = axis.dft.fft;
-  if (with_last_stage(axis, [&](auto radix, auto split, auto runs) {
-        const int64_t span = fft.stage[fft.stages - 1].span;
-        pairs_and_first_stage<radix, split, runs>(axis, z);
-        for (int64_t j = 0; fft.stages > 1 && j < axis.split * radix; ++j)
-          run_stages_back(z + j * span, fft, fft.stages - 1);
-      }))
-    return;
-  with_split(axis.split, [&](auto split) { spread_pairs<split>(axis, z); });
-  run_dfts_back(axis, z);
+  with_fused(axis, [&](auto radix, auto split, auto runs) {
+    pairs_and_first_stage<radix, split, runs>(axis, z);
+    for (int64_t j = 0; fft.stages > 1 && j < split * radix; ++j)
+      run_stages_back(z + j * last_stage(axis).span, fft, fft.stages - 1);
+  });
 }
 
 }  // namespace front::cpu::FRONT_ISA

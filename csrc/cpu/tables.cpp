@@ -48,11 +48,11 @@ double response(const std::vector<double>& taps, double share) {
   return a;
 }
 
-// Dolph and Chebyshev's filter, made flatter. With c = cos(pi u / 2n): A = T_m(b c) / T_m(b) (1 + flatness (1 - c^2)),
-// T_m the Chebyshev polynomial of an odd degree m, and b c = 1 where the aliases of the kept coefficients begin, u = n
-// (1
-// - 1 / share). The second factor is largest where the first has fallen most: dividing by a small A would amplify
-// rounding errors. A is a sum of cosines of odd multiples, whose factors follow from its values at as many points.
+// Dolph and Chebyshev's filter, made flatter. With c = cos(pi u / 2n) and T the Chebyshev polynomial of an odd degree:
+// A = T(b c) / T(b) (1 + flatness (1 - c^2)), with b c = 1 where the aliases of the kept coefficients begin, at the
+// coefficient n - n / share. The second factor is largest where the first has fallen most: dividing by a small A would
+// amplify rounding errors. A is a sum of cosines of odd multiples, whose factors follow from its values at as many
+// points.
 std::vector<double> filter_taps(const plan_detail::Filter& filter) {
   const int half = filter.taps / 2, m = filter.taps - 1 - (filter.flatness ? 2 : 0);
   const double b = 1 / std::sin(kPi / 2 / static_cast<double>(filter.share));
@@ -182,9 +182,8 @@ AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<con
     : plan_(plan),
       dft_(std::move(dft)),
       forward_in_(plan.length()),
-      forward_out_(plan.kept),
-      inverse_in_(plan.kept),
-      inverse_out_(plan.length()) {
+      inverse_out_(plan.length()),
+      coefficient_at_(plan.kept) {
   plan.dense ? fill_dense(scale) : fill_fft(scale);
 }
 
@@ -194,7 +193,7 @@ void AxisTables<T>::fill_dense(Scale scale) {
   const int64_t n = plan_.n, half = (n + 1) / 2;
   for (int64_t i = 0; i < n; ++i)
     forward_in_[i] = inverse_out_[i] = static_cast<int32_t>(i < half ? 2 * i : 2 * (n - 1 - i) + 1);
-  for (int64_t k = 0; k < plan_.kept; ++k) forward_out_[k] = inverse_in_[k] = static_cast<int32_t>(2 * half + k);
+  for (int64_t k = 0; k < plan_.kept; ++k) coefficient_at_[k] = static_cast<int32_t>(2 * half + k);
   combine_.assign((plan_.kept + kBlock - 1) / kBlock * kBlock * half, T(0));
   for (int64_t k = 0; k < plan_.kept; ++k)
     for (int64_t i = 0; i < half; ++i)
@@ -224,7 +223,7 @@ void AxisTables<T>::fill_fft(Scale scale) {
   for (int64_t k = 0; k < plan.kept; ++k) {
     // Even n: coefficient q half + r takes the place of a real number of point r of a pair of subsequences.
     const int64_t q = k / half, r = k % half, part = even ? q / 2 * 2 * half + q % 2 : 0;
-    forward_out_[k] = inverse_in_[k] = static_cast<int32_t>(part + 2 * r);
+    coefficient_at_[k] = static_cast<int32_t>(part + 2 * r);
   }
 
   // X_k = sum_s Re(a_s E_s[k] + b_s O_s[k]) with E, O the spectra of the even and odd points of subsequence s, both
@@ -258,10 +257,10 @@ AxisView<T> AxisTables<T>::view() const {
   view.n = plan_.n;
   view.kept = plan_.kept;
   view.split = plan_.split;
+  view.fused = plan_.fused();
   view.forward_in = forward_in_.data();
-  view.forward_out = forward_out_.data();
-  view.inverse_in = inverse_in_.data();
   view.inverse_out = inverse_out_.data();
+  view.coefficient_at = coefficient_at_.data();
   view.combine = combine_.data();
   if (plan_.dense) {
     view.half = (plan_.n + 1) / 2;
@@ -277,8 +276,8 @@ AxisView<T> AxisTables<T>::view() const {
 template <class T>
 int64_t AxisTables<T>::bytes() const {
   // With the DFT's part, which lives as long as this does, whether it is still in its own cache or not.
-  return bytes_of(combine_) + bytes_of(filter_) + bytes_of(forward_in_) + bytes_of(forward_out_) +
-         bytes_of(inverse_in_) + bytes_of(inverse_out_) + (dft_ ? dft_->bytes() : 0);
+  return bytes_of(combine_) + bytes_of(filter_) + bytes_of(forward_in_) + bytes_of(inverse_out_) +
+         bytes_of(coefficient_at_) + (dft_ ? dft_->bytes() : 0);
 }
 
 namespace {

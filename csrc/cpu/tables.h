@@ -26,7 +26,6 @@ struct FftView {
   int64_t n;
   int32_t stages;
   const StageView<T>* stage;  // innermost first
-  const int32_t* slot;        // [n]: where input j must lie for the in-place stages
 };
 
 template <class T>
@@ -43,13 +42,15 @@ struct AxisView {
   int64_t length;                // of what is transformed: n, or n / 2 after the filter
   int taps;                      // of decimate.h's filter; 0: none
   const T* filter;               // its second half
+  bool fused;                    // AxisPlan::fused
   int64_t n, kept, split, half;  // half: length of each complex DFT; dense: of the folded lane
   DftView<T> dft;
   // Real numbers of the work array of split * half complex ones.
-  const int32_t *forward_in, *forward_out;  // where input i must lie [length]; where coefficient k is left [kept]
-  const int32_t *inverse_in, *inverse_out;  // where coefficient k must lie [kept]; where output i is left [length]
-  const T* combine;                         // even n: [kept][split][4], odd n: [kept][2]
-  int64_t work;  // complex numbers per lane: split * half, plus Bluestein's convolution; dense.h
+  const int32_t* forward_in;      // where the forward transform's input i must lie [length]
+  const int32_t* inverse_out;     // where the inverse's output i is left [length]
+  const int32_t* coefficient_at;  // where coefficient k is left, and must lie for the inverse [kept]
+  const T* combine;               // even n: [kept][split][4], odd n: [kept][2]
+  int64_t work;                   // complex numbers per lane: split * half, plus Bluestein's convolution; dense.h
 };
 
 // Digit reversal, twiddles and rotations of a mixed-radix FFT.
@@ -57,7 +58,7 @@ template <class T>
 class Fft {
  public:
   Fft(int64_t n, const std::vector<int32_t>& radices);
-  FftView<T> view() const { return {n_, static_cast<int32_t>(stages_.size()), stages_.data(), slot_.data()}; }
+  FftView<T> view() const { return {n_, static_cast<int32_t>(stages_.size()), stages_.data()}; }
   const std::vector<int32_t>& slot() const { return slot_; }
   int64_t bytes() const;
 
@@ -99,7 +100,7 @@ class AxisTables {
   AxisPlan plan_;
   std::shared_ptr<const DftTables<T>> dft_;
   std::vector<T> combine_, filter_;
-  std::vector<int32_t> forward_in_, forward_out_, inverse_in_, inverse_out_;
+  std::vector<int32_t> forward_in_, inverse_out_, coefficient_at_;
 };
 
 // Cached, the DFT's part by length alone; the least recently used go first once a cache exceeds its limit, and what

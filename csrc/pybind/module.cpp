@@ -28,6 +28,8 @@ py::dict axis_dict(const front::AxisPlan& p) {
   plan["kept"] = p.kept;
   plan["algorithm"] = p.dense ? "dense" : p.dft.conv ? "bluestein" : "mixed radix";
   plan["decimated"] = p.taps != 0;
+  plan["taps"] = p.taps;
+  plan["fused"] = p.fused();
   plan["split"] = p.split;
   plan["dft_length"] = p.dft.n;
   plan["convolution_length"] = p.dft.conv;

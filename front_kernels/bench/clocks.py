@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import statistics
 import time
@@ -19,7 +20,7 @@ from .problems import Problem, copies_for, tensor
 __all__ = ["Clock", "CpuClock", "CudaClock", "Times", "in_turn"]
 
 LEAST = 5  # times of each implementation, whatever that takes
-WARM = 0.01  # seconds of calls before one that is timed: what was evicted is not back in the caches after one call
+WARM = 0.01  # seconds of calls before those that are timed: what was evicted is not back in the caches after one call
 LONG = 0.1  # seconds of a call that needs none before it
 
 
@@ -49,22 +50,28 @@ class Clock(Protocol):
 
 
 def in_turn(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of all calls, by the host's clock, after some that make the caches warm again, which the others before
-    have emptied: until each was timed 5 times and `seconds` are over."""
+    """Seconds of calls, by the host's clock: in every round 10 ms of each, or one, after 10 ms that fill the caches
+    again, which the others have emptied; at least five rounds, and until `seconds` are over."""
+    rounds = 0
     times: dict[str, list[float]] = {name: [] for name in runs}
     started = time.perf_counter()
     with torch.inference_mode():
-        while len(next(iter(times.values()))) < LEAST or time.perf_counter() - started < seconds:
+        while rounds < LEAST or time.perf_counter() - started < seconds:
+            rounds += 1
             for name, run in runs.items():
-                begun = time.perf_counter()
-                while not times[name] or times[name][-1] < LONG:
-                    run()
-                    if time.perf_counter() - begun > WARM:
-                        break
-                begun = time.perf_counter()
-                run()
-                times[name].append(time.perf_counter() - begun)
+                if not times[name] or times[name][-1] < LONG:
+                    _seconds(run)
+                times[name] += _seconds(run)
     return times
+
+
+def _seconds(run: Callable[[], object]) -> list[float]:
+    """Of each call, until WARM is over."""
+    ends = [time.perf_counter()]
+    while len(ends) == 1 or ends[-1] - ends[0] < WARM:
+        run()
+        ends.append(time.perf_counter())
+    return [b - a for a, b in itertools.pairwise(ends)]
 
 
 class CpuClock:
