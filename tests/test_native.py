@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CPU, NATIVE = ROOT / "csrc" / "cpu", ROOT / "tests" / "native"
-TESTS = ("axis_test", "spectral_test")
+TESTS = ("axis_test", "spectral_test", "pairs_test")
 FLAGS = ["-std=gnu++17", "-O1", "-g1", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 

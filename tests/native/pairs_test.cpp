@@ -1,0 +1,149 @@
+// Every kernel of cpu/pairs.h that does the last stage and the pairs at once, by plans that no planner chose: against
+// sums by definition, and forward against inverse, on work arrays of exactly the needed size that are NaN at first.
+// And the response of decimate.h's filters. Built with sanitizers by tests/test_native.py; prints "N passed, M failed".
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cpu/axis_isa.h"
+
+namespace {
+
+using front::AxisPlan;
+using front::Direction;
+using front::cpu::AxisView;
+using front::cpu::kGeneric;
+using Values = std::vector<double>;
+
+int passed = 0, failed = 0;
+
+void count(bool good, const std::string& what, double found) {
+  good ? ++passed : ++failed;
+  if (!good) std::printf("FAILED %s: %.3g\n", what.c_str(), found);
+}
+
+double dot(const Values& a, const Values& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+double relative_error(Values found, const Values& expected) {
+  for (size_t i = 0; i < found.size(); ++i) found[i] -= expected[i];
+  return std::sqrt(dot(found, found) / dot(expected, expected));
+}
+
+template <class T>
+Values random_values(int64_t size) {
+  static std::mt19937 random(1);
+  std::normal_distribution<double> normal;
+  Values x(size);
+  for (double& value : x) value = static_cast<double>(static_cast<T>(normal(random)));
+  return x;
+}
+
+// Element i of lane l is number i * lanes + l.
+Values by_definition(Direction direction, const AxisPlan& plan, int64_t lanes, const Values& x) {
+  const bool forward = direction == Direction::forward;
+  const int64_t n = plan.n;
+  Values y((forward ? plan.kept : n) * lanes, 0.0);
+  for (int64_t k = 0; k < plan.kept; ++k)
+    for (int64_t i = 0; i < n; ++i) {
+      const auto turn = static_cast<double>((2 * i + 1) * k % (4 * n)) / static_cast<double>(4 * n);
+      const double factor = std::sqrt((k ? 2.0 : 1.0) / static_cast<double>(n)) * std::cos(2 * M_PI * turn);
+      for (int64_t l = 0; l < lanes; ++l) y[(forward ? k : i) * lanes + l] += factor * x[(forward ? i : k) * lanes + l];
+    }
+  return y;
+}
+
+template <class T>
+Values transform(Direction direction, const AxisView<T>& axis, int64_t lanes, const Values& x) {
+  const std::vector<T> in(x.begin(), x.end());
+  std::vector<T> out((direction == Direction::forward ? axis.kept : axis.n) * lanes);
+  front::AxisPass pass{};
+  pass.direction = direction;
+  pass.n = axis.n, pass.kept = axis.kept;
+  pass.in = in.data(), pass.out = out.data();
+  pass.in_type = pass.out_type = sizeof(T) == 4 ? front::DType::f32 : front::DType::f64;
+  pass.in_along = pass.out_along = {lanes, 0, 0};
+  pass.lanes[pass.lane_dims++] = {lanes, 1, 1};
+  const size_t bytes = 2 * axis.work * kGeneric.vector_bytes;
+  void* scratch = ::operator new(bytes, std::align_val_t{64});
+  std::memset(scratch, 0xff, bytes);  // NaN
+  if constexpr (sizeof(T) == 4)
+    kGeneric.f32(pass, axis, axis, {0, 1, 1}, scratch);
+  else
+    kGeneric.f64(pass, axis, axis, {0, 1, 1}, scratch);
+  ::operator delete(scratch, std::align_val_t{64});
+  return {out.begin(), out.end()};
+}
+
+template <class T>
+void check(const AxisPlan& plan) {
+  const front::cpu::AxisTables<T> tables(plan, {}, std::make_shared<const front::cpu::DftTables<T>>(plan.dft));
+  const AxisView<T> axis = tables.view();
+  const int64_t lanes = front::cpu::lanes_per_block<T>(kGeneric);
+  const auto x = random_values<T>(plan.n * lanes), y = random_values<T>(plan.kept * lanes);
+  const auto forward = transform(Direction::forward, axis, lanes, x);
+  const auto inverse = transform(Direction::inverse, axis, lanes, y);
+  const std::string what = (sizeof(T) == 4 ? "float " : "double ") + to_string(plan);
+  const double most = 8 * static_cast<double>(std::numeric_limits<T>::epsilon());
+  const double error = relative_error(forward, by_definition(Direction::forward, plan, lanes, x));
+  const double error_back = relative_error(inverse, by_definition(Direction::inverse, plan, lanes, y));
+  const double gap = std::fabs(dot(forward, y) - dot(x, inverse)) / std::sqrt(dot(x, x) * dot(y, y));
+  count(error <= most, what + " forward", error);
+  count(error_back <= most, what + " inverse", error_back);
+  count(gap <= most, what + " <Fx, y> - <x, F'y>", gap);
+}
+
+// A(u) of decimate.h at u / n = share. At the last coefficient that may be kept it must not have fallen far, because
+// rounding errors are divided by it; aliases must be below float32's digits.
+void check_filter(const front::plan_detail::Filter& filter, double most_alias) {
+  AxisPlan plan;
+  plan.n = 4 * filter.share, plan.taps = filter.taps;
+  plan.dft = front::plan_dft(plan.length() / 2);
+  const front::cpu::AxisTables<float> tables(plan, {}, std::make_shared<const front::cpu::DftTables<float>>(plan.dft));
+  const float* taps = tables.view().filter;
+  const auto response = [&](double share) {
+    double a = 0;
+    for (int t = 0; t < filter.taps / 2; ++t)
+      a += static_cast<double>(taps[t]) * std::cos(M_PI / 2 * share * (2 * t + 1));
+    return a;
+  };
+  const double last = 1 / static_cast<double>(filter.share), fallen = response(last) / response(0);
+  count(fallen >= 0.75, std::to_string(filter.taps) + " taps, response at the last kept coefficient", fallen);
+  double alias = 0;
+  for (double share = 0; share <= last; share += last / 16384)
+    alias = std::fmax(alias, std::fabs(response(1 - share) / response(share)));
+  count(alias <= most_alias, std::to_string(filter.taps) + " taps, alias", alias);
+}
+
+}  // namespace
+
+int main() {
+  for (int32_t radix : {2, 3, 4, 5, 8})
+    for (auto [split, runs] : {std::pair<int64_t, int64_t>{1, 1}, {1, 2}, {2, 1}})
+      for (int32_t span : {1, 3, 4}) {
+        if (radix == 2 && split == 2) continue;  // has no such kernel
+        const int64_t half = radix * span;
+        for (int64_t of_last_run : {int64_t{1}, (half + 1) / 2, half}) {
+          AxisPlan plan;
+          plan.n = 2 * split * half, plan.kept = (runs - 1) * half + of_last_run;
+          plan.split = split, plan.dft.n = half;
+          plan.dft.radices = span == 1 ? std::vector<int32_t>{radix} : std::vector<int32_t>{span, radix};
+          check<float>(plan);
+          check<double>(plan);
+        }
+      }
+  check_filter(front::plan_detail::kFilters[0], 4.5e-9);
+  check_filter(front::plan_detail::kFilters[1], 7.5e-9);
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed != 0;
+}
