@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import math
 import statistics
@@ -52,16 +53,21 @@ class Clock(Protocol):
 def in_turn(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
     """Seconds of calls, by the host's clock: in every round 10 ms of each, or one, after 10 ms that fill the caches
     again, which the others have emptied; at least five rounds, and until `seconds` are over."""
-    rounds = 0
+    rounds, collects = 0, gc.isenabled()
     times: dict[str, list[float]] = {name: [] for name in runs}
     started = time.perf_counter()
-    with torch.inference_mode():
-        while rounds < LEAST or time.perf_counter() - started < seconds:
-            rounds += 1
-            for name, run in runs.items():
-                if not times[name] or times[name][-1] < LONG:
-                    _seconds(run)
-                times[name] += _seconds(run)
+    gc.disable()  # as timeit does
+    try:
+        with torch.inference_mode():
+            while rounds < LEAST or time.perf_counter() - started < seconds:
+                rounds += 1
+                for name, run in runs.items():
+                    if not times[name] or times[name][-1] < LONG:
+                        _seconds(run)
+                    times[name] += _seconds(run)
+    finally:
+        if collects:
+            gc.enable()
     return times
 
 
