@@ -1,7 +1,7 @@
 """CPU ops against the alternatives: `make bench-cpu`, or `python bench/cpu.py [--rows 4096x4096:512x512 ...]`.
 
-Into `out=`, medians, what is compared taken in turn: 10 ms of each, or one call, after 10 ms of its own calls that are
-not timed (one is not enough where another has emptied the caches; one of 100 ms or more needs none). Each result is
+Into `out=`, medians, what is compared taken in turn: 30 ms of each, or one call, after 30 ms of its own calls that are
+not timed (4096 x 4096 needs five where another has emptied the caches; a call of 100 ms or more needs none). Each result is
 compared with float64 before it is timed.
 Three tables: float32 against the package's peers; other dtypes against float32 in the same process; each instruction
 set that this machine has against the others, a process each. `% of read` is the time to read the larger side once
@@ -38,6 +38,7 @@ from ledger import CASES, COMPARED, Case
 
 TOLERANCE = {torch.float32: 5e-7, torch.bfloat16: 2**-8, torch.float64: 2e-14}  # relative L2 error
 PEER_TOLERANCE = 5e-6
+WARM = 0.03  # seconds
 ELEMENT_LIMIT = 8.0  # eps of float32
 ROUNDS = 3  # in which the instruction sets take turns
 Times = dict[str, list[float]]
@@ -132,7 +133,7 @@ def against_peers(case: Case, threads: int, budget: float) -> Result:
             raise SystemExit(f"{case}: {name} is wrong: relative L2 error {wrong:.2g}")
     larger = max(p.x, p.out, key=Tensor.numel)
     runs = {name: functools.partial(peer.run, 0) for name, peer in others.items()}
-    times = in_turn({"front": p.run, "read": larger.sum, **runs}, budget)
+    times = in_turn({"front": p.run, "read": larger.sum, **runs}, budget, warm=WARM)
     read = statistics.median(times.pop("read")) / statistics.median(times["front"])
     best = min(others, key=lambda name: statistics.median(times[name]))
     compared = ratios(times, "front")
@@ -150,7 +151,7 @@ def against_float32(case: Case, threads: int, budget: float) -> list[Result]:
     """The other dtypes, in turn with float32."""
     problems = {dtype_name(dtype): problem(case, dtype, threads) for dtype in TOLERANCE}
     errors = {name: verified(p) for name, p in problems.items()}
-    times = in_turn({name: p.run for name, p in problems.items()}, budget)
+    times = in_turn({name: p.run for name, p in problems.items()}, budget, warm=WARM)
     return [
         {
             **summary(case, problems[name].x.dtype, times[name]),
@@ -194,7 +195,7 @@ def verified_problem(case: Case, threads: int) -> tuple[Problem, Result]:
 
 def isa_round(case: Case, threads: int, budget: float) -> tuple[list[float], Result]:
     p, errors = verified_problem(case, threads)
-    return in_turn({"front": p.run}, budget)["front"], errors
+    return in_turn({"front": p.run}, budget, warm=WARM)["front"], errors
 
 
 def against_isas(case: Case, workers: dict[str, ProcessPoolExecutor], threads: int, budget: float) -> list[Result]:

@@ -50,9 +50,9 @@ class Clock(Protocol):
     def times(self, runs: Mapping[str, Peer], copies: int, seconds: float) -> dict[str, Times]: ...
 
 
-def in_turn(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of calls, by the host's clock: in every round 10 ms of each, or one, after 10 ms that fill the caches
-    again, which the others have emptied; at least five rounds, and until `seconds` are over."""
+def in_turn(runs: Mapping[str, Callable[[], object]], seconds: float, *, warm: float = WARM) -> dict[str, list[float]]:
+    """Seconds of calls, by the host's clock: in every round `warm` seconds of each, or one, after as many that fill the
+    caches again, which the others have emptied; at least five rounds, and until `seconds` are over."""
     rounds, collects = 0, gc.isenabled()
     times: dict[str, list[float]] = {name: [] for name in runs}
     started = time.perf_counter()
@@ -63,18 +63,18 @@ def in_turn(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[st
                 rounds += 1
                 for name, run in runs.items():
                     if not times[name] or times[name][-1] < LONG:
-                        _seconds(run)
-                    times[name] += _seconds(run)
+                        _seconds(run, warm)
+                    times[name] += _seconds(run, warm)
     finally:
         if collects:
             gc.enable()
     return times
 
 
-def _seconds(run: Callable[[], object]) -> list[float]:
-    """Of each call, until WARM is over."""
+def _seconds(run: Callable[[], object], limit: float) -> list[float]:
+    """Of each call, until the limit is over."""
     ends = [time.perf_counter()]
-    while len(ends) == 1 or ends[-1] - ends[0] < WARM:
+    while len(ends) == 1 or ends[-1] - ends[0] < limit:
         run()
         ends.append(time.perf_counter())
     return [b - a for a, b in itertools.pairwise(ends)]
