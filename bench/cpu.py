@@ -1,8 +1,8 @@
 """CPU ops against the alternatives: `make bench-cpu`, or `python bench/cpu.py [--rows 4096x4096:512x512 ...]`.
 
 Into `out=`, medians, what is compared taken in turn: 30 ms of each, or one call, after 30 ms of its own calls that are
-not timed (4096 x 4096 needs five where another has emptied the caches; a call of 100 ms or more needs none). Each result is
-compared with float64 before it is timed.
+not timed (4096 x 4096 needs five where another has emptied the caches; a call of 100 ms or more needs none). Each
+result is compared with float64 before it is timed.
 Three tables: float32 against the package's peers; other dtypes against float32 in the same process; each instruction
 set that this machine has against the others, a process each. `% of read` is the time to read the larger side once
 (a sum) in percent of the op's; `x NAME` how many times faster than NAME the op is. Errors: relative L2, and that of the
