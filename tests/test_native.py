@@ -75,13 +75,12 @@ def test_code_for_one_instruction_set_shares_no_symbol_with_another(tmp_path):
     if shutil.which("g++") is None or shutil.which("nm") is None:
         pytest.skip("no g++ or no nm on this machine")
     isa = ["-DFRONT_ISA=avx2", "-DFRONT_ISA_ENTRY=kAvx2", "-DFRONT_VECTOR_BYTES=32", "-DFRONT_X86"]
-    for level in ("-O0", "-Os"):
-        compile_only = ["g++", "-std=gnu++17", level, "-Wno-psabi", *isa, "-c", "-o", str(tmp_path / "isa.o")]
-        subprocess.run([*compile_only, str(CPU / "axis_isa.cpp")], check=True)
-        nm = subprocess.run(
-            ["nm", "-C", "--defined-only", "--extern-only", str(tmp_path / "isa.o")], capture_output=True, check=True
-        )
-        names = [line.split(" ", 2)[2] for line in nm.stdout.decode().splitlines()]
-        assert "front::cpu::kAvx2" in names
-        shared = [n for n in names if "front::cpu::avx2::" not in n and n != "front::cpu::kAvx2"]
-        assert shared == [], level
+    # Unoptimised: all that is not inlined by force is defined.
+    compile_only = ["g++", "-std=gnu++17", "-O0", "-Wno-psabi", *isa, "-c", "-o", str(tmp_path / "isa.o")]
+    subprocess.run([*compile_only, str(CPU / "axis_isa.cpp")], check=True)
+    nm = subprocess.run(
+        ["nm", "-C", "--defined-only", "--extern-only", str(tmp_path / "isa.o")], capture_output=True, check=True
+    )
+    names = [line.split(" ", 2)[2] for line in nm.stdout.decode().splitlines()]
+    assert "front::cpu::kAvx2" in names
+    assert [n for n in names if "front::cpu::avx2::" not in n and n != "front::cpu::kAvx2"] == []
