@@ -63,9 +63,10 @@ for shape, like, *options in cases.values():
 print(json.dumps({name: measure(depths[name], *case) for name, case in cases.items()}))
 """
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="reads /proc/self/status and clear_refs, which only Linux has"
-)
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status and clear_refs, which only Linux has"),
+    pytest.mark.xdist_group("transfer memory"),  # one process, so that it measures once
+]
 
 
 @pytest.fixture(scope="module")
