@@ -12,6 +12,7 @@ from experiments.starts import RANDOM
 from experiments.training import Curve
 
 Row = Mapping[str, str]
+USUAL = "random"  # what models are started with by default
 FIRST_STEP = 5  # what is there before any step counts as this many: the first that is validated
 
 
@@ -22,6 +23,7 @@ class Measured:
     first, last, area: the loss before any step, after the last, and its mean over the steps.
     steps: how many it took to the random start's last loss; None where it was not reached.
     step_ratio, flop_ratio: what the random start took, divided by what this one took, with its own preparation.
+    usual_ratio: that of steps beside USUAL, whichever random start is the reference.
     equal: the loss where as much was spent as on the random start's whole training, preparation included.
     """
 
@@ -35,6 +37,7 @@ class Measured:
     steps: int | None
     step_ratio: float | None
     flop_ratio: float | None
+    usual_ratio: float | None
     equal: float
 
 
@@ -43,13 +46,17 @@ def lineage(row: Row) -> tuple[str, str]:
     return row["data"], row["origin"]
 
 
+def target_of(row: Row) -> tuple[str, str]:
+    return row["task"], row["relation"]
+
+
 def comparable(rows: Sequence[Row]) -> list[Row]:
-    """Of every task the rows of the data and source that most are of."""
-    counts: dict[str, Counter[tuple[str, str]]] = {}
+    """Of every target the rows of the data and source that most are of."""
+    counts: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
     for row in rows:
-        counts.setdefault(row["task"], Counter())[lineage(row)] += 1
-    most = {task: each.most_common(1)[0][0] for task, each in counts.items()}
-    return [row for row in rows if lineage(row) == most[row["task"]]]
+        counts.setdefault(target_of(row), Counter())[lineage(row)] += 1
+    most = {target: each.most_common(1)[0][0] for target, each in counts.items()}
+    return [row for row in rows if lineage(row) == most[target_of(row)]]
 
 
 def curve_of(row: Row) -> Curve:
@@ -125,15 +132,19 @@ def measured(rows: Sequence[Row], task: str, relation: str, rates: Iterable[floa
         return "", []
     reference = min(randoms, key=lambda start: mean([last_of(curve) for curve in randoms[start]]))
     goals = {row["seed"]: curve for row in chosen[reference] if math.isfinite(last_of(curve := curve_of(row)))}
+    usual = {row["seed"]: curve_of(row) for row in chosen.get(USUAL, [])}
     return reference, [
-        _measure(row, goals[row["seed"]]) for found in chosen.values() for row in found if row["seed"] in goals
+        _measure(row, goals[row["seed"]], usual.get(row["seed"]))
+        for found in chosen.values()
+        for row in found
+        if row["seed"] in goals
     ]
 
 
 @dataclass(frozen=True)
 class Summary:
     """One start of one target over its seeds; `share` is of the random start's floating-point operations, infinite
-    where a seed did not get to its last loss."""
+    where a seed did not get to its last loss, `usual` the ratio of steps beside USUAL, 0 where it did not."""
 
     start: str
     lr: float
@@ -145,6 +156,7 @@ class Summary:
     steps: list[int | None]
     faster: list[float]
     share: float
+    usual: list[float]
 
 
 def summaries(runs: Sequence[Measured]) -> dict[str, Summary]:
@@ -155,12 +167,19 @@ def summaries(runs: Sequence[Measured]) -> dict[str, Summary]:
         result[start] = Summary(
             start, own[0].lr, len(own), [run.first for run in own], [run.last for run in own],
             [run.area for run in own], [run.equal for run in own], [run.steps for run in own],
-            [run.step_ratio or 0.0 for run in own], mean(shares),
+            [run.step_ratio or 0.0 for run in own], mean(shares), [run.usual_ratio or 0.0 for run in own],
         )  # fmt: skip
     return result
 
 
-def _measure(row: Row, random: Curve) -> Measured:
+def _step_ratio(random: Curve, curve: Curve) -> float | None:
+    """Steps of the random start to its last loss, by those of the other."""
+    goal = list(random.values())[-1]
+    needed, steps = reached(random, goal), reached(curve, goal)
+    return None if needed is None or steps is None else needed / max(FIRST_STEP, steps)
+
+
+def _measure(row: Row, random: Curve, usual: Curve | None) -> Measured:
     curve, goal = curve_of(row), list(random.values())[-1]
     per_step, other = float(row["flops per step"]), float(row["other flops"])
     needed, steps = reached(random, goal), reached(curve, goal)
@@ -176,8 +195,9 @@ def _measure(row: Row, random: Curve) -> Measured:
         last=list(curve.values())[-1],
         area=area(curve),
         steps=steps,
-        step_ratio=None if steps is None else needed / max(FIRST_STEP, steps),
+        step_ratio=_step_ratio(random, curve),
         flop_ratio=None if spent is None else needed * per_step / max(FIRST_STEP * per_step, spent),
+        usual_ratio=None if usual is None else _step_ratio(usual, curve),
         equal=at(curve, last_step - other / per_step),
     )
 

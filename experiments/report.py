@@ -23,6 +23,7 @@ from experiments.measures import (
     mean,
     measured,
     summaries,
+    target_of,
 )
 from experiments.starts import ALIGNED, CONTROLS, PAPER, PLUS, RANDOM, RIVALS
 from experiments.tasks import FULL
@@ -41,7 +42,8 @@ COLOURS = {
     "FRONT+": "tab:purple", "aligned": "tab:red", "rivals": "tab:green",
 }  # fmt: skip
 HEADINGS = (
-    "start", "seeds", "rate", "loss at first", "steps", "times faster", "FLOPs", "mean loss", "at equal FLOPs",
+    "start", "seeds", "rate", "loss at first", "steps", "times faster", "than random", "FLOPs", "mean loss",
+    "at equal FLOPs",
 )  # fmt: skip
 ABOUT = """\
 # Starts compared on real data
@@ -53,7 +55,7 @@ target see the same data, so this says what a start is worth for the same task i
 {tasks}
 "random" is N(0, 0.02²), what GPT-2, BERT and ViT are started with; "random, fan-in" is N(0, 1/fan-in), embeddings
 N(0, 1) unless a head reads them too. The reference of all ratios is, for every target, the one of the two with the
-lower last loss: beside the other they would be larger. AdamW at a constant rate, for each start that of three with the
+lower last loss; beside "random", what most would compare with, most ratios are larger and have a column. AdamW at a constant rate, for each start that of three with the
 lowest last loss for one seed and one target per task ({rates}).
 Losses are of a fixed validation set, every 5 steps up to 50, then every 10.
 
@@ -61,6 +63,7 @@ Losses are of a fixed validation set, every 5 steps up to 50, then every 10.
   in every seed.
 - *times faster*: the reference's own steps to that loss by these, mean and range over seeds; less than 5 steps count
   as 5; "≥": it begins at or below that loss.
+- *than random*: the same beside "random", which may not be the reference.
 - *FLOPs*: spent until then, of the reference's. A step is 6 x matrix elements x tokens, and 12 x context x width per
   layer and token for attention. {counted}Not counted: the source's own
   training, transforms.
@@ -156,12 +159,12 @@ def at_once(summary: Summary) -> bool:
 def times(summary: Summary) -> str:
     if not math.isfinite(summary.share):
         return "-"
-    low, high = min(summary.faster), max(summary.faster)
-    return (
-        ("≥ " if at_once(summary) else "")
-        + f"{mean(summary.faster):.1f}"
-        + (f" ({low:.1f} to {high:.1f})" if summary.seeds > 1 else "")
-    )
+    return ("≥ " if at_once(summary) else "") + ratios(summary.faster)
+
+
+def ratios(values: Sequence[float]) -> str:
+    """Mean and range."""
+    return f"{mean(values):.1f}" + (f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else "")
 
 
 def cells(summary: Summary) -> list[str]:
@@ -172,6 +175,7 @@ def cells(summary: Summary) -> list[str]:
     return [
         summary.start, str(summary.seeds), f"{summary.lr:g}", f"{mean(summary.first):.3f}",
         f"{statistics.median(steps):.0f}" if whole else "-", times(summary),
+        ratios(summary.usual) if all(summary.usual) else "-",
         f"{100 * summary.share:.0f} %" if whole else "-", spread(summary.area), equal,
     ]  # fmt: skip
 
@@ -282,19 +286,24 @@ def better_rates(rows: Sequence[Row], task: str, relation: str, starts: dict[str
 def machines(rows: Sequence[Row]) -> str:
     """Of what the tables are, and how many rows are in none because they are of other data or of another source."""
     kept = comparable(rows)
-    every = dict.fromkeys(
-        f"- {row['task']}: {row['device']}, Python {row['python']}, torch {row['torch']}, commit {row['commit']}, "
-        f"{row['date']}; data {row['data'] or 'not recorded'}; source {row['source']}, {row['origin']}, loss "
-        f"{row['source loss']}, accuracy {row['source accuracy']}"
-        for row in kept if row["task"] in FULL and row["start"] in RANDOM
-    )  # fmt: skip
-    tables = {(row["task"], lineage(row)) for row in kept}
-    others = Counter((row["task"], *lineage(row)) for row in rows if (row["task"], lineage(row)) not in tables)
-    every |= dict.fromkeys(
+    targets: dict[tuple[str, str], dict[str, None]] = {}
+    for row in kept:
+        if row["task"] in FULL and row["start"] in RANDOM:
+            where = (
+                f"{row['device']}, Python {row['python']}, torch {row['torch']}, commit {row['commit']}, "
+                f"{row['date']}; data {row['data'] or 'not recorded'}; source {row['source']}, {row['origin']}, loss "
+                f"{row['source loss']}, accuracy {row['source accuracy']}"
+            )
+            targets.setdefault((row["task"], where), {})[row["relation"]] = None
+    lines = [f"- {task} ({'; '.join(relations)}): {where}" for (task, where), relations in targets.items()]
+    tables = {(target_of(row), lineage(row)) for row in kept}
+    others = Counter((row["task"], *lineage(row)) for row in rows if (target_of(row), lineage(row)) not in tables)
+    lines += [
         f"- {task}: {count} rows of data {data or 'not recorded'}, source {origin}, are in the ledger and in no table"
-        for (task, data, origin), count in others.items() if task in FULL
-    )  # fmt: skip
-    return "\n".join(every) + "\n"
+        for (task, data, origin), count in others.items()
+        if task in FULL
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def picture(path: Path, title: str, reference: str, runs: Sequence[Measured], starts: dict[str, Summary]) -> None:

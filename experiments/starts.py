@@ -17,6 +17,7 @@ from experiments.tasks import Data, Size
 from front_models._align import _rotate
 from front_models._anatomy import find_anatomy
 from front_models._config import heads_of
+from front_models._options import DepthFill
 
 State = dict[str, Tensor]
 Make = Callable[[nn.Module, nn.Module, int, Data], State]
@@ -120,7 +121,9 @@ def rotated(state: State, seed: int) -> State:
     return {name: work[name].to(tensor.dtype) for name, tensor in state.items()}
 
 
-def _aligned(*, activations: bool = False, shuffle: bool = False, rotate: bool = False) -> Make:
+def _aligned(
+    *, activations: bool = False, shuffle: bool = False, rotate: bool = False, depth_fill: DepthFill = "first"
+) -> Make:
     def make(source: nn.Module, like: nn.Module, seed: int, data: Data) -> State:
         if shuffle:
             source.load_state_dict(shuffled(source.state_dict(), seed))
@@ -129,13 +132,13 @@ def _aligned(*, activations: bool = False, shuffle: bool = False, rotate: bool =
             state, _ = front_models.align(source, basis="activations", data=batches)
         else:
             state, _ = front_models.align(source)
-        return _residual(rotated(state, seed) if rotate else state, like)
+        return _residual(rotated(state, seed) if rotate else state, like, depth_fill)
 
     return make
 
 
-def _residual(state: State | nn.Module, like: nn.Module) -> State:
-    return front_models.transfer(state, like, axes="residual", depth_fill="select")[0]
+def _residual(state: State | nn.Module, like: nn.Module, depth_fill: DepthFill = "first") -> State:
+    return front_models.transfer(state, like, axes="residual", depth_fill=depth_fill)[0]
 
 
 def _rival(how: Callable[..., State], *options: Any, seeded: bool = False) -> Make:
@@ -186,6 +189,9 @@ PLUS = {
 ALIGNED = {
     "aligned": Start(_aligned()),
     "aligned, activations": Start(_aligned(activations=True), batches=BATCHES),
+    "aligned, even layers": Start(
+        _aligned(depth_fill="select"), fits=lambda source, target: target.layers < source.layers
+    ),
 }
 RIVALS = {
     "selection": Start(_rival(rivals.selection, rivals.even_layers), fits=_narrower),

@@ -105,21 +105,35 @@ def test_a_narrower_target_keeps_the_function_where_the_stream_has_few_direction
         (12, 4, [0, 4, 7, 11]),
     ],
 )
-def test_layers_are_evenly_spaced(old: int, new: int, expected: list[int]) -> None:
-    assert [_source_layer(i, old, new) for i in range(new)] == expected
+def test_layers_are_evenly_spaced_or_the_first(old: int, new: int, expected: list[int]) -> None:
+    assert [_source_layer(i, old, new, even=True) for i in range(new)] == expected
+    first = list(range(new)) if new <= old else expected
+    assert [_source_layer(i, old, new, even=False) for i in range(new)] == first
 
 
-def test_a_shallower_target_gets_whole_layers() -> None:
+@pytest.mark.parametrize(("depth_fill", "last"), [("select", 2), ("first", 1)])
+def test_a_shallower_target_gets_whole_layers(depth_fill: str, last: int) -> None:
     source = trained(models.llama(depth=3))
-    state, report = front_models.transfer(source, models.llama(depth=2), **PLAIN)
+    state, report = front_models.transfer(source, models.llama(depth=2), **PLAIN | {"depth_fill": depth_fill})
     taken = front_models.transfer(source, models.llama(depth=3), **PLAIN)[0]
     for name in ("self_attn.q_proj.weight", "mlp.down_proj.weight"):
-        for target, layer in ((0, 0), (1, 2)):
+        for target, layer in ((0, 0), (1, last)):
             assert torch.equal(
                 state[f"model.layers.{target}.{name}"], taken[f"model.layers.{layer}.{name}"].to(torch.float32)
             )
     depth = {row.role: (row.source_depth, row.target_depth) for row in report.rows}
     assert depth["model.layers.{}.mlp.down_proj.weight"] == (2, 2)
+
+
+def test_the_aligned_recipe_takes_the_first_layers() -> None:
+    """A narrower and shallower target is the narrower one without its last layers."""
+    source = trained(vit(64, 3, 64))
+    narrow = front_models.transfer(source, vit(32, 3, 64), **ALIGNED)[0]
+    for depth_fill, last in ((None, 1), ("first", 1), ("select", 2)):
+        options = ALIGNED if depth_fill is None else ALIGNED | {"depth_fill": depth_fill}
+        state = front_models.transfer(source, vit(32, 2, 64), **options)[0]
+        for name in ("attention.q_proj.weight", "mlp.fc2.weight"):
+            assert torch.equal(state[f"vit.layers.1.{name}"], narrow[f"vit.layers.{last}.{name}"])
 
 
 def test_new_units_read_as_the_target_did_and_write_nothing() -> None:
@@ -184,11 +198,15 @@ def test_dtypes_devices_and_progress() -> None:
     [
         ({"recipe": "best"}, "recipe: got 'best'; allowed are 'paper', 'aligned'"),
         ({"axes": "stream"}, "axes: got 'stream'; allowed are 'all', 'residual'"),
-        ({"axes": "residual"}, "depth_fill: got 'zero' with axes='residual'; allowed is 'select'"),
+        ({"axes": "residual"}, "depth_fill: got 'zero' with axes='residual'; allowed are 'select', 'first'"),
         ({"depth_fill": "select"}, "depth_fill: got 'select', which goes with transfer's axes='residual'"),
+        ({"depth_fill": "first"}, "depth_fill: got 'first', which goes with transfer's axes='residual'"),
         (ALIGNED | {"gain": "area"}, "gain: got 'area' with recipe='aligned'; allowed is None"),
         (ALIGNED | {"keep_ratio": 0.5}, "keep_ratio: got 0.5 with recipe='aligned'; allowed is 1.0"),
-        (ALIGNED | {"depth_fill": "repeat"}, "depth_fill: got 'repeat' with recipe='aligned'; allowed is 'select'"),
+        (
+            ALIGNED | {"depth_fill": "repeat"},
+            "depth_fill: got 'repeat' with recipe='aligned'; allowed are 'select', 'first'",
+        ),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

@@ -101,7 +101,9 @@ def compare(
     aligned, why = None, ""
     try:
         rotated, done = align(source, heads=heads)
-        aligned = transfer_residual(rotated, target, heads=done.heads, like_heads=heads_of(like), progress=progress)[1]
+        aligned = transfer_residual(
+            rotated, target, even=False, heads=done.heads, like_heads=heads_of(like), progress=progress
+        )[1]
     except NotAlignableError as error:
         why = str(error)
     rows = _rows(paper, aligned)

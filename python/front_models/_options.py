@@ -21,7 +21,8 @@ __all__ = [
 
 MlpAxes = Literal["both", "hidden"]
 Gain = Literal["area", "ortho"]
-DepthFill = Literal["zero", "random", "consistence", "repeat", "select"]
+DepthFill = Literal["zero", "random", "consistence", "repeat", "select", "first"]
+CHOOSING = ("select", "first")  # the depth fills that take whole layers
 Axes = Literal["all", "residual"]
 Recipe = Literal["paper", "aligned"]
 Progress = Callable[[int, int, str], None]
@@ -45,8 +46,11 @@ def check_initialization(gain: object, depth_fill: object, select_n: object, gen
         raise ValueError(f"gain: got {gain!r}; allowed are None, {_words(Gain)}")
     if depth_fill not in get_args(DepthFill):
         raise ValueError(f"depth_fill: got {depth_fill!r}; allowed are {_words(DepthFill)}")
-    if depth_fill == "select":
-        raise ValueError("depth_fill: got 'select', which goes with transfer's axes='residual'; allowed are the others")
+    if depth_fill in CHOOSING:
+        raise ValueError(
+            f"depth_fill: got {depth_fill!r}, which goes with transfer's axes='residual'; allowed are the others but "
+            f"{', '.join(map(repr, CHOOSING))}"
+        )
     if select_n is not None:
         if isinstance(select_n, bool) or not isinstance(select_n, int):
             raise TypeError(f"select_n: got {select_n!r}; allowed are None and whole numbers from 1")
@@ -65,8 +69,8 @@ def check_recipe(recipe: object, axes: object, depth_fill: object, **others: obj
     if recipe == "paper" and axes == "all":
         return False
     way = f"recipe={recipe!r}" if recipe == "aligned" else f"axes={axes!r}"
-    if depth_fill not in (("zero", "select") if recipe == "aligned" else ("select",)):
-        raise ValueError(f"depth_fill: got {depth_fill!r} with {way}; allowed is 'select'")
+    if depth_fill not in CHOOSING and not (recipe == "aligned" and depth_fill == "zero"):
+        raise ValueError(f"depth_fill: got {depth_fill!r} with {way}; allowed are {', '.join(map(repr, CHOOSING))}")
     usual = {"keep_ratio": 1.0, "mlp_axes": "both", "depth": True, "gain": None, "select_n": None}
     for name, value in others.items():
         if value != usual[name]:

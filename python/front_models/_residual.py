@@ -40,6 +40,7 @@ def transfer_residual(
     source: Mapping[str, Tensor],
     like: Mapping[str, Tensor],
     *,
+    even: bool,
     heads: tuple[int, int] | None = None,
     like_heads: tuple[int, int] | None = None,
     skip: Sequence[str] = (),
@@ -51,10 +52,11 @@ def transfer_residual(
     writes to the stream; for what reads it the same times sqrt(n / n'), because norms make the stream's elements, not
     the stream, of unit size. In a post-norm model, whose norms scale every channel, channels are chosen instead. Of
     units, heads, vocabulary and positions the first are taken; where the target has more, what the new ones read with
-    is the target's own, and what they write with is 0. Layer i of L' is the source's layer round(i (L - 1) / (L' - 1)),
-    or, of a deeper target, floor(i L / L').
+    is the target's own, and what they write with is 0. Layer i of L' is the source's layer i or, even,
+    round(i (L - 1) / (L' - 1)); of a deeper target floor(i L / L').
 
     Args:
+        even: whether a shallower target's layers are evenly spaced ones of the source, else the first.
         heads, like_heads: query and key/value heads of the two, as far as they are known.
 
     Raises:
@@ -70,13 +72,14 @@ def transfer_residual(
         raise NotAlignableError(
             f"like: is of the architecture {new.family!r}; allowed is that of the source, {old.family!r}"
         )
-    _check_heads(old, new, (source_shapes, shapes), (heads, like_heads))
+    layers = [_source_layer(i, len(old.layers), len(new.layers), even=even) for i in range(len(new.layers))]
+    _check_heads(old, new, layers, (source_shapes, shapes), (heads, like_heads))
     work: Work = {name: source[name].detach().to(torch.float64).clone() for name in names_of(old)}
     if old.pre:
         fold_norms(old, work, [])
     tied = tied_names(like)
     _fit_tied_head(old, new, work, tied)
-    moves = {move.target: move for move in _moves(old, new)}
+    moves = {move.target: move for move in _moves(old, new, layers)}
     for name in like:  # what does not touch the stream is taken over where its shape is the same
         same = name in source and source[name].shape == like[name].shape
         if name not in moves and same and _is_weight(name, like[name]):
@@ -111,14 +114,14 @@ def _is_weight(name: str, tensor: Tensor) -> bool:
     return tensor.dtype.is_floating_point and not is_table(name, tuple(tensor.shape))
 
 
-def _moves(old: Anatomy, new: Anatomy) -> Iterator[_Move]:
+def _moves(old: Anatomy, new: Anatomy, layers: Sequence[int]) -> Iterator[_Move]:
     grow = math.sqrt(old.width / new.width)
     read_scale = grow if new.pre else 1.0
     for a, b in zip(old.embeddings, new.embeddings, strict=False):
         yield from _linear(a, b, 1.0, "units")
         if b.bias is not None and a.bias is not None:
             yield _Move(b.bias, a.bias, 0, 1.0, "fixed")
-    for branch, other in _branch_pairs(old, new):
+    for branch, other in _branch_pairs(old, new, layers):
         for a, b in zip(branch.reads, other.reads, strict=True):
             yield from _linear(a, b, read_scale, "units")
             if a.bias is not None and b.bias is not None:
@@ -154,25 +157,28 @@ def _norm(a: Norm, b: Norm, old: Anatomy, new: Anatomy) -> Iterator[_Move]:
         yield _Move(b.bias, a.bias, 0, 1 / ratio if old.pre else 1.0, "fixed")
 
 
-def _branch_pairs(old: Anatomy, new: Anatomy) -> Iterator[tuple[Branch, Branch]]:
-    for i, layer in enumerate(new.layers):
-        yield from zip(old.layers[_source_layer(i, len(old.layers), len(new.layers))], layer, strict=True)
+def _branch_pairs(old: Anatomy, new: Anatomy, layers: Sequence[int]) -> Iterator[tuple[Branch, Branch]]:
+    for i, layer in zip(layers, new.layers, strict=True):
+        yield from zip(old.layers[i], layer, strict=True)
 
 
-def _source_layer(i: int, old: int, new: int) -> int:
+def _source_layer(i: int, old: int, new: int, *, even: bool) -> int:
     if new > old:
         return i * old // new
+    if not even:
+        return i
     return 0 if new == 1 else (2 * i * (old - 1) + new - 1) // (2 * (new - 1))
 
 
 def _check_heads(
     old: Anatomy,
     new: Anatomy,
+    layers: Sequence[int],
     shapes: tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]],
     heads: tuple[tuple[int, int] | None, tuple[int, int] | None],
 ) -> None:
     """Whole heads are taken, so that they must be of one size; queries share keys in groups, also of one size."""
-    for branch, other in _branch_pairs(old, new):
+    for branch, other in _branch_pairs(old, new, layers):
         if branch.kind != "attention":
             continue
         (q, k), (q2, k2) = attention_widths(branch, shapes[0]), attention_widths(other, shapes[1])

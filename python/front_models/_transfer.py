@@ -208,8 +208,9 @@ def transfer(
         progress: called after each role of the target as `progress(done, total, role)`.
         recipe: "paper", or "aligned": `align` the source, then as `axes="residual"`.
         axes: "all", or "residual": norms are folded, the DCT is taken along the residual stream alone, the first MLP
-            units, heads and positions are taken, and evenly spaced layers (`depth_fill="select"`, which goes with it).
-            A pre-norm target that is wider, and no deeper or shallower, computes what the source does.
+            units, heads and positions are taken, and whole layers: the first (`depth_fill="first"`, the aligned
+            recipe's) or evenly spaced ones ("select"); it takes one of the two. A pre-norm target that is wider, and no
+            deeper or shallower, computes what the source does.
         heads: along the residual stream (of either recipe), as in `align`: the source's.
 
     Returns:
@@ -235,7 +236,15 @@ def transfer(
             aligned = dict(tensors)
             known = head_counts(heads, source, find_anatomy(shapes), shapes)
         target = named_tensors(like, "like")
-        return transfer_residual(aligned, target, heads=known, like_heads=heads_of(like), skip=words, progress=progress)
+        return transfer_residual(
+            aligned,
+            target,
+            even=depth_fill == "select",
+            heads=known,
+            like_heads=heads_of(like),
+            skip=words,
+            progress=progress,
+        )
     if heads is not None:
         raise ValueError(f"heads: got {heads!r} with recipe='paper' and axes='all'; allowed is None")
     check_initialization(gain, depth_fill, select_n, generator)
