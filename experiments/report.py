@@ -55,8 +55,8 @@ target see the same data, so this says what a start is worth for the same task i
 {tasks}
 "random" is N(0, 0.02²), what GPT-2, BERT and ViT are started with; "random, fan-in" is N(0, 1/fan-in), embeddings
 N(0, 1) unless a head reads them too. The reference of all ratios is, for every target, the one of the two with the
-lower last loss; beside "random", what most would compare with, most ratios are larger and have a column. AdamW at a constant rate, for each start that of three with the
-lowest last loss for one seed and one target per task ({rates}).
+lower last loss; beside "random", what most would compare with, most ratios are larger and have a column. AdamW at a
+constant rate, for each start that of three with the lowest last loss for one seed and one target per task ({rates}).
 Losses are of a fixed validation set, every 5 steps up to 50, then every 10.
 
 - *steps*: to the first validation at or below the reference's last loss for the same seed, median over seeds; "-": not
