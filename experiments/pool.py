@@ -14,7 +14,7 @@ from experiments.jobs import Job, Stage
 from experiments.jobs import run as run_jobs
 from experiments.measures import lineage
 from experiments.starts import STARTS
-from experiments.tasks import TASKS
+from experiments.tasks import TASKS, data_of
 from front_kernels.bench import ledger
 
 # What tells a job from others of the same data and source.
@@ -89,9 +89,21 @@ def run(
                         say(f"{finished}/{count} {job}: {losses[0]} {losses[-1]}, {row['seconds']} s")
         return whole
 
+    failed: set[str] = set()
+
+    def readable(task: str) -> bool:
+        """Whether its data are there: others go on without it."""
+        if task not in failed:
+            try:
+                data_of(TASKS[task].load, "cpu")
+            except Exception as error:
+                failed.add(task)
+                say(f"{task} failed: {type(error).__name__}: {error}")
+        return task not in failed
+
     whole = True
     for stage in stages:
-        tasks = dict.fromkeys(job.task for job in stage(()) if only(job))
+        tasks = [name for name in dict.fromkeys(job.task for job in stage(()) if only(job)) if readable(name)]
         whole &= finish([(name, False) for name in tasks if not _trained(name, cache)], 0)
         own = {name: tuple(sources.lineage(TASKS[name], cache).values()) for name in tasks if _trained(name, cache)}
         rows = [row for row in ledger.read(path) if own.get(row["task"]) == lineage(row)]
@@ -99,7 +111,7 @@ def run(
         wanted = [job for job in dict.fromkeys(stage(rows)) if only(job) and job.task in own]
         jobs = [job for job in wanted if key_of(job.columns()) not in done]
         whole &= finish([*_refinements(jobs, cache), *units(jobs, stack)], len(jobs))
-    return whole
+    return whole and not failed
 
 
 def _trained(task: str, cache: Path) -> bool:

@@ -80,12 +80,12 @@ TASKS_SAY = {
   up to a pixel in every epoch; a ViT of timm's layout, patches of 2 x 2.
 """,
     "minilm": """\
-- **minilm**: 10 masked of 64 WordPieces of the standard library's docstrings and pydoc's topics, every tenth text for
-  validation; a BERT whose head is its word embeddings. The source is MiniLM (all-MiniLM-L6-v2), which has no such head,
-  trained for {source_steps} steps of the same kind first. In {steps} steps a random start learns little more than how
-  frequent words are: ratios say how soon that is passed. Only the leading starts are tried; BERT's queries, keys and
-  values are apart as they are, so that "split" changes nothing, and in a post-norm model alignment orders channels and
-  does not rotate them.
+- **minilm**: 10 masked of 62 WordPieces of the standard library's docstrings, every tenth module for validation, and
+  of pydoc's topics; a BERT whose head is its word embeddings. The source is MiniLM (all-MiniLM-L6-v2), which has no
+  such head, trained for {source_steps} steps of the same kind first. In {steps} steps a random start learns little more
+  than how frequent words are: ratios say how soon that is passed. Only the leading starts are tried; BERT's queries,
+  keys and values are apart as they are, so that "split" changes nothing, and in a post-norm model alignment orders
+  channels and does not rotate them.
 """,
 }
 PAPER_SAYS = (

@@ -23,7 +23,7 @@ RATE_REFINED, LAM = 1e-3, 1.0
 def path_of(task: Task, folder: Path, refined: bool) -> Path:
     """Its name tells the recipe and the data."""
     recipe = repr((task.source, task.source_steps, task.source_lr, refined and (task.refine_steps, RATE_REFINED, LAM)))
-    recipe += task.begin.__module__ if task.begin else ""
+    recipe += task.begin_id
     digest = hashlib.sha256((recipe + _fingerprint(task.load)).encode()).hexdigest()[:10]
     return folder / f"{task.name.replace(', ', '-')}-{task.source}{'-refined' if refined else ''}-{digest}.pt"
 

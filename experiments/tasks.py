@@ -42,7 +42,7 @@ class Task:
     targets: what a target is beside the source -> its size; the first is the one that learning rates are tuned on.
     steps: of a target.
     rates: of which each start has the best.
-    begin: the weights that the source's training begins with; None: random numbers.
+    begin, begin_id: the weights that the source's training begins with, and what tells them; None: random numbers.
     screened: whether all starts are tried, not the leading ones alone.
     """
 
@@ -58,6 +58,7 @@ class Task:
     steps: int
     rates: tuple[float, float, float] = (1e-3, 3e-3, 1e-2)
     begin: Callable[[], dict[str, Tensor]] | None = None
+    begin_id: str = ""
     screened: bool = True
 
 
@@ -81,7 +82,7 @@ MINILM = Task(
         "deeper": Size(8, 384),
         "deeper and wider": Size(8, 512),
     },
-    100, (3e-4, 1e-3, 3e-3), minilm.trained, False,
+    100, (3e-4, 1e-3, 3e-3), minilm.trained, minilm.SHA256, False,
 )  # fmt: skip
 SMALL = {"narrower and shallower": Size(2, 32), "deeper and wider": Size(5, 64)}
 FULL = {task.name: task for task in (LANGUAGE, VISION, MINILM)}

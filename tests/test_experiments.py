@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -198,6 +199,25 @@ def test_a_job_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.Mon
     assert [row["start"] for row in ledger.read(tmp_path / "proof.csv")] == ["random"]
 
 
+def test_a_task_whose_data_are_not_there_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(monkeypatch)
+
+    def gone() -> vision.Digits:
+        raise FileNotFoundError("no digits")
+
+    monkeypatch.setitem(TASKS, "gone", dataclasses.replace(VISION, name="gone", load=gone))
+    pair = [Job(name, "narrower and shallower", "random", 0, 1e-3) for name in ("gone", "tiny")]
+    whole, said = work(lambda rows: iter(pair), tmp_path)
+    assert not whole
+    assert said[0] == "gone failed: FileNotFoundError: no digits"
+    assert [row["task"] for row in ledger.read(tmp_path / "proof.csv")] == ["tiny"]
+
+
+def test_other_tasks_do_without_tokenizers() -> None:
+    program = "import sys; sys.modules['tokenizers'] = None; import experiments.__main__"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parent.parent)
+
+
 @pytest.mark.parametrize("base", [LANGUAGE, VISION], ids=lambda task: task.name)
 def test_a_stack_has_the_curves_of_its_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Task) -> None:
     task = tiny(monkeypatch, base)
@@ -252,6 +272,7 @@ def test_measures() -> None:
     by_start = {run.start: run for run in runs}
     assert by_start["paper"].steps == 20
     assert by_start["paper"].step_ratio == 0.5
+    assert by_start["paper"].usual_ratio == 20 / 5
     assert by_start["paper"].area == pytest.approx((2.5 * 5 + 1.75 * 5 + 10) / 20)
     assert by_start["aligned"].step_ratio == 2  # 0 steps count as 5
     assert by_start["FRONT+"].flop_ratio == 10 / (5 + 5)
@@ -321,12 +342,14 @@ def test_rows_of_other_data_are_in_no_table(tmp_path: Path) -> None:
     assert "- vision: 1 rows of data not recorded, source s, are in the ledger and in no table" in text
     assert "- vision: 1 rows of data ours, source t, are in the ledger and in no table" in text
     assert "| aligned | 1 | 0.003 | 0.900 |" in text
+    another = [row("random", "0:0.1 20:0.1") | {"relation": "wider", "data": "theirs"}]
+    assert measures.comparable([*FIXTURE, *another]) == [*FIXTURE, *another]  # of another target
 
 
 def test_report(tmp_path: Path) -> None:
     text = report.write([*FIXTURE, row("aligned", "0:0.9 10:0.5 20:0.6", seed=1)], tmp_path).read_text()
     assert "| vision, narrower (6x96 to 6x64) | aligned, ≥ 2.0 |" in text  # its other seed has no reference
-    assert "| paper | 1 | 0.003 | 3.000 | 20 | 0.5 | 200 % |" in text
-    assert "| selection | 1 | 0.003 | 2.000 | - | - | - | 1.675 | 1.100 |" in text
+    assert "| paper | 1 | 0.003 | 3.000 | 20 | 0.5 | 4.0 | 200 % |" in text
+    assert "| selection | 1 | 0.003 | 2.000 | - | - | 4.0 | - | 1.675 | 1.100 |" in text
     assert "vision, the paper's recipe: reached for 1 of 1 targets; at best 0.5 times faster" in text
     assert (tmp_path / "pictures" / "vision-narrower.png").stat().st_size > 1000

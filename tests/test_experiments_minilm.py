@@ -65,7 +65,7 @@ def test_the_model_is_the_package_s_encoder() -> None:
     model = minilm.Bert(6, 384)
     model.load_state_dict(minilm.trained())
     tokens, _ = data_of(minilm.Masked, "cpu").held_out
-    known = torch.tensor(minilm._words()[1])
+    known = torch.tensor(minilm._words()[2])
     reference = transformers.BertModel.from_pretrained(minilm.find_minilm(), add_pooling_layer=False).eval()
     with torch.no_grad():
         wanted = reference(known[tokens[:2]]).last_hidden_state
@@ -79,6 +79,26 @@ def test_a_changed_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minilm, "SHA256", "0" * 64)
     with pytest.raises(ValueError, match=r"sha256 is 53aa51172d142c89.*, expected 0000"):
         minilm.find_minilm()
+
+
+def test_a_package_without_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minilm, "files", lambda package: [])
+    with pytest.raises(FileNotFoundError, match=f"the package {minilm.PACKAGE} names no model.safetensors"):
+        minilm.find_minilm()
+
+
+def test_another_package_is_another_source(tmp_path: Path) -> None:
+    other = dataclasses.replace(MINILM, begin_id="0" * 64)
+    assert sources.path_of(other, tmp_path, False) != sources.path_of(MINILM, tmp_path, False)
+
+
+def test_what_is_validated_on_is_not_trained_on() -> None:
+    """No run of 32 words is in both."""
+    train, held_out, _ = minilm._words()
+    seen = {tuple(text[i : i + 32]) for text in train for i in range(len(text) - 31)}
+    runs = [tuple(text[i : i + 32]) for text in held_out for i in range(len(text) - 31)]
+    assert len(runs) > 10_000
+    assert seen.isdisjoint(runs)
 
 
 def test_leading_starts_take_over_what_the_source_knows() -> None:
