@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode
 
 from . import _contract
@@ -27,6 +28,8 @@ Arguments = dict[str, Any]
 # Looked up once: a call of an op costs microseconds, and each of these a part of one.
 _AFTER_AUTOGRAD = torch._C._after_autograd_keyset
 _below_autograd = torch._C._AutoDispatchBelowAutograd
+_AFTER_VIEWS = torch._C._after_ADInplaceOrView_keyset
+_below_views = torch._C._AutoDispatchBelowADInplaceOrView
 _forward_mode = forward_ad._is_fwd_grad_enabled
 _unpack_dual = torch._C._VariableFunctions._unpack_dual
 
@@ -174,20 +177,22 @@ def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
 
 
 def _out_kernels(op: LinearOp) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Autograd: refuses; ADInplaceOrView: tells autograd that `out` has changed."""
-    overload = getattr(torch.ops.front, op.name).out
+    """Autograd: refuses, and goes on as ADInplaceOrView: tells autograd that `out` has changed.
 
-    def autograd(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
-        graded = torch.is_grad_enabled() and (x.requires_grad or out.requires_grad)
-        if graded or has_tangent(x) or has_tangent(out):
-            raise RuntimeError(f"front::{op.name}: out= does not support autograd, but x or out requires grad")
-        with torch._C._AutoDispatchBelowAutograd():
-            overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, out=out, **kwargs)
+    One calls the other's work itself, since to be dispatched to in Python takes longer than a small transform.
+    """
+    redispatch = getattr(torch.ops.front, op.name).out.redispatch
 
     def bump_version(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
-        torch.autograd.graph.increment_version(out)
-        with torch._C._AutoDispatchBelowADInplaceOrView():
-            overload.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, x, *args, out=out, **kwargs)
+        increment_version(out)
+        with _below_views():
+            redispatch(keyset & _AFTER_VIEWS, x, *args, out=out, **kwargs)
+
+    def autograd(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
+        graded = (x.requires_grad or out.requires_grad) and torch.is_grad_enabled()
+        if graded or has_tangent(x) or has_tangent(out):
+            raise RuntimeError(f"front::{op.name}: out= does not support autograd, but x or out requires grad")
+        bump_version(keyset, x, *args, out=out, **kwargs)
 
     return autograd, bump_version
 
