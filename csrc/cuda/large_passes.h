@@ -30,6 +30,12 @@ inline void check_steps(const LargePlan& plan) {
 
 }  // namespace passes_detail
 
+// Passes through memory run one after the other: the points of one take the place of those before, if they fit there.
+inline int64_t Passes::reserve_points(int64_t elements) {
+  if (elements > points_elements_) points_ = reserve(elements), points_elements_ = elements;
+  return points_;
+}
+
 inline void Passes::add_large(const Pass& p) {
   using namespace passes_detail;
   check_large(p.n);
@@ -45,7 +51,7 @@ inline void Passes::add_large(const Pass& p) {
   const int64_t blocks = plan.loop_down.blocks * hardware_.multiprocessors;
   const bool loop = !plan.loop_down.radices.empty() && total_lanes > at_once && total_lanes >= kLoopLanes * blocks &&
                     blocks * lane_bytes <= kLoopPointsLimit;
-  const int64_t offset = reserve(2 * length * (loop ? blocks : std::min(at_once, total_lanes)));
+  const int64_t offset = reserve_points(2 * length * (loop ? blocks : std::min(at_once, total_lanes)));
 
   Launch launch;
   LargeArgs& a = launch.args.emplace<LargeArgs>();

@@ -172,6 +172,7 @@ class Passes {
   }
 
   void add_large(const Pass& p);
+  int64_t reserve_points(int64_t elements);
 
   const passes_detail::FoundAxis& find_spectral_axis(const Pass& p, bool in_one) const {
     if (in_one) return passes_detail::find_axis(p.n, p.kept, real_bytes_, 1, Fours::none, hardware_);
@@ -236,6 +237,7 @@ class Passes {
   int64_t real_bytes_;
   Hardware hardware_;
   char* workspace_;
+  int64_t points_ = 0, points_elements_ = 0;  // of the workspace, for passes through memory
 };
 
 namespace passes_detail {
