@@ -103,7 +103,8 @@ def compiled(name: str, source: str, headers: Path = CUDA) -> ctypes.CDLL:
 def gxx(*arguments: str) -> None:
     # NOTE: not optimised: most kernels run on a few lanes, and compiling them is what takes the time.
     flags = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-fPIC"]
-    flags += ["-fno-exceptions", "-fno-asynchronous-unwind-tables"]
+    flags += ["-fno-exceptions", "-fno-asynchronous-unwind-tables", "-fno-rtti", "-fno-semantic-interposition"]
+    flags += ["-fno-stack-protector", "-fcf-protection=none"]
     run = subprocess.run(["g++", *flags, *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[:4000]
 

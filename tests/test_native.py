@@ -58,6 +58,7 @@ def test_kernels_under_sanitizers(objects, tmp_path, vector_bytes):
         assert run.stdout.endswith("0 failed\n"), run.stdout
 
 
+@pytest.mark.slow
 def test_plan_cache_under_thread_sanitizer(tmp_path):
     tools = all(shutil.which(tool) for tool in ("g++", "setarch"))
     if not tools or not sanitizer_works(tmp_path, THREAD_FLAGS, UNRANDOMISED):
@@ -70,6 +71,7 @@ def test_plan_cache_under_thread_sanitizer(tmp_path):
     assert run.stdout == "0 failed\n"
 
 
+@pytest.mark.slow
 def test_code_for_one_instruction_set_shares_no_symbol_with_another(tmp_path):
     """Whatever an instruction set's object defines outside its own namespace, another one could pick up."""
     if shutil.which("g++") is None or shutil.which("nm") is None:

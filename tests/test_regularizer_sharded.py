@@ -385,11 +385,13 @@ def _hybrid(rank: int, size: int) -> int:
     return len(checks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])  # three: shards that are uneven and empty for every kind of parameter
 def test_shards(size: int, tmp_path: Path) -> None:
     assert run_processes(_shards, size, tmp_path) == [len(CHECKS) if size == 3 else 4] * size
 
 
+@pytest.mark.slow
 def test_replicas_of_shards(tmp_path: Path) -> None:
     """HSDP: two pairs of processes, which hold the same."""
     assert run_processes(_hybrid, 4, tmp_path) == [2] * 4

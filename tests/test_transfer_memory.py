@@ -64,6 +64,7 @@ print(json.dumps({name: measure(depths[name], *case) for name, case in cases.ite
 """
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status and clear_refs, which only Linux has"),
     pytest.mark.xdist_group("transfer memory"),  # one process, so that it measures once
 ]
