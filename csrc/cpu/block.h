@@ -59,6 +59,12 @@ FRONT_INLINE bool in_vectors(Along along) {
   return along.stride == 1 && along.run % kLanes<T> == 0;
 }
 
+// Whole vectors of pairs of them.
+template <class T>
+FRONT_INLINE bool pairs_in_vectors(Along along) {
+  return along.run % (2 * kLineBytes / static_cast<int>(sizeof(T))) == 0;
+}
+
 // Where the work array of each block of a group lies: `stride` vectors apart.
 template <class T>
 struct Works {
@@ -94,6 +100,20 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
   }
   int64_t i = 0;
   if (in_vectors<T>(along)) {
+    if constexpr (kInPairs<T, In>)
+      for (; lanes.count == W && pairs_in_vectors<T>(along) && i + 2 * W <= n; i += 2 * W) {
+        Vector<float> tile[W], first, second;
+        for (int l = 0; l < W; ++l) {
+          const In* row = x + lanes.in[l];
+          std::memcpy(&tile[l], row + offset(along, i), sizeof tile[l]);
+          if (ahead) __builtin_prefetch(row + offset(along, i + ahead * 2 * W), 0, 2);
+        }
+        transpose<float>(tile);
+        for (int j = 0; j < W; ++j) {
+          widen_pairs(bit_cast<Bits32>(tile[j]), &first, &second);
+          z[index[i + 2 * j]] = first, z[index[i + 2 * j + 1]] = second;
+        }
+      }
     for (; i + W <= n; i += W) {
       const In* column = x + offset(along, i);
       Vector<T> tile[W];
@@ -149,7 +169,28 @@ void store_block(Out* y, int64_t n, Along along, const Lanes<T>& lanes, const in
   }
   int64_t i = 0;
   if (in_vectors<T>(along)) {
-    if (around) {
+    if constexpr (kInPairs<T, Out>) {
+      constexpr int P = kLineBytes / static_cast<int>(sizeof(Vector<T>));  // vectors of pairs in a line
+      for (; pairs_in_vectors<T>(along) && i + 2 * P * W <= n; i += 2 * P * W) {
+        Out* column = y + offset(along, i);
+        Vector<float> tile[P][W];
+        for (int p = 0; p < P; ++p) {
+          for (int j = 0; j < W; ++j) {
+            const int32_t* pair = index + i + 2 * (p * W + j);
+            tile[p][j] = bit_cast<Vector<float>>(narrow_pairs(z[pair[0]], z[pair[1]]));
+          }
+          transpose<float>(tile[p]);
+        }
+        for (int l = 0; l < lanes.count; ++l) {
+          alignas(kLineBytes) Vector<float> line[P];
+          for (int p = 0; p < P; ++p) line[p] = tile[p][l];
+          if (around)
+            stream_bytes(column + lanes.out[l], line);
+          else
+            std::memcpy(column + lanes.out[l], line, sizeof line);
+        }
+      }
+    } else if (around) {
       for (; i + V * W <= n; i += V * W) {
         Out* column = y + offset(along, i);
         Vector<T> tile[V][W];

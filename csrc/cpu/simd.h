@@ -160,11 +160,24 @@ typedef uint16_t Bits16 __attribute__((vector_size(FRONT_VECTOR_BYTES / 2)));
 FRONT_INLINE Vector<float> widen(Bits16 bits) {
   return bit_cast<Vector<float>>(__builtin_convertvector(bits, Bits32) << 16);
 }
-FRONT_INLINE Bits16 narrow(Vector<float> v) {
-  const Bits32 bits = bit_cast<Bits32>(v);
-  const Bits32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
-  const Bits32 is_nan = bit_cast<Bits32>(v != v);
-  return __builtin_convertvector((is_nan & ((bits >> 16) | 0x40)) | (~is_nan & rounded), Bits16);
+// To nearest, ties to even, in the upper half.
+FRONT_INLINE Bits32 rounded_bits(Vector<float> v) {
+  const Bits32 bits = bit_cast<Bits32>(v), is_nan = bit_cast<Bits32>(v != v);
+  return (is_nan & (bits | 0x400000)) | (~is_nan & (bits + 0x7fff + ((bits >> 16) & 1)));
+}
+FRONT_INLINE Bits16 narrow(Vector<float> v) { return __builtin_convertvector(rounded_bits(v) >> 16, Bits16); }
+
+// Two bfloat16 in each element, the earlier one in the lower half, as memory has them: neighbours along an axis are
+// transposed as one.
+template <class T, class Other>
+constexpr bool kInPairs = std::is_same_v<T, float> && std::is_same_v<Other, BFloat16>;
+
+FRONT_INLINE void widen_pairs(Bits32 pairs, Vector<float>* first, Vector<float>* second) {
+  *first = bit_cast<Vector<float>>(pairs << 16);
+  *second = bit_cast<Vector<float>>(pairs & 0xffff0000u);
+}
+FRONT_INLINE Bits32 narrow_pairs(Vector<float> first, Vector<float> second) {
+  return rounded_bits(first) >> 16 | (rounded_bits(second) & 0xffff0000u);
 }
 
 // W consecutive elements.
@@ -194,8 +207,21 @@ FRONT_INLINE void store(Out* p, Vector<T> v) {
   }
 }
 
-// The W * kVectorsPerLine elements of one aligned cache line, written around the caches: the line is not fetched before
-// it is overwritten, and evicts nothing. Call stream_fence before another thread may look.
+// One aligned cache line, written around the caches: the line is not fetched before it is overwritten, and evicts
+// nothing. Call stream_fence before another thread may look.
+FRONT_INLINE void stream_bytes(void* p, const void* line) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(static_cast<__m512i*>(p), *static_cast<const __m512i*>(line));
+#elif defined(__AVX__)
+  for (int i = 0; i < 2; ++i) _mm256_stream_si256(static_cast<__m256i*>(p) + i, static_cast<const __m256i*>(line)[i]);
+#elif defined(__SSE2__)
+  for (int i = 0; i < 4; ++i) _mm_stream_si128(static_cast<__m128i*>(p) + i, static_cast<const __m128i*>(line)[i]);
+#else
+  std::memcpy(p, line, kLineBytes);
+#endif
+}
+
+// Its W * kVectorsPerLine elements.
 template <class T, class Out>
 constexpr int kVectorsPerLine = kLineBytes / (kLanes<T> * sizeof(Out));
 
@@ -203,17 +229,7 @@ template <class T, class Out>
 FRONT_INLINE void stream_line(Out* p, const Vector<T> (&v)[kVectorsPerLine<T, Out>]) {
   alignas(kLineBytes) Out line[kLineBytes / sizeof(Out)];
   for (int i = 0; i < kVectorsPerLine<T, Out>; ++i) store<T>(line + i * kLanes<T>, v[i]);
-#if defined(__AVX512F__)
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), *reinterpret_cast<const __m512i*>(line));
-#elif defined(__AVX__)
-  for (int i = 0; i < 2; ++i)
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(p) + i, reinterpret_cast<const __m256i*>(line)[i]);
-#elif defined(__SSE2__)
-  for (int i = 0; i < 4; ++i)
-    _mm_stream_si128(reinterpret_cast<__m128i*>(p) + i, reinterpret_cast<const __m128i*>(line)[i]);
-#else
-  std::memcpy(p, line, sizeof line);
-#endif
+  stream_bytes(p, line);
 }
 FRONT_INLINE void stream_fence() {
 #ifdef __SSE2__
