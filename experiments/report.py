@@ -55,7 +55,7 @@ target see the same data, so this says what a start is worth for the same task i
 {tasks}
 "random" is N(0, 0.02²), what GPT-2, BERT and ViT are started with; "random, fan-in" is N(0, 1/fan-in), embeddings
 N(0, 1) unless a head reads them too. The reference of all ratios is, for every target, the one of the two with the
-lower last loss; beside "random", what most would compare with, most ratios are larger and have a column. AdamW at a
+lower last loss; beside "random", what most would compare with, ratios have a column of their own. AdamW at a
 constant rate, for each start that of three with the lowest last loss for one seed and one target per task ({rates}).
 Losses are of a fixed validation set, every 5 steps up to 50, then every 10.
 
@@ -151,15 +151,16 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     return f"{text} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
-def at_once(summary: Summary) -> bool:
-    """Whether it begins at or below the reference's last loss for some seed: its ratio says how long that one took."""
-    return any(step is not None and step < FIRST_STEP for step in summary.steps)
+def at_once(steps: Sequence[int | None]) -> str:
+    """A mark where it begins at or below the random start's last loss for some seed: its ratio says how long that one
+    took."""
+    return "≥ " if any(step is not None and step < FIRST_STEP for step in steps) else ""
 
 
 def times(summary: Summary) -> str:
     if not math.isfinite(summary.share):
         return "-"
-    return ("≥ " if at_once(summary) else "") + ratios(summary.faster)
+    return at_once(summary.steps) + ratios(summary.faster)
 
 
 def ratios(values: Sequence[float]) -> str:
@@ -175,7 +176,7 @@ def cells(summary: Summary) -> list[str]:
     return [
         summary.start, str(summary.seeds), f"{summary.lr:g}", f"{mean(summary.first):.3f}",
         f"{statistics.median(steps):.0f}" if whole else "-", times(summary),
-        ratios(summary.usual) if all(summary.usual) else "-",
+        at_once(summary.usual_steps) + ratios(summary.usual) if all(summary.usual) else "-",
         f"{100 * summary.share:.0f} %" if whole else "-", spread(summary.area), equal,
     ]  # fmt: skip
 
@@ -229,7 +230,7 @@ def beside_the_paper(found: Found) -> str:
                     f"- {task}, {label}: the random start's last loss is reached for no target, of {len(every)}."
                 )
                 continue
-            later = [pair for pair in reached if not at_once(pair[0])]
+            later = [pair for pair in reached if not at_once(pair[0].steps)]
             text = f"- {task}, {label}: reached for {len(reached)} of {len(every)} targets"
             if len(later) < len(reached):
                 text += f", for {len(reached) - len(later)} of them before any step for a seed or all"

@@ -61,6 +61,10 @@ class Task:
     begin_id: str = ""
     screened: bool = True
 
+    def __post_init__(self) -> None:
+        if (self.begin is None) != (self.begin_id == ""):
+            raise ValueError(f"begin_id: got {self.begin_id!r}; allowed is what tells the weights of begin, if any")
+
 
 TARGETS = {
     "narrower and shallower": Size(3, 64),

@@ -177,9 +177,9 @@ def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
 
 
 def _out_kernels(op: LinearOp) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Autograd: refuses, and goes on as ADInplaceOrView: tells autograd that `out` has changed.
+    """Autograd: refuses, or does what ADInplaceOrView does: tells autograd that `out` has changed, and goes on.
 
-    One calls the other's work itself, since to be dispatched to in Python takes longer than a small transform.
+    It calls that itself, since being dispatched to in Python once more takes longer than a small transform.
     """
     redispatch = getattr(torch.ops.front, op.name).out.redispatch
 

@@ -108,7 +108,7 @@ def test_passes_through_memory_share_its_points(direction):
     assert_matches(out, expected, dtype=torch.float32, tolerance=1e-6)
 
 
-def test_the_workspace_has_room_for_one_pass_s_points():
+def test_points_are_reserved_anew_only_where_more_are_needed():
     size, kept = 1 << 15, 1 << 11  # 50257 rows: a convolution of 2^17 points; 30522 columns: one of 2^15
     args = (FORWARD, [50257, 30522, kept, kept, 0, 0], [30522, 1, kept, 1], [F32] * 3, "ortho", [256], [512], [])
     launches, found = _C.cuda_matrix_launches(*args, 0, H200)

@@ -350,6 +350,6 @@ def test_report(tmp_path: Path) -> None:
     text = report.write([*FIXTURE, row("aligned", "0:0.9 10:0.5 20:0.6", seed=1)], tmp_path).read_text()
     assert "| vision, narrower (6x96 to 6x64) | aligned, ≥ 2.0 |" in text  # its other seed has no reference
     assert "| paper | 1 | 0.003 | 3.000 | 20 | 0.5 | 4.0 | 200 % |" in text
-    assert "| selection | 1 | 0.003 | 2.000 | - | - | 4.0 | - | 1.675 | 1.100 |" in text
+    assert "| selection | 1 | 0.003 | 2.000 | - | - | ≥ 4.0 | - | 1.675 | 1.100 |" in text
     assert "vision, the paper's recipe: reached for 1 of 1 targets; at best 0.5 times faster" in text
     assert (tmp_path / "pictures" / "vision-narrower.png").stat().st_size > 1000

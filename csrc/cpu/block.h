@@ -169,7 +169,7 @@ void store_block(Out* y, int64_t n, Along along, const Lanes<T>& lanes, const in
   }
   int64_t i = 0;
   if (in_vectors<T>(along)) {
-    if constexpr (kInPairs<T, Out>) {
+    if constexpr (kInPairs<T, Out>) {  // as many as a line has; whole lines (`around`) are always of whole pairs
       constexpr int P = kLineBytes / static_cast<int>(sizeof(Vector<T>));  // vectors of pairs in a line
       for (; pairs_in_vectors<T>(along) && i + 2 * P * W <= n; i += 2 * P * W) {
         Out* column = y + offset(along, i);

@@ -221,7 +221,7 @@ FRONT_INLINE void stream_bytes(void* p, const void* line) {
 #endif
 }
 
-// Its W * kVectorsPerLine elements.
+// The same of the W * kVectorsPerLine elements that a line holds.
 template <class T, class Out>
 constexpr int kVectorsPerLine = kLineBytes / (kLanes<T> * sizeof(Out));
 
