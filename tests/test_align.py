@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import front_kernels
 import front_models
 import models
+from front_models._align import _score_variance
 from front_models._anatomy import find_anatomy
 from front_models._cli import main
 from models import shapes_of
@@ -157,9 +158,64 @@ def test_units_and_heads_are_ordered_by_importance_and_never_mixed() -> None:
         assert (importance.diff() <= 1e-12).all()
         out = state[f"{layer}.self_attn.o_proj.weight"].view(16, 4, 4).movedim(1, 0).flatten(1).norm(dim=1)
         values = state[f"{layer}.self_attn.v_proj.weight"].view(2, -1).norm(dim=1)
-        by_group = (out.view(2, 2) * values[:, None]).sum(1)
+        q, k = (state[f"{layer}.self_attn.{word}_proj.weight"].view(-1, 4, 16) for word in "qk")
+        variance = (q.mT @ k.repeat_interleave(2, 0)).square().sum((1, 2)) / 4  # aligned norms have a scale of 1
+        heads = out.view(2, 2) * values[:, None] * variance.view(2, 2).exp()
+        by_group = heads.sum(1)
         assert by_group[0] >= by_group[1]
-        assert (out.view(2, 2).diff(dim=1) <= 1e-12).all()
+        assert (heads.diff(dim=1) <= 1e-12 * heads[:, :1]).all()
+
+
+@pytest.mark.parametrize(("name", "counts"), [("gpt2", (2, 2)), ("llama", (4, 2)), ("bert", (2, 2))])
+def test_the_variance_of_scores_is_that_of_white_tokens(name: str, counts: tuple[int, int]) -> None:
+    """Of llama's queries two share a key; gpt2's are packed and transposed; bert reads what the norm before gave."""
+    state = {key: tensor.clone() for key, tensor in trained(MODELS[name][0]()).state_dict().items()}
+    branches = list(find_anatomy(shapes_of(trained(MODELS[name][0]()))).through())
+    branch, norm = branches[2]  # the second layer's attention
+    assert branch.kind == "attention"
+    before = "bert.encoder.layer.0.output.LayerNorm.weight"
+    assert norm.weight == (before if name == "bert" else branch.norm.weight)
+    heads, groups = counts
+    white = torch.randn(2, 100_000, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    x, y = white * state[norm.weight]
+    x = x if norm.bias is None else x + state[norm.bias]
+    packed = state[branch.reads[0].weight].movedim(branch.reads[0].stream, -1)
+    q, k = packed.chunk(3)[:2] if name == "gpt2" else (packed, state[branch.reads[1].weight])
+    bias = branch.reads[0].bias
+    queries = x @ q.T + (0 if bias is None else state[bias][: len(q)])
+    keys = (y @ k.T).unflatten(1, (groups, 1, -1))
+    queries = queries.unflatten(1, (groups, heads // groups, -1))
+    scores = (queries * keys).sum(-1) / queries.shape[-1] ** 0.5
+    expected = _score_variance(branch, norm, state, counts)
+    assert expected.shape == (groups, heads // groups)
+    assert torch.allclose(scores.var(0), expected, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_a_head_that_attends_to_few_tokens_comes_before_one_that_attends_to_all(name: str) -> None:
+    model = trained(MODELS[name][0]())
+    state = model.state_dict()
+    for layer in range(3):  # the second of two heads of eight: small values and large queries; the first: none
+        if name == "gpt2":
+            packed = state[f"transformer.h.{layer}.attn.c_attn.weight"]
+            packed[:, 40:48] *= 0.1
+            packed[:, :8] *= 0
+            packed[:, 8:16] *= 20
+            state[f"transformer.h.{layer}.attn.c_attn.bias"][:8] = 0
+        else:
+            attention = f"bert.encoder.layer.{layer}.attention.self"
+            state[f"{attention}.value.weight"][8:] *= 0.1
+            state[f"{attention}.query.weight"][:8] *= 0
+            state[f"{attention}.query.weight"][8:] *= 20
+            state[f"{attention}.query.bias"][:8] = 0
+    aligned, _ = front_models.align(model)
+    for layer in range(3):
+        if name == "gpt2":
+            queries = aligned[f"transformer.h.{layer}.attn.c_attn.weight"][:, :16].T
+        else:
+            queries = aligned[f"bert.encoder.layer.{layer}.attention.self.query.weight"]
+        assert queries[:8].abs().max() > 0.1
+        assert queries[8:].abs().max() == 0
 
 
 def test_without_head_counts_heads_stay_and_it_is_said() -> None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 import front_models
 import models
 from command import assert_error
+from front_models._anatomy import find_anatomy
 from front_models._cli import main
-from front_models._residual import _source_layer
+from front_models._residual import _level_norms, _source_layer
 from test_align import TOKENS, logits, relative, trained, vit, with_weights
 
 PIXELS = {"pixel_values": torch.sin(torch.arange(2 * 3 * 256.0).view(2, 3, 16, 16)).double()}
@@ -62,8 +63,6 @@ def test_a_wider_post_norm_target_comes_near() -> None:
 
 def low_rank(model: nn.Module, rank: int) -> nn.Module:
     """Its stream is nothing but `rank` hidden directions, without mean: what writes to it writes there."""
-    from front_models._anatomy import find_anatomy
-
     state = model.state_dict()
     anatomy = find_anatomy(models.shapes_of(model))
     ones = torch.ones(anatomy.width, 1, dtype=torch.float64)
@@ -77,7 +76,7 @@ def low_rank(model: nn.Module, rank: int) -> nn.Module:
         weight = state[reader.weight].movedim(reader.stream, -1)
         weight.copy_(weight @ basis @ basis.T)
     for name, tensor in state.items():
-        if "layernorm" in name:  # plain norms: a scale would take what is read out of the hidden directions
+        if "layernorm" in name.lower():  # plain norms: a scale would take what is read out of the hidden directions
             tensor.fill_(1.0 if name.endswith("weight") else 0.0)
     return model
 
@@ -92,6 +91,60 @@ def test_a_narrower_target_keeps_the_function_where_the_stream_has_few_direction
     plain, _ = moved(source, like, **PLAIN)
     assert relative(logits(aligned, PIXELS), logits(source, PIXELS)) < 1e-9
     assert relative(logits(plain, PIXELS), logits(source, PIXELS)) > 0.05
+
+
+def products(model: nn.Module) -> Tensor:
+    """Of the tokens at the end of the stream with each other, which do not depend on its axes."""
+    with torch.no_grad():
+        x = model(**WORDS).last_hidden_state.flatten(0, 1)
+    return x @ x.T
+
+
+@pytest.mark.parametrize("options", [ALIGNED, PLAIN], ids=["aligned", "residual"])
+def test_a_narrower_post_norm_target_gets_the_principal_axes(options: dict[str, Any]) -> None:
+    """Exact where every norm has one scale; near where scales are about as far apart as those of a trained model."""
+    source = low_rank(trained(models.bert(32, 3, 64, 2)), 10)
+    for layer in source.encoder.layer:  # of two heads the first
+        layer.attention.output.dense.weight.data[:, 16:] = 0
+    like = models.bert(16, 3, 64, 1).double().eval()
+    narrower, _ = moved(source, like, **options)
+    assert relative(products(narrower), products(source)) < 1e-9
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in source.named_parameters():
+        if "LayerNorm.weight" in name:
+            parameter.data = 0.6 + 0.1 * torch.randn(32, dtype=torch.float64, generator=generator)
+    narrower, _ = moved(source, like, **options)
+    assert relative(products(narrower), products(source)) < 0.3
+    for name, parameter in narrower.named_parameters():
+        if "LayerNorm.weight" in name:  # their elements are larger where there are fewer, for a stream of one length
+            mean = source.get_parameter(name).mean() * 2**0.5
+            assert torch.allclose(parameter, mean.expand(16), rtol=1e-9)
+    assert relative(products(like), products(source)) > 0.8
+
+
+def test_branches_read_through_norms_of_one_scale_what_they_did() -> None:
+    source = trained(models.bert(head="mlm"))
+    anatomy = find_anatomy(models.shapes_of(source))
+    old = source.state_dict()
+    new = {name: tensor.clone() for name, tensor in old.items()}
+    _level_norms(anatomy, new)
+    z = torch.randn(5, anatomy.width, dtype=torch.float64)
+    for branch, norm in anatomy.through():
+        assert new[norm.weight].std() < 1e-12 < 0.01 < old[norm.weight].std()
+        for read in branch.reads:
+            before, after = (
+                (z * state[norm.weight] + state[norm.bias]) @ state[read.weight].T + state[read.bias]
+                for state in (old, new)
+            )
+            assert relative(after, before) < 1e-12
+
+
+def test_the_transform_before_a_tied_head_follows_the_stream_s_axes() -> None:
+    source, like = trained(models.bert(16, 3, 64, 2, head="mlm")), models.bert(8, 3, 64, 1, head="mlm").double()
+    state, report = front_models.transfer(source, like, **ALIGNED)
+    assert {row.action for row in report.rows if not row.action.startswith("tied")} == {"transferred"}
+    assert state["cls.predictions.transform.dense.weight"].shape == (8, 8)
+    assert not torch.equal(state["cls.predictions.transform.dense.weight"], like.cls.predictions.transform.dense.weight)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ __all__ = [
     "head_counts",
     "names_of",
     "stream_shares",
+    "to_principal_axes",
 ]
 
 Basis = Literal["weights", "activations"]
@@ -72,7 +73,8 @@ def align(
     most of the energy. The units of an MLP and the heads of an attention are ordered by importance, never mixed.
 
     Exact up to rounding for pre-norm models (ViT, GPT-2, Llama). In a post-norm model (BERT) every norm's scale acts on
-    the stream itself, and commutes with permutations alone: there its channels are ordered by energy, and norms stay.
+    the stream itself, and commutes with permutations alone: there its channels are ordered by energy, and norms stay;
+    the transfer to a narrower one rotates, not exactly.
 
     Args:
         source: a mapping of names to tensors, a module, or a path; ViT (Hugging Face, timm), BERT, GPT-2 or Llama.
@@ -115,11 +117,11 @@ def align(
     if not anatomy.pre:
         notes.append("post-norm: norms act on the stream itself, so that its channels are ordered and not rotated")
     _rotate(anatomy, work, rotation)
-    for branch in anatomy.branches():
+    for branch, norm in anatomy.through():
         if branch.kind == "mlp":
             _order_units(branch, work)
         elif counts is not None:
-            _order_heads(branch, work, counts)
+            _order_heads(branch, norm, work, counts)
     shared = tied_names(tensors)
     first = {shared[writer.weight] for writer in anatomy.embeddings}
     untied = tuple(head.weight for head in anatomy.heads if anatomy.pre and shared[head.weight] in first)
@@ -333,6 +335,11 @@ def _principal_axes(gram: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
     return axes @ dct, energy / energy.sum()
 
 
+def to_principal_axes(anatomy: Anatomy, work: Work) -> None:
+    """The residual stream in its principal axes, composed with the inverse DCT."""
+    _rotate(anatomy, work, _principal_axes(_gram(anatomy, work), centred=not anatomy.rms)[0])
+
+
 def _by_energy(gram: Tensor) -> tuple[Tensor, Tensor]:
     """The permutation that orders channels by energy."""
     energy, order = gram.diagonal().sort(descending=True, stable=True)
@@ -372,8 +379,12 @@ def _reorder(work: Work, linear: Linear, order: Tensor, *, own_bias: bool) -> No
         work[linear.bias] = work[linear.bias].index_select(0, order)
 
 
-def _order_heads(branch: Branch, work: Work, counts: tuple[int, int]) -> None:
-    """Heads by importance, the product of the norms of their values and outputs; with shared keys by group first."""
+def _order_heads(branch: Branch, norm: Norm, work: Work, counts: tuple[int, int]) -> None:
+    """Heads by importance, ``|values| |outputs| exp(variance of the scores)``; with shared keys by group first.
+
+    Over tokens that a head attends to alike, what it reads averages away, and large values and outputs make up for
+    that. exp(variance) is the number of tokens times the sum of squared attention, were scores independent and normal.
+    """
     heads, groups = counts
     out = _stream_last(work[branch.write.weight], branch.write)  # [attention width, stream]
     size = out.shape[0] // heads
@@ -381,8 +392,8 @@ def _order_heads(branch: Branch, work: Work, counts: tuple[int, int]) -> None:
     last = branch.reads[-1]
     values = _stream_last(work[last.weight], last).chunk(last.packed)[-1]
     values = torch.linalg.vector_norm(values.reshape(groups, -1), dim=1)
-    importance = outputs.view(groups, -1) * values[:, None]
-    by_group = importance.sum(1).argsort(descending=True, stable=True)
+    importance = (outputs.view(groups, -1) * values[:, None]).log() + _score_variance(branch, norm, work, counts)
+    by_group = importance.logsumexp(1).argsort(descending=True, stable=True)
     inside = importance.argsort(dim=1, descending=True, stable=True) + torch.arange(groups, device=out.device)[
         :, None
     ] * (heads // groups)
@@ -397,3 +408,19 @@ def _order_heads(branch: Branch, work: Work, counts: tuple[int, int]) -> None:
             order = query_order if i == 0 else key_order
         _reorder(work, read, order, own_bias=True)
     _reorder(work, branch.write, query_order, own_bias=False)
+
+
+def _score_variance(branch: Branch, norm: Norm, work: Work, counts: tuple[int, int]) -> Tensor:
+    """Of ``(Q x + q) K y / sqrt(size)`` for x and y that are white but for the norm: [groups, heads of a
+    group]. K's bias adds the same to all scores of a token, which softmax takes away."""
+    heads, groups = counts
+    query, key = branch.reads[0], branch.reads[min(1, len(branch.reads) - 1)]
+    scale = work[norm.weight]
+    q = _stream_last(work[query.weight], query).chunk(query.packed)[0]
+    k = _stream_last(work[key.weight], key).chunk(key.packed)[min(1, key.packed - 1)]
+    bias = q.new_zeros(len(q)) if query.bias is None else work[query.bias].chunk(query.packed)[0]
+    if norm.bias is not None:
+        bias = bias + q @ work[norm.bias]
+    q = torch.cat([q * scale, bias[:, None]], 1).view(groups, heads // groups, -1, len(scale) + 1)
+    k = (k * scale).view(groups, 1, -1, len(scale))
+    return (q @ q.mT * (k @ k.mT)).sum((-2, -1)) / q.shape[2]

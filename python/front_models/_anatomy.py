@@ -51,7 +51,7 @@ class Anatomy:
     rms: norms that do not subtract the mean.
     pre: norms stand before the branches, so that the stream itself is never normalised.
     embeddings: what writes to the stream first.
-    norms: other norms of a post-norm model.
+    norms: other norms of a post-norm model, the one after the embeddings first.
     layers: branches by layer.
     final: the norm before the heads; None where there is none.
     heads: what reads the stream at the end.
@@ -72,6 +72,13 @@ class Anatomy:
     def branches(self) -> Iterator[Branch]:
         for layer in self.layers:
             yield from layer
+
+    def through(self) -> Iterator[tuple[Branch, Norm]]:
+        """Every branch, and the norm whose results it reads: of a post-norm model that of the branch before."""
+        before = None if self.pre else self.norms[0]
+        for branch in self.branches():
+            yield branch, before or branch.norm
+            before = None if self.pre else branch.norm
 
     def writers(self) -> Iterator[Linear]:
         """Everything that writes to the stream."""
@@ -255,6 +262,7 @@ def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anato
         both = dict.fromkeys(start + name for name in names for start in (prefix, ""))
         return [name for name in both if f"{name}.weight" in shapes]
 
+    first_norm = [prefix + name for name in family.norms[:1]]
     pooled = [name for head, *after in family.pooled if present((head,)) for name in present(tuple(after))]
     return Anatomy(
         family=family.name,
@@ -265,7 +273,7 @@ def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anato
             *_embeddings(family, prefix, shapes),
             *(linear(name, 0) for name in present(family.transforms)),
         ),
-        norms=tuple(norm(name) for name in present(family.norms)),
+        norms=tuple(norm(name) for name in dict.fromkeys([*first_norm, *present(family.norms)])),
         layers=tuple(layers),
         final=None if family.final is None else norm(prefix + family.final),
         heads=tuple(linear(name, 1) for name in present(family.heads) if name not in pooled),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import front_kernels
-from front_models._align import Work, attention_widths, fold_norms, names_of
+from front_models._align import Work, attention_widths, fold_norms, names_of, to_principal_axes
 from front_models._anatomy import Anatomy, Branch, Linear, Norm, NotAlignableError, find_anatomy
 from front_models._blocks import pooled_std, statistics
 from front_models._kinds import is_table, kind_of, skips
@@ -30,9 +30,8 @@ class _Move:
     source: str
     stream: int | None  # its axis along the stream; None: it has none
     scale: float  # of the axis along the stream
-    beside: (
-        str  # what its other axis is: "units" that grow by the target's own, "inputs" that grow by zeros, or "fixed"
-    )
+    # What its other axis is: "units" that grow by the target's own, "inputs" that grow by zeros, "stream" or "fixed".
+    beside: str
     packed: int = 1
 
 
@@ -50,10 +49,11 @@ def transfer_residual(
 
     Along the residual stream, of widths n and n', with the orthonormal DCT: ``D_n'^T pad(crop(D_n w))``, for what
     writes to the stream; for what reads it the same times sqrt(n / n'), because norms make the stream's elements, not
-    the stream, of unit size. In a post-norm model, whose norms scale every channel, channels are chosen instead. Of
-    units, heads, vocabulary and positions the first are taken; where the target has more, what the new ones read with
-    is the target's own, and what they write with is 0. Layer i of L' is the source's layer i or, even,
-    round(i (L - 1) / (L' - 1)); of a deeper target floor(i L / L').
+    the stream, of unit size. In a post-norm model norms scale every channel of the stream itself: for a narrower target
+    they first get one scale, their mean, and the stream is put into its principal axes, neither of them exactly; for
+    a wider one new channels are 0. Of units, heads, vocabulary and positions the first are taken; where the target has
+    more, what the new ones read with is the target's own, and what they write with is 0. Layer i of L' is the source's
+    layer i or, even, round(i (L - 1) / (L' - 1)); of a deeper target floor(i L / L').
 
     Args:
         even: whether a shallower target's layers are evenly spaced ones of the source, else the first.
@@ -75,11 +75,15 @@ def transfer_residual(
     layers = [_source_layer(i, len(old.layers), len(new.layers), even=even) for i in range(len(new.layers))]
     _check_heads(old, new, layers, (source_shapes, shapes), (heads, like_heads))
     work: Work = {name: source[name].detach().to(torch.float64).clone() for name in names_of(old)}
+    rotated = old.pre or new.width < old.width
     if old.pre:
         fold_norms(old, work, [])
+    elif rotated:
+        _level_norms(old, work)
+        to_principal_axes(old, work)
     tied = tied_names(like)
     _fit_tied_head(old, new, work, tied)
-    moves = {move.target: move for move in _moves(old, new, layers)}
+    moves = {move.target: move for move in _moves(old, new, layers, rotated)}
     for name in like:  # what does not touch the stream is taken over where its shape is the same
         same = name in source and source[name].shape == like[name].shape
         if name not in moves and same and _is_weight(name, like[name]):
@@ -101,7 +105,7 @@ def transfer_residual(
         if found is None or held or not _fits(found, work[found.source], own):
             result[owner] = own.clone(memory_format=torch.contiguous_format)
             continue
-        value, energy[owner] = _moved(found, work[found.source], own, old)
+        value, energy[owner] = _moved(found, work[found.source], own, rotated)
         result[owner] = value.to(device=own.device, dtype=own.dtype).contiguous()
     rows = [
         _row(role.template, role.names, source, moves, result, tied, energy)
@@ -114,7 +118,7 @@ def _is_weight(name: str, tensor: Tensor) -> bool:
     return tensor.dtype.is_floating_point and not is_table(name, tuple(tensor.shape))
 
 
-def _moves(old: Anatomy, new: Anatomy, layers: Sequence[int]) -> Iterator[_Move]:
+def _moves(old: Anatomy, new: Anatomy, layers: Sequence[int], rotated: bool) -> Iterator[_Move]:
     grow = math.sqrt(old.width / new.width)
     read_scale = grow if new.pre else 1.0
     for a, b in zip(old.embeddings, new.embeddings, strict=False):
@@ -133,7 +137,11 @@ def _moves(old: Anatomy, new: Anatomy, layers: Sequence[int]) -> Iterator[_Move]
     heads: list[tuple[Linear, Linear, int | None, str]]
     heads = [(a, b, 1, "units") for a, b in zip(old.heads, new.heads, strict=False)]
     heads += [(a, b, None, "inputs") for a, b in zip(old.pooled, new.pooled, strict=False)]
+    written = {writer.weight for writer in old.embeddings} if rotated else set()
     for a, b, stream, beside in heads:
+        if a.weight in written:  # a transform, whose results are in the stream's axes, too
+            yield _Move(b.weight, a.weight, stream, read_scale, "stream")
+            continue
         yield _Move(b.weight, a.weight, stream, read_scale, beside)
         if a.bias is not None and b.bias is not None:
             yield _Move(b.bias, a.bias, None, 1.0, "units")
@@ -195,6 +203,25 @@ def _check_heads(
             )
 
 
+def _level_norms(old: Anatomy, work: Work) -> None:
+    """Norms of a post-norm model get one scale for all channels, their mean, so that rotations commute with them.
+
+    Branches read as before: of ``W x + b`` with ``x = scale z + shift`` and ``r = scale / mean``, W becomes ``W r`` and
+    b grows by ``W (shift - r shift)``. What stays on the stream changes with ``r - 1``, and what heads read, which
+    often share their tensor with the embedding.
+    """
+    for branch, norm in old.through():
+        scale, mean = work[norm.weight], work[norm.weight].mean()
+        ratio = scale / mean if mean else torch.ones_like(scale)
+        for read in branch.reads:
+            weight = work[read.weight].movedim(read.stream, -1)
+            if read.bias is not None and norm.bias is not None:
+                work[read.bias] += weight @ (work[norm.bias] * (1 - ratio))
+            weight *= ratio
+    for norm in [*old.norms, *(branch.norm for branch in old.branches())]:
+        work[norm.weight].fill_(work[norm.weight].mean())
+
+
 def _fit_tied_head(old: Anatomy, new: Anatomy, work: Work, tied: Mapping[str, str]) -> None:
     """A head that shares the target's embedding cannot take the last norm's scale; one number for all of it can."""
     if old.final is None or not old.pre or not new.heads or not old.heads:
@@ -213,6 +240,8 @@ def _fits(move: _Move, source: Tensor, own: Tensor) -> bool:
         return source.dim() == own.dim()
     if move.beside == "inputs" and move.stream is None:
         return source.shape[0] == own.shape[0]
+    if move.beside == "stream":
+        return True
     others = [d for d in range(own.dim()) if d != move.stream]
     if own.dim() > 2:
         positions = own.dim() == 3 and move.stream == 2
@@ -220,20 +249,23 @@ def _fits(move: _Move, source: Tensor, own: Tensor) -> bool:
     return kind_of(move.target) != "head" or all(source.shape[d] == own.shape[d] for d in others)
 
 
-def _moved(move: _Move, source: Tensor, own: Tensor, old: Anatomy) -> tuple[Tensor, float]:
+def _moved(move: _Move, source: Tensor, own: Tensor, rotated: bool) -> tuple[Tensor, float]:
     """The new tensor in float64, and the share of the old one's energy that it took over."""
     if move.beside == "constant":
         return torch.full(own.shape, float(source.mean()), dtype=torch.float64, device=source.device), 1.0
     total = float(source.square().sum())
     value, kept = source, total
     if move.stream is not None:
-        value = _along_stream(source, move.stream, own.shape[move.stream], old.pre)
+        value = _along_stream(source, move.stream, own.shape[move.stream], rotated)
         kept = float(value.square().sum())
         value = value * move.scale
     for axis in range(own.dim()):
         if axis != move.stream:
             before = float(value.square().sum())
-            value = _beside(value, own, axis, move)
+            if move.beside == "stream":
+                value = _along_stream(value, axis, own.shape[axis], rotated)
+            else:
+                value = _beside(value, own, axis, move)
             kept *= float(value.square().sum()) / before if before and value.shape[axis] < source.shape[axis] else 1.0
     return value, min(1.0, kept / total) if total else 1.0
 
