@@ -21,6 +21,11 @@ struct DftPlan {
   double cost = 0;               // vector operations per transform
 };
 
+// From so many results per lane on the fused step of float32 is computed in double: it has a third of the roundings,
+// and the worst of the millions of results would be too far off otherwise. Not after decimation, which rounds less
+// anyway, nor where the values or results are bfloat16 or float16.
+constexpr int64_t kWideResults = 4096;
+
 // A DCT-II (or its transpose) of length n with `kept` coefficients. Even n: the Makhoul sequence v is split into
 // `split` decimated subsequences of even length n / split, each a complex DFT of half that length; the coefficients
 // are combined from the `split` spectra (a pruned last stage: only kept ones are formed). Odd n: one complex DFT of
@@ -34,7 +39,8 @@ struct AxisPlan {
 
   int64_t split = 1;
   DftPlan dft;
-  double cost = 0;  // vector operations per lane
+  bool wide = false;  // the fused step may be computed in double, see kWideResults
+  double cost = 0;    // vector operations per lane
 
   // How many times `kept` coefficients go round the points of a subsequence's spectrum.
   int64_t runs() const { return (kept + dft.n - 1) / dft.n; }
@@ -70,6 +76,8 @@ inline double stage_cost(int32_t radix) {
       return 14;
     case 8:
       return 10;
+    case 12:
+      return 12;
     default:
       return 8 + 2.0 * radix;  // p/2 products of each kind per output, shared by output pairs
   }
@@ -110,6 +118,9 @@ inline std::vector<int32_t> factorize(int64_t n) {
     while (n % p == 0) (p > 5 ? large : odd).push_back(static_cast<int32_t>(p)), n /= p;
   }
   radices = large;
+  if (twos % 3 == 1 && twos > 3 && !odd.empty() && odd.front() == 3) {
+    radices.push_back(12), odd.erase(odd.begin()), twos -= 2;
+  }
   radices.insert(radices.end(), twos / 3, 8);
   radices.insert(radices.end(), odd.rbegin(), odd.rend());
   if (twos % 3 != 0) radices.push_back(1 << twos % 3);
@@ -182,6 +193,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes) {
     half.cost += kTapCost * filter.taps * static_cast<double>(n);
     if (half.cost < best.cost) best = std::move(half);
   }
+  best.wide = compute_bytes == 4 && best.fused() && !best.taps && n >= kWideResults;
   const int64_t products = (kept + kDenseBlock - 1) / kDenseBlock * kDenseBlock * ((n + 1) / 2);
   const double cost = kFoldCost * static_cast<double>(n) + kProductCost * static_cast<double>(products);
   if (products > kLargestBasis || cost >= best.cost) return best;
@@ -206,6 +218,7 @@ inline std::string to_string(const AxisPlan& p) {
   s << ", radices";
   for (int32_t r : p.dft.radices) s << ' ' << r;
   if (p.fused()) s << ", the last one with the pairs";
+  if (p.wide) s << " (in double for " << kWideResults << " results and more)";
   s << ", " << static_cast<int64_t>(p.cost) << " vector operations per lane";
   return s.str();
 }

@@ -9,6 +9,8 @@ an error and does not run under torch.func (both seen with torch 2.13). So the A
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +31,6 @@ Arguments = dict[str, Any]
 _AFTER_AUTOGRAD = torch._C._after_autograd_keyset
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _AFTER_VIEWS = torch._C._after_ADInplaceOrView_keyset
-_below_views = torch._C._AutoDispatchBelowADInplaceOrView
 _forward_mode = forward_ad._is_fwd_grad_enabled
 _unpack_dual = torch._C._VariableFunctions._unpack_dual
 
@@ -136,15 +137,14 @@ class _Apply(torch.autograd.function._SingleLevelFunction):
         return out
 
 
-def has_tangent(x: Tensor) -> bool:
-    # NOTE: the tangent is asked for, not forward_ad's level: compiled graphs do not keep that Python counter. Asking
-    # makes an alias of x, which must not enter a graph: inductor compares two traces of one op node by node.
-    if not _forward_mode():
+def has_tangent(x: Tensor, other: Tensor | None = None) -> bool:
+    # Asking takes longer than the rest of a call: it makes an alias. Without a dual level there are no tangents, but
+    # graphs that dynamo compiled do not keep forward_ad's Python counter of them.
+    if (forward_ad._current_level < 0 and "torch._dynamo" not in sys.modules) or not _forward_mode():
         return False
-    if get_proxy_mode() is None:
-        return _unpack_dual(x, level=0)[1] is not None
-    with disable_proxy_modes_tracing():
-        return _unpack_dual(x, level=0)[1] is not None
+    # NOTE: the alias must not enter a graph: inductor compares two traces of one op node by node.
+    with contextlib.nullcontext() if get_proxy_mode() is None else disable_proxy_modes_tracing():
+        return any(_unpack_dual(each, level=0)[1] is not None for each in (x, other) if each is not None)
 
 
 def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
@@ -179,20 +179,21 @@ def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
 def _out_kernels(op: LinearOp) -> tuple[Callable[..., None], Callable[..., None]]:
     """Autograd: refuses, or does what ADInplaceOrView does: tells autograd that `out` has changed, and goes on.
 
-    It calls that itself, since being dispatched to in Python once more takes longer than a small transform.
+    It does that itself and in one function, without guards against what is dispatched further down, where nothing has
+    gradients: what Python does beside a transform that fills the caches is cold, and takes several times as long as in
+    a loop of its own.
     """
     redispatch = getattr(torch.ops.front, op.name).out.redispatch
 
     def bump_version(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
         increment_version(out)
-        with _below_views():
-            redispatch(keyset & _AFTER_VIEWS, x, *args, out=out, **kwargs)
+        redispatch(keyset & _AFTER_VIEWS, x, *args, out=out, **kwargs)
 
     def autograd(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
-        graded = (x.requires_grad or out.requires_grad) and torch.is_grad_enabled()
-        if graded or has_tangent(x) or has_tangent(out):
+        if ((x.requires_grad or out.requires_grad) and torch.is_grad_enabled()) or has_tangent(x, out):
             raise RuntimeError(f"front::{op.name}: out= does not support autograd, but x or out requires grad")
-        bump_version(keyset, x, *args, out=out, **kwargs)
+        increment_version(out)
+        redispatch(keyset & _AFTER_VIEWS, x, *args, out=out, **kwargs)
 
     return autograd, bump_version
 

@@ -33,11 +33,12 @@ void spread_points(const AxisView<T>& axis, Complex<T>* z) {
   for (int64_t k = axis.kept; k < axis.half; ++k) z[k] = Complex<T>::zero();
 }
 
-// Values -> kept coefficients, in place: real number forward_in[i] -> coefficient_at[k] of the work array.
+// Values -> kept coefficients: real number forward_in[i] -> coefficient_at[k] of the work array, or, of an axis that is
+// fused, -> elsewhere[k stride].
 template <class T>
-void forward(const AxisView<T>& axis, Complex<T>* z) {
+void forward(const AxisView<T>& axis, Complex<T>* z, T* elsewhere = nullptr, int64_t stride = 0) {
   if (axis.dense) return dense_forward<T>(axis, reinterpret_cast<Vector<T>*>(z));
-  if (axis.length % 2 == 0) return forward_pairs(axis, z);
+  if (axis.length % 2 == 0) return forward_pairs(axis, z, elsewhere, stride);
   for (int64_t j = 0; j < axis.half; ++j) z[j].im = Vector<T>{};
   run_dfts(axis, z);
   combine_points(axis, z);
@@ -180,6 +181,17 @@ void store_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>&
   with_taps(axis.taps, [&](auto half) { interpolate<half>(axis.n, axis.filter, axis.inverse_out, group.work, store); });
 }
 
+// Where block g's coefficients go if they are written as the vectors they are, one by one; else null.
+template <class T>
+T* output_vectors(const AxisPass& pass, const Group<T>& group, int g) {
+  const Lanes<T>& lanes = group.lanes[g];
+  const bool one_by_one = lanes.count == kLanes<T> && lanes.out_adjacent && !in_vectors<T>(pass.out_along);
+  const bool in_pieces = group.work.count > 1 && group.out_row;  // of several blocks
+  const bool converted = pass.out_type != (std::is_same_v<T, double> ? DType::f64 : DType::f32);
+  if (converted || pass.around_caches || pass.out_along.run || in_pieces || !one_by_one) return nullptr;
+  return static_cast<T*>(pass.out) + lanes.out[0];
+}
+
 // `back` is the second transform of resize. The scratch holds `side_by_side` work arrays, and resize's coefficients.
 template <class T>
 void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back, const Blocks& blocks, void* scratch) {
@@ -198,9 +210,12 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
       load_values(pass, axis, group);
     else
       load_group(pass, group, 0, axis.kept, axis.coefficient_at, group.work);
+    const bool at_once = last_forward && axis.fused && output_vectors(pass, group, 0);  // all blocks or none
     for (int g = 0; g < group.work.count; ++g) {
       auto* z = reinterpret_cast<Complex<T>*>(group.work[g]);
-      if (first_forward)
+      if (at_once)
+        forward(axis, z, output_vectors(pass, group, g), pass.out_along.stride);
+      else if (first_forward)
         forward(axis, z);
       else
         inverse(axis, z);
@@ -210,9 +225,9 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
         inverse(back, z);
       }
     }
-    if (last_forward)
+    if (last_forward && !at_once)
       store_group(pass, group, 0, axis.kept, axis.coefficient_at, group.work);
-    else
+    else if (!last_forward)
       store_values(pass, back, group);
   }
   if (pass.around_caches) stream_fence();

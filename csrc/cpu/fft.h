@@ -78,6 +78,29 @@ struct Butterfly<8> {
   }
 };
 
+// The prime factor algorithm of Good: 3 and 4 have no common divisor, so that with the inputs 4 a + 3 b and the outputs
+// k = c mod 3 = d mod 4 nothing is multiplied between the two.
+template <>
+struct Butterfly<12> {
+  template <class T>
+  FRONT_INLINE static void run(Complex<T>* y) {
+    Complex<T> rows[3][4];
+#pragma GCC unroll 3
+    for (int a = 0; a < 3; ++a) {
+#pragma GCC unroll 4
+      for (int b = 0; b < 4; ++b) rows[a][b] = y[(4 * a + 3 * b) % 12];
+      Butterfly<4>::run(rows[a]);
+    }
+#pragma GCC unroll 4
+    for (int d = 0; d < 4; ++d) {
+      Complex<T> column[3] = {rows[0][d], rows[1][d], rows[2][d]};
+      Butterfly<3>::run(column);
+#pragma GCC unroll 3
+      for (int c = 0; c < 3; ++c) y[(4 * c + 9 * d) % 12] = column[c];
+    }
+  }
+};
+
 // Odd R: outputs k and R - k share the products of the symmetric and antisymmetric parts of the input.
 template <int R, class T>
 FRONT_INLINE void odd_butterfly(Complex<T>* y, const T (&c)[R / 2 + 1], const T (&s)[R / 2 + 1]) {
@@ -199,6 +222,8 @@ void run_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
       return stage<7, kTransposed>(z, st, count);
     case 8:
       return stage<8, kTransposed>(z, st, count);
+    case 12:
+      return stage<12, kTransposed>(z, st, count);
     default:
       return generic_stage<kTransposed>(z, st, count);
   }

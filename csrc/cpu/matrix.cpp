@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
+#include <mutex>
+#include <tuple>
 #include <vector>
 
 #include "axis.h"
@@ -11,6 +14,8 @@
 
 namespace front::cpu {
 namespace {
+
+constexpr size_t kPlansKept = 1024;
 
 // One side of a group of matrices. Strides count elements.
 struct Side {
@@ -32,16 +37,26 @@ struct Panels {
   Along along_row() const { return {1, width, panel()}; }
 };
 
+// The planner takes as long as the smallest transforms: what it said is remembered.
+Order order_of(const MatrixShape& x, const Machine& machine) {
+  static std::mutex mutex;
+  static auto* known = new std::map<std::tuple<bool, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>, Order>;
+  const int64_t bytes = (x.in_bytes * 16 + x.compute_bytes) * 16 + x.out_bytes;
+  const std::tuple key{x.forward, x.m, x.n, x.k0, x.k1, bytes, x.in_by_columns, x.out_by_columns};
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (const auto found = known->find(key); found != known->end()) return found->second;
+  if (known->size() >= kPlansKept) known->clear();
+  return (*known)[key] = plan_matrix(x, machine).order;
+}
+
 class Transform {
  public:
   Transform(const MatrixPass& pass, const Machine& machine) : p_(pass) {
     if (p_.direction != Direction::resize)
-      order_ =
-          plan_matrix({p_.direction == Direction::forward, p_.m, p_.n, p_.k0, p_.k1, size_of(p_.in_type),
-                       size_of(p_.compute_type), size_of(p_.out_type), std::abs(p_.in_row) < std::abs(p_.in_column),
-                       std::abs(p_.out_row) < std::abs(p_.out_column)},
-                      machine)
-              .order;
+      order_ = order_of({p_.direction == Direction::forward, p_.m, p_.n, p_.k0, p_.k1, size_of(p_.in_type),
+                         size_of(p_.compute_type), size_of(p_.out_type), std::abs(p_.in_row) < std::abs(p_.in_column),
+                         std::abs(p_.out_row) < std::abs(p_.out_column)},
+                        machine);
     if (p_.measure) order_ = Order::rows_first;
     if (p_.residual) order_ = Order::columns_first;
     const bool rows_first = order_ == Order::rows_first;

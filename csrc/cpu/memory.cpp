@@ -22,7 +22,13 @@ constexpr bool kRetain = true;
 struct Block {
   void* data;
   size_t bytes;
+  const void* user;  // the thread that used it last, in whose core's cache it may be
 };
+
+const void* this_thread() {
+  static thread_local const char here = 0;
+  return &here;
+}
 
 constexpr size_t kRetainedBlocks = 64;
 
@@ -47,17 +53,20 @@ Block allocate(size_t bytes) {
 #ifdef __linux__
   if (huge) madvise(data, size, MADV_HUGEPAGE);  // a hint: without it all works, with more page faults
 #endif
-  return {data, kRetain ? size : bytes};
+  return {data, kRetain ? size : bytes, this_thread()};
 }
 
-// The smallest retained block that is large enough, but not so large that another call would miss it.
+// The smallest retained block that is large enough, but not so large that another call would miss it; of several of a
+// size the one that this thread used last.
 bool take_retained(size_t bytes, Block* found) {
   Pool& p = pool();
   std::lock_guard<std::mutex> lock(p.mutex);
   size_t best = p.blocks.size();
   for (size_t i = 0; i < p.blocks.size(); ++i) {
     const size_t have = p.blocks[i].bytes;
-    if (have >= bytes && have / 4 <= bytes && (best == p.blocks.size() || have < p.blocks[best].bytes)) best = i;
+    if (have < bytes || have / 4 > bytes) continue;
+    const bool first = best == p.blocks.size(), mine = p.blocks[i].user == this_thread();
+    if (first || have < p.blocks[best].bytes || (have == p.blocks[best].bytes && mine)) best = i;
   }
   if (best == p.blocks.size()) return false;
   *found = p.blocks[best];
@@ -89,7 +98,7 @@ Workspace::Workspace(size_t bytes) {
 
 Workspace::~Workspace() {
   if (kRetain && bytes_ <= kRetainedBytes)
-    retain({data_, bytes_});
+    retain({data_, bytes_, this_thread()});
   else
     std::free(data_);
 }

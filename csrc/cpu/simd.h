@@ -180,6 +180,9 @@ FRONT_INLINE Bits32 narrow_pairs(Vector<float> first, Vector<float> second) {
   return rounded_bits(first) >> 16 | (rounded_bits(second) & 0xffff0000u);
 }
 
+// As many as doubles in a vector.
+typedef float Floats __attribute__((vector_size(FRONT_VECTOR_BYTES / 2)));
+
 // W consecutive elements.
 template <class T, class In>
 FRONT_INLINE Vector<T> load(const In* p) {
@@ -190,6 +193,10 @@ FRONT_INLINE Vector<T> load(const In* p) {
     Bits16 bits;
     std::memcpy(&bits, p, sizeof bits);
     return widen(bits);
+  } else if constexpr (std::is_same_v<T, double> && std::is_same_v<In, float>) {
+    Floats half;
+    std::memcpy(&half, p, sizeof half);
+    return __builtin_convertvector(half, Vector<double>);
   } else {
     for (int l = 0; l < kLanes<T>; ++l) v[l] = static_cast<T>(to_float(p[l]));
   }
@@ -202,6 +209,9 @@ FRONT_INLINE void store(Out* p, Vector<T> v) {
   } else if constexpr (std::is_same_v<T, float> && std::is_same_v<Out, BFloat16>) {
     const Bits16 bits = narrow(v);
     std::memcpy(p, &bits, sizeof bits);
+  } else if constexpr (std::is_same_v<T, double> && std::is_same_v<Out, float>) {
+    const Floats half = __builtin_convertvector(v, Floats);
+    std::memcpy(p, &half, sizeof half);
   } else {
     for (int l = 0; l < kLanes<T>; ++l) p[l] = round_to<Out>(static_cast<T>(v[l]));
   }

@@ -100,6 +100,14 @@ T* put(T* at, ComplexDouble z) {
   return at;
 }
 
+// exp(-2 pi i j k / (radix span)), j = 1..radix-1, for k = 0..span-1.
+template <class T>
+T* fill_twiddles(int32_t radix, int64_t span, T* at) {
+  for (int64_t k = 0; k < span; ++k)
+    for (int32_t j = 1; j < radix; ++j) at = put(at, unit(j * k, radix * span));
+  return at;
+}
+
 template <class V>
 int64_t bytes_of(const std::vector<V>& v) {
   return static_cast<int64_t>(v.capacity() * sizeof(V));
@@ -109,7 +117,7 @@ int64_t bytes_of(const std::vector<V>& v) {
 
 template <class T>
 Fft<T>::Fft(int64_t n, const std::vector<int32_t>& radices) : n_(n), slot_(n) {
-  auto half = [](int32_t r) -> int64_t { return r > 8 ? (r - 1) / 2 : 0; };
+  auto half = [](int32_t r) -> int64_t { return r > 8 && r != 12 ? (r - 1) / 2 : 0; };
   int64_t span = 1, count = 0;
   for (int32_t r : radices) {
     count += 2 * span * (r - 1) + 2 * half(r) * half(r);
@@ -120,8 +128,7 @@ Fft<T>::Fft(int64_t n, const std::vector<int32_t>& radices) : n_(n), slot_(n) {
   span = 1;
   for (int32_t r : radices) {
     StageView<T> stage{r, span, at, nullptr};
-    for (int64_t k = 0; k < span; ++k)
-      for (int32_t j = 1; j < r; ++j) at = put(at, unit(j * k, r * span));
+    at = fill_twiddles(r, span, at);
     stage.rotations = at;
     for (int part = 0; part < 2; ++part)
       for (int64_t q = 1; q <= half(r); ++q)
@@ -226,10 +233,25 @@ void AxisTables<T>::fill_fft(Scale scale) {
     coefficient_at_[k] = static_cast<int32_t>(part + 2 * r);
   }
 
-  // X_k = sum_s Re(a_s E_s[k] + b_s O_s[k]) with E, O the spectra of the even and odd points of subsequence s, both
-  // from Z = E + iO and its mirror Y_k = Z_{half - k}: four real products per subsequence.
-  combine_.resize(plan.kept * (even ? 4 * split : 2));
-  T* at = combine_.data();
+  fill_combine(scale, filter, combine_);
+  if (!plan.wide) return;
+  fill_combine(scale, filter, wide_combine_);
+  const int32_t radix = plan.dft.radices.back();
+  const int64_t span = half / radix;
+  wide_twiddles_.resize(2 * span * (radix - 1));
+  fill_twiddles(radix, span, wide_twiddles_.data());
+}
+
+// X_k = sum_s Re(a_s E_s[k] + b_s O_s[k]) with E, O the spectra of the even and odd points of subsequence s, both
+// from Z = E + iO and its mirror Y_k = Z_{half - k}: four real products per subsequence.
+template <class T>
+template <class C>
+void AxisTables<T>::fill_combine(Scale scale, const std::vector<double>& filter, std::vector<C>& combine) const {
+  const AxisPlan& plan = plan_;
+  const int64_t n = plan.length(), split = plan.split;
+  const bool even = n % 2 == 0;
+  combine.resize(plan.kept * (even ? 4 * split : 2));
+  C* at = combine.data();
   for (int64_t k = 0; k < plan.kept; ++k) {
     double f = factor(k, plan.n, scale);
     if (plan.taps) f /= response(filter, static_cast<double>(k) / static_cast<double>(plan.n));
@@ -239,16 +261,16 @@ void AxisTables<T>::fill_fft(Scale scale) {
     }
     for (int64_t s = 0; s < split; ++s) {
       const auto a = unit(k * (4 * s + 1), 4 * n), b = unit(k * (4 * (s + split) + 1), 4 * n);
-      *at++ = static_cast<T>(f / 2 * (a.real() + b.imag()));  // Re Z
-      *at++ = static_cast<T>(f / 2 * (a.real() - b.imag()));  // Re Y
-      *at++ = static_cast<T>(f / 2 * (b.real() - a.imag()));  // Im Z
-      *at++ = static_cast<T>(f / 2 * (b.real() + a.imag()));  // Im Y
+      *at++ = static_cast<C>(f / 2 * (a.real() + b.imag()));  // Re Z
+      *at++ = static_cast<C>(f / 2 * (a.real() - b.imag()));  // Re Y
+      *at++ = static_cast<C>(f / 2 * (b.real() - a.imag()));  // Im Z
+      *at++ = static_cast<C>(f / 2 * (b.real() + a.imag()));  // Im Y
     }
   }
 }
 
 template <class T>
-AxisView<T> AxisTables<T>::view() const {
+AxisView<T> AxisTables<T>::view(bool wide) const {
   AxisView<T> view{};
   view.dense = plan_.dense;
   view.length = plan_.length();
@@ -262,6 +284,8 @@ AxisView<T> AxisTables<T>::view() const {
   view.inverse_out = inverse_out_.data();
   view.coefficient_at = coefficient_at_.data();
   view.combine = combine_.data();
+  if (wide && !wide_combine_.empty())
+    view.wide_combine = wide_combine_.data(), view.wide_twiddles = wide_twiddles_.data();
   if (plan_.dense) {
     view.half = (plan_.n + 1) / 2;
     view.work = view.half + (plan_.kept + 1) / 2;
@@ -276,8 +300,8 @@ AxisView<T> AxisTables<T>::view() const {
 template <class T>
 int64_t AxisTables<T>::bytes() const {
   // With the DFT's part, which lives as long as this does, whether it is still in its own cache or not.
-  return bytes_of(combine_) + bytes_of(filter_) + bytes_of(forward_in_) + bytes_of(inverse_out_) +
-         bytes_of(coefficient_at_) + (dft_ ? dft_->bytes() : 0);
+  return bytes_of(combine_) + bytes_of(filter_) + bytes_of(wide_combine_) + bytes_of(wide_twiddles_) +
+         bytes_of(forward_in_) + bytes_of(inverse_out_) + bytes_of(coefficient_at_) + (dft_ ? dft_->bytes() : 0);
 }
 
 namespace {

@@ -50,6 +50,8 @@ struct AxisView {
   const int32_t* inverse_out;     // where the inverse's output i is left [length]
   const int32_t* coefficient_at;  // where coefficient k is left, and must lie for the inverse [kept]
   const T* combine;               // even n: [kept][split][4], odd n: [kept][2]
+  const double* wide_combine;     // not null: what is fused is computed in double, with these instead of `combine`
+  const double* wide_twiddles;    // and of the last stage's twiddles
   int64_t work;                   // complex numbers per lane: split * half, plus Bluestein's convolution; dense.h
 };
 
@@ -90,16 +92,19 @@ class AxisTables {
  public:
   // `dft`: of length plan.dft.n; null for a dense plan.
   AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft);
-  AxisView<T> view() const;
+  AxisView<T> view(bool wide = false) const;  // wide: in double, if AxisPlan::wide
   int64_t bytes() const;
 
  private:
   void fill_dense(Scale scale);
   void fill_fft(Scale scale);
+  template <class C>
+  void fill_combine(Scale scale, const std::vector<double>& filter, std::vector<C>& combine) const;
 
   AxisPlan plan_;
   std::shared_ptr<const DftTables<T>> dft_;
   std::vector<T> combine_, filter_;
+  std::vector<double> wide_combine_, wide_twiddles_;
   std::vector<int32_t> forward_in_, inverse_out_, coefficient_at_;
 };
 
