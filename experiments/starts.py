@@ -190,7 +190,7 @@ ALIGNED = {
     "aligned": Start(_aligned()),
     "aligned, activations": Start(_aligned(activations=True), batches=BATCHES),
     "aligned, even layers": Start(
-        _aligned(depth_fill="select"), fits=lambda source, target: target.layers < source.layers
+        _aligned(depth_fill="select"), fits=lambda source, target: target.layers != source.layers
     ),
 }
 RIVALS = {

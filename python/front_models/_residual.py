@@ -53,10 +53,10 @@ def transfer_residual(
     they first get one scale, their mean, and the stream is put into its principal axes, neither of them exactly; for
     a wider one new channels are 0. Of units, heads, vocabulary and positions the first are taken; where the target has
     more, what the new ones read with is the target's own, and what they write with is 0. Layer i of L' is the source's
-    layer i or, even, round(i (L - 1) / (L' - 1)); of a deeper target floor(i L / L').
+    layer i mod L or, even, round(i (L - 1) / (L' - 1)), of a deeper target floor(i L / L').
 
     Args:
-        even: whether a shallower target's layers are evenly spaced ones of the source, else the first.
+        even: whether layers are evenly spaced ones of the source, else the first, and from the first again.
         heads, like_heads: query and key/value heads of the two, as far as they are known.
 
     Raises:
@@ -171,10 +171,10 @@ def _branch_pairs(old: Anatomy, new: Anatomy, layers: Sequence[int]) -> Iterator
 
 
 def _source_layer(i: int, old: int, new: int, *, even: bool) -> int:
+    if not even:
+        return i % old
     if new > old:
         return i * old // new
-    if not even:
-        return i
     return 0 if new == 1 else (2 * i * (old - 1) + new - 1) // (2 * (new - 1))
 
 

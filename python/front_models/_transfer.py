@@ -208,9 +208,9 @@ def transfer(
         progress: called after each role of the target as `progress(done, total, role)`.
         recipe: "paper", or "aligned": `align` the source, then as `axes="residual"`.
         axes: "all", or "residual": norms are folded, the DCT is taken along the residual stream alone, the first MLP
-            units, heads and positions are taken, and whole layers: the first (`depth_fill="first"`, the aligned
-            recipe's) or evenly spaced ones ("select"); it takes one of the two. A pre-norm target that is wider, and no
-            deeper or shallower, computes what the source does.
+            units, heads and positions are taken, and whole layers: the first, and from the first again where there
+            are no more (`depth_fill="first"`, the aligned recipe's), or evenly spaced ones ("select"); it takes one of
+            the two. A pre-norm target that is wider, and no deeper or shallower, computes what the source does.
         heads: along the residual stream (of either recipe), as in `align`: the source's.
 
     Returns:
