@@ -301,3 +301,18 @@ def test_reference_agrees_with_scipy(norm):
         (ref.norm_scale(14, norm), dctn(x[0], norm, (-1,)) / dctn(x[0], "ortho", (-1,))),
     ):
         assert_matches(got, expected, dtype=torch.float64, tolerance=1e-13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [4096, 2048])
+@pytest.mark.parametrize("op", ["dct_crop", "idct_pad"])
+def test_the_worst_of_millions_of_elements(op, kept):
+    """Within 8 eps of the larger of the element and the root mean square; where all steps are in float32, the worst of
+    these inputs are 9.4, 8.9 and 8.4."""
+    pad = op == "idct_pad"
+    for seed in (0, 1):
+        x = torch.randn((kept if pad else 4096,) * 2, generator=torch.Generator().manual_seed(seed))
+        found = getattr(fk, op)(x, (4096 if pad else kept,) * 2)
+        exact = getattr(fk, op)(x.double(), (4096 if pad else kept,) * 2)
+        error = (found - exact).abs_() / exact.abs().clamp_min_(exact.square().mean().sqrt())
+        assert error.max() <= 8 * torch.finfo(torch.float32).eps
