@@ -21,10 +21,10 @@ struct DftPlan {
   double cost = 0;               // vector operations per transform
 };
 
-// From so many results per lane on the fused step of float32 is computed in double: it has a third of the roundings,
-// and the worst of the millions of results would be too far off otherwise. Not after decimation, which rounds less
-// anyway, nor where the values or results are bfloat16 or float16.
-constexpr int64_t kWideResults = 4096;
+// An inverse of float32 to so many values or more computes the fused step in double: it has a third of the roundings,
+// and the worst of the millions of values would be too far off otherwise. Not after decimation, which rounds less
+// anyway, nor where the coefficients or values are bfloat16 or float16.
+constexpr int64_t kWideValues = 4096;
 
 // A DCT-II (or its transpose) of length n with `kept` coefficients. Even n: the Makhoul sequence v is split into
 // `split` decimated subsequences of even length n / split, each a complex DFT of half that length; the coefficients
@@ -39,7 +39,7 @@ struct AxisPlan {
 
   int64_t split = 1;
   DftPlan dft;
-  bool wide = false;  // the fused step may be computed in double, see kWideResults
+  bool wide = false;  // the inverse's fused step may be computed in double, see kWideValues
   double cost = 0;    // vector operations per lane
 
   // How many times `kept` coefficients go round the points of a subsequence's spectrum.
@@ -193,7 +193,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes) {
     half.cost += kTapCost * filter.taps * static_cast<double>(n);
     if (half.cost < best.cost) best = std::move(half);
   }
-  best.wide = compute_bytes == 4 && best.fused() && !best.taps && n >= kWideResults;
+  best.wide = compute_bytes == 4 && best.fused() && !best.taps && n >= kWideValues;
   const int64_t products = (kept + kDenseBlock - 1) / kDenseBlock * kDenseBlock * ((n + 1) / 2);
   const double cost = kFoldCost * static_cast<double>(n) + kProductCost * static_cast<double>(products);
   if (products > kLargestBasis || cost >= best.cost) return best;
@@ -218,7 +218,7 @@ inline std::string to_string(const AxisPlan& p) {
   s << ", radices";
   for (int32_t r : p.dft.radices) s << ' ' << r;
   if (p.fused()) s << ", the last one with the pairs";
-  if (p.wide) s << " (in double for " << kWideResults << " results and more)";
+  if (p.wide) s << " (of the inverse in double)";
   s << ", " << static_cast<int64_t>(p.cost) << " vector operations per lane";
   return s.str();
 }

@@ -305,14 +305,10 @@ def test_reference_agrees_with_scipy(norm):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [4096, 2048])
-@pytest.mark.parametrize("op", ["dct_crop", "idct_pad"])
-def test_the_worst_of_millions_of_elements(op, kept):
-    """Within 8 eps of the larger of the element and the root mean square; where all steps are in float32, the worst of
-    these inputs are 9.4, 8.9 and 8.4."""
-    pad = op == "idct_pad"
+def test_the_worst_of_millions_of_elements(kept):
+    """In eps of the larger of the element and the root mean square; all steps in float32, they are 9.4 and 8.9."""
     for seed in (0, 1):
-        x = torch.randn((kept if pad else 4096,) * 2, generator=torch.Generator().manual_seed(seed))
-        found = getattr(fk, op)(x, (4096 if pad else kept,) * 2)
-        exact = getattr(fk, op)(x.double(), (4096 if pad else kept,) * 2)
+        x = torch.randn(kept, kept, generator=torch.Generator().manual_seed(seed))
+        found, exact = fk.idct_pad(x, (4096, 4096)), fk.idct_pad(x.double(), (4096, 4096))
         error = (found - exact).abs_() / exact.abs().clamp_min_(exact.square().mean().sqrt())
-        assert error.max() <= 8 * torch.finfo(torch.float32).eps
+        assert error.max() <= 7.5 * torch.finfo(torch.float32).eps

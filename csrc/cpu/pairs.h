@@ -21,52 +21,49 @@ FRONT_INLINE const StageView<T>& last_stage(const AxisView<T>& axis) {
   return axis.dft.fft.stage[axis.dft.fft.stages - 1];
 }
 
-// The real numbers of a work array, read and written in the type C that computes: of float lanes, the half of them that
-// a vector of doubles has.
-template <class C, class T>
-constexpr int kParts = sizeof(C) / sizeof(T);
+FRONT_INLINE int64_t part(int64_t q, int64_t half) { return q / 2 * 2 * half + q % 2; }
 
-template <class C, class T>
-class Reals {
- public:
-  FRONT_INLINE Reals(Complex<T>* z, int part) : first_(reinterpret_cast<T*>(z) + part * kLanes<C>) {}
-  FRONT_INLINE Vector<C> load(int64_t i) const { return FRONT_ISA::load<C>(first_ + i * kLanes<T>); }
-  FRONT_INLINE void store(int64_t i, Vector<C> x) const { FRONT_ISA::store<C>(first_ + i * kLanes<T>, x); }
-  FRONT_INLINE Complex<C> point(int64_t i) const { return {load(2 * i), load(2 * i + 1)}; }
-  FRONT_INLINE void store_point(int64_t i, Complex<C> x) const { store(2 * i, x.re), store(2 * i + 1, x.im); }
-
- private:
-  T* first_;
-};
-
-// Where coefficient q half + r lies, as lanes of T: at its place in the work array, or elsewhere, `stride` elements
-// after each other.
+// Where coefficient q half + r of a forward transform goes: to its place in the work array, or elsewhere, `stride`
+// elements after each other.
 template <class T>
 struct InWork {
-  T* first;
+  Vector<T>* first;
   int64_t half;
 
-  FRONT_INLINE T* at(int64_t q, int64_t r) const { return first + (q / 2 * 2 * half + q % 2 + 2 * r) * kLanes<T>; }
+  FRONT_INLINE void store(int64_t q, int64_t r, Vector<T> x) const { first[part(q, half) + 2 * r] = x; }
 };
 template <class T>
 struct Elsewhere {
   T* first;
   int64_t half, stride;
 
-  FRONT_INLINE T* at(int64_t q, int64_t r) const { return first + (q * half + r) * stride; }
+  FRONT_INLINE void store(int64_t q, int64_t r, Vector<T> x) const {
+    FRONT_ISA::store<T>(first + (q * half + r) * stride, x);
+  }
 };
 
 template <class T>
 FRONT_INLINE InWork<T> in_work(const AxisView<T>& axis, Complex<T>* z) {
-  return {reinterpret_cast<T*>(z), axis.half};
+  return {reinterpret_cast<Vector<T>*>(z), axis.half};
 }
 
-// The lanes of them that a vector of C has.
-template <class C, class Places>
-FRONT_INLINE Places part_of(Places all, int part) {
-  all.first += part * kLanes<C>;
-  return all;
-}
+// The real numbers of a work array for an inverse that computes in C: of float lanes a vector of doubles has half.
+template <class C, class T>
+constexpr int kHalves = sizeof(C) / sizeof(T);
+
+template <class C, class T>
+class Reals {
+ public:
+  FRONT_INLINE Reals(Complex<T>* z, int which) : first_(reinterpret_cast<T*>(z) + which * kLanes<C>) {}
+  FRONT_INLINE Vector<C> load(int64_t i) const { return FRONT_ISA::load<C>(first_ + i * kLanes<T>); }
+  FRONT_INLINE void store_point(int64_t i, Complex<C> x) const {
+    store<C>(first_ + 2 * i * kLanes<T>, x.re);
+    store<C>(first_ + (2 * i + 1) * kLanes<T>, x.im);
+  }
+
+ private:
+  T* first_;
+};
 
 template <class C, class T>
 FRONT_INLINE const C* combine_table(const AxisView<T>& axis) {
@@ -82,13 +79,6 @@ FRONT_INLINE const C* last_twiddles(const AxisView<T>& axis) {
   else
     return axis.wide_twiddles;
 }
-// f(number of the type that computes the last stage and the pairs).
-template <class T, class F>
-void with_wide(const AxisView<T>& axis, F f) {
-  if constexpr (std::is_same_v<T, float>)
-    if (axis.wide_combine) return f(double{});
-  f(T{});
-}
 
 // Calls f(q, k, mirrored) for the kept coefficients of a pair: k % half is b if mirrored, else a.
 template <int kRuns, class F>
@@ -103,34 +93,34 @@ FRONT_INLINE void for_coefficients(int64_t a, int64_t b, int64_t half, int64_t k
 template <int kSplit>
 constexpr int kMostParts = kSplit ? kSplit : plan_detail::kLargestSplit;
 
-// The coefficients of points a and b of every subsequence, which `p` and `m` hold, into their places.
-template <int kSplit, int kRuns, class C, class T, class Places>
-FRONT_INLINE void combine_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Complex<C>* p, const Complex<C>* m,
-                               Places out) {
+// The coefficients of points a and b of every subsequence, which `p` and `m` hold.
+template <int kSplit, int kRuns, class T, class Places>
+FRONT_INLINE void combine_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Complex<T>* p, const Complex<T>* m,
+                               const Places& out) {
   const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
   for_coefficients<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
-    const C* c = combine_table<C>(axis) + 4 * split * k;
+    const T* c = axis.combine + 4 * split * k;
     const auto sum = [&](int64_t s) FRONT_INLINED {
-      const Complex<C>&u = mirrored ? m[s] : p[s], &v = mirrored ? p[s] : m[s];
-      const C* at = c + 4 * s;
+      const Complex<T>&u = mirrored ? m[s] : p[s], &v = mirrored ? p[s] : m[s];
+      const T* at = c + 4 * s;
       return (splat(at[0]) * u.re + splat(at[2]) * u.im) + (splat(at[1]) * v.re + splat(at[3]) * v.im);
     };
-    Vector<C> x = sum(0);
+    Vector<T> x = sum(0);
     for (int64_t s = 1; s < split; ++s) x += sum(s);
-    store<C>(out.at(q, mirrored ? b : a), x);
+    out.store(q, mirrored ? b : a, x);
   });
 }
 
 // The transpose of `combine_pair`: points with re and im exchanged.
 template <int kSplit, int kRuns, class C, class T>
-FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, InWork<T> in, Complex<C>* p,
+FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Reals<C, T>& z, Complex<C>* p,
                               Complex<C>* m) {
   const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
   Complex<C> at_a[kMostParts<kSplit>], at_b[kMostParts<kSplit>];
   for (int64_t s = 0; s < split; ++s) at_a[s] = at_b[s] = Complex<C>::zero();
   for_coefficients<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
     const C* c = combine_table<C>(axis) + 4 * split * k;
-    const Vector<C> x = load<C>(in.at(q, mirrored ? b : a));
+    const Vector<C> x = z.load(part(q, half) + 2 * (mirrored ? b : a));
     for (int64_t s = 0; s < split; ++s, c += 4) {
       Complex<C>&u = mirrored ? at_b[s] : at_a[s], &v = mirrored ? at_a[s] : at_b[s];
       u.im += splat(c[0]) * x, u.re += splat(c[2]) * x;
@@ -172,45 +162,41 @@ FRONT_INLINE void for_mirrors(int64_t k, int64_t span, F f) {
   }
 }
 
-// The last stage of each subsequence's DFT, and the coefficients in place of its results. Computed in C.
-template <int R, int kSplit, int kRuns, class C, class T, class Places>
-void last_stage_and_pairs(const AxisView<T>& axis, Complex<T>* points, Places coefficients) {
-  const int64_t span = last_stage(axis).span;
-  const C* twiddles = last_twiddles<C>(axis);
+// The last stage of each subsequence's DFT, and the coefficients.
+template <int R, int kSplit, int kRuns, class T, class Places>
+void last_stage_and_pairs(const AxisView<T>& axis, Complex<T>* z, Places out) {
+  const StageView<T>& stage = last_stage(axis);
+  const int64_t span = stage.span;
+  const auto transform = [&](int64_t k, Complex<T>* points) FRONT_INLINED {
+    for (int s = 0; s < kSplit; ++s) {
+      Complex<T> y[R];
+      for (int j = 0; j < R; ++j) y[j] = z[s * axis.half + k + j * span];
+      if (k != 0) turn<R>(y, stage.twiddles + 2 * (R - 1) * k);
+      Butterfly<R>::run(y);
+      for (int j = 0; j < R; ++j) points[j * kSplit + s] = y[j];
+    }
+  };
   for_butterflies(span, [&](int64_t k, auto mirrors) FRONT_INLINED {
     constexpr bool kOthers = mirrors == Mirrors::others;
-    for (int part = 0; part < kParts<C, T>; ++part) {
-      const Reals<C, T> z(points, part);
-      const auto at = part_of<C>(coefficients, part);
-      const auto transform = [&](int64_t k, Complex<C>* points) FRONT_INLINED {
-        for (int s = 0; s < kSplit; ++s) {
-          Complex<C> y[R];
-          for (int j = 0; j < R; ++j) y[j] = z.point(s * axis.half + k + j * span);
-          if (k != 0) turn<R>(y, twiddles + 2 * (R - 1) * k);
-          Butterfly<R>::run(y);
-          for (int j = 0; j < R; ++j) points[j * kSplit + s] = y[j];
-        }
-      };
-      Complex<C> p[R * kSplit], m[R * kSplit];
-      transform(k, p);
-      if (kOthers) transform(span - k, m);
-      for_mirrors<R, mirrors>(k, span, [&](int64_t a, int64_t b, int i, int j) FRONT_INLINED {
-        combine_pair<kSplit, kRuns>(axis, a, b, p + i * kSplit, (kOthers ? m : p) + j * kSplit, at);
-      });
-    }
+    Complex<T> p[R * kSplit], m[R * kSplit];
+    transform(k, p);
+    if (kOthers) transform(span - k, m);
+    for_mirrors<R, mirrors>(k, span, [&](int64_t a, int64_t b, int i, int j) FRONT_INLINED {
+      combine_pair<kSplit, kRuns>(axis, a, b, p + i * kSplit, (kOthers ? m : p) + j * kSplit, out);
+    });
   });
 }
 
-// Its transpose: the coefficients' points, and the first stage of DFTs by decimation in frequency.
+// Its transpose: the coefficients' points, and the first stage of DFTs by decimation in frequency. Computed in C, a
+// vector of C after the other.
 template <int R, int kSplit, int kRuns, class C, class T>
-void pairs_and_first_stage(const AxisView<T>& axis, Complex<T>* points) {
+void pairs_and_first_stage(const AxisView<T>& axis, Complex<T>* work) {
   const int64_t span = last_stage(axis).span;
   const C* twiddles = last_twiddles<C>(axis);
   for_butterflies(span, [&](int64_t k, auto mirrors) FRONT_INLINED {
     constexpr bool kOthers = mirrors == Mirrors::others;
-    for (int part = 0; part < kParts<C, T>; ++part) {
-      const Reals<C, T> z(points, part);
-      const auto at = part_of<C>(in_work(axis, points), part);
+    for (int which = 0; which < kHalves<C, T>; ++which) {
+      const Reals<C, T> z(work, which);
       const auto transform = [&](int64_t k, const Complex<C>* points) FRONT_INLINED {
         for (int s = 0; s < kSplit; ++s) {
           Complex<C> y[R];
@@ -222,7 +208,7 @@ void pairs_and_first_stage(const AxisView<T>& axis, Complex<T>* points) {
       };
       Complex<C> p[R * kSplit], m[R * kSplit];
       for_mirrors<R, mirrors>(k, span, [&](int64_t a, int64_t b, int i, int j) FRONT_INLINED {
-        spread_pair<kSplit, kRuns>(axis, a, b, at, p + i * kSplit, (kOthers ? m : p) + j * kSplit);
+        spread_pair<kSplit, kRuns>(axis, a, b, z, p + i * kSplit, (kOthers ? m : p) + j * kSplit);
       });
       transform(k, p);
       if (kOthers) transform(span - k, m);
@@ -249,7 +235,7 @@ void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
   Complex<T> p[kMostParts<kSplit>], m[kMostParts<kSplit>];
   for (int64_t a = 0; 2 * a <= half; ++a) {
     const int64_t b = a ? half - a : 0;
-    spread_pair<kSplit, 0>(axis, a, b, in_work(axis, z), p, m);
+    spread_pair<kSplit, 0>(axis, a, b, Reals<T, T>(z, 0), p, m);
     for (int64_t s = 0; s < split; ++s) {
       z[s * half + a] = p[s];
       if (a != b) z[s * half + b] = m[s];
@@ -286,12 +272,12 @@ void with_fused(const AxisView<T>& axis, F f) {
 
 // The DFTs and the coefficients of an axis that is fused.
 template <class T, class Places>
-void forward_fused(const AxisView<T>& axis, Complex<T>* z, Places coefficients) {
+void forward_fused(const AxisView<T>& axis, Complex<T>* z, const Places& out) {
   const FftView<T>& fft = axis.dft.fft;
-  const int64_t span = last_stage(axis).span, parts = axis.split * last_stage(axis).radix;
-  for (int64_t j = 0; fft.stages > 1 && j < parts; ++j) run_stages(z + j * span, fft, fft.stages - 1);
   with_fused(axis, [&](auto radix, auto split, auto runs) {
-    with_wide(axis, [&](auto c) { last_stage_and_pairs<radix, split, runs, decltype(c)>(axis, z, coefficients); });
+    for (int64_t j = 0; fft.stages > 1 && j < split * radix; ++j)
+      run_stages(z + j * last_stage(axis).span, fft, fft.stages - 1);
+    last_stage_and_pairs<radix, split, runs>(axis, z, out);
   });
 }
 
@@ -299,11 +285,14 @@ void forward_fused(const AxisView<T>& axis, Complex<T>* z, Places coefficients) 
 template <class T>
 void inverse_fused(const AxisView<T>& axis, Complex<T>* z) {
   const FftView<T>& fft = axis.dft.fft;
-  const int64_t span = last_stage(axis).span, parts = axis.split * last_stage(axis).radix;
   with_fused(axis, [&](auto radix, auto split, auto runs) {
-    with_wide(axis, [&](auto c) { pairs_and_first_stage<radix, split, runs, decltype(c)>(axis, z); });
+    if (std::is_same_v<T, float> && axis.wide_combine)
+      pairs_and_first_stage<radix, split, runs, double>(axis, z);
+    else
+      pairs_and_first_stage<radix, split, runs, T>(axis, z);
+    for (int64_t j = 0; fft.stages > 1 && j < split * radix; ++j)
+      run_stages_back(z + j * last_stage(axis).span, fft, fft.stages - 1);
   });
-  for (int64_t j = 0; fft.stages > 1 && j < parts; ++j) run_stages_back(z + j * span, fft, fft.stages - 1);
 }
 
 // f(split) with the common ones as constants.

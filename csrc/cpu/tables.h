@@ -50,8 +50,8 @@ struct AxisView {
   const int32_t* inverse_out;     // where the inverse's output i is left [length]
   const int32_t* coefficient_at;  // where coefficient k is left, and must lie for the inverse [kept]
   const T* combine;               // even n: [kept][split][4], odd n: [kept][2]
-  const double* wide_combine;     // not null: what is fused is computed in double, with these instead of `combine`
-  const double* wide_twiddles;    // and of the last stage's twiddles
+  const double* wide_combine;     // not null: the inverse's fused step is computed in double, with these instead of
+  const double* wide_twiddles;    // `combine` and of the last stage's twiddles
   int64_t work;                   // complex numbers per lane: split * half, plus Bluestein's convolution; dense.h
 };
 

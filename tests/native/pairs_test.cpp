@@ -1,7 +1,7 @@
-// Every kernel of cpu/pairs.h that does the last stage and the pairs at once, in double too, by plans that no planner
-// chose: against sums by definition, and forward against inverse, on work arrays of exactly the needed size that are
-// NaN at first. And the response of decimate.h's filters. Built with sanitizers by tests/test_native.py; prints "N
-// passed, M failed".
+// Every kernel of cpu/pairs.h that does the last stage and the pairs at once, and the inverse's in double too, by plans
+// that no planner chose: against sums by definition, and forward against inverse, on work arrays of exactly the needed
+// size that are NaN at first. And the response of decimate.h's filters. Built with sanitizers by tests/test_native.py;
+// prints "N passed, M failed".
 #include <cmath>
 #include <cstdio>
 #include <cstring>
