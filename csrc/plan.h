@@ -106,6 +106,9 @@ constexpr double kTapCost = 0.5;  // per value and tap
 // Points that stay in the innermost cache while several stages pass over them.
 constexpr int64_t kNearBytes = 24 << 10;
 
+// Radices without code of their own.
+inline bool is_generic(int32_t radix) { return radix > 8 && radix != 12; }
+
 // Prime factors as radices, innermost stage first; empty if one is too large. The last stage is done together with the
 // pairs of the spectrum, whose points fill the registers: a small radix is the best for it, and 7 and more are not for
 // it.
@@ -142,7 +145,7 @@ inline DftPlan plan_dft(int64_t n) {
   best.n = n;
   best.radices = factorize(n);
   if (!best.radices.empty()) best.cost = mixed_radix_cost(n, best.radices);
-  if (!best.radices.empty() && *std::max_element(best.radices.begin(), best.radices.end()) <= 8) return best;
+  if (!best.radices.empty() && std::none_of(best.radices.begin(), best.radices.end(), is_generic)) return best;
 
   for (int64_t odd : {1, 3, 5, 7, 9, 15}) {  // Bluestein: the cheapest 2^a * odd that is long enough
     int64_t conv = odd;

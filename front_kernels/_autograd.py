@@ -133,13 +133,14 @@ class _Apply(torch.autograd.function._SingleLevelFunction):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        out: Tensor = ctx.op.overload(tangent, **ctx.arguments)
+        with forward_ad._set_fwd_grad_enabled(True):  # torch has switched it off, but outer levels want their tangents
+            out: Tensor = ctx.op.overload(tangent, **ctx.arguments)
         return out
 
 
 def has_tangent(x: Tensor, other: Tensor | None = None) -> bool:
-    # Asking takes longer than the rest of a call: it makes an alias. Without a dual level there are no tangents, but
-    # graphs that dynamo compiled do not keep forward_ad's Python counter of them.
+    # Asking takes longer than the rest of a call: it makes an alias. Without a dual level of forward_ad there are no
+    # tangents, but graphs that dynamo compiled do not keep that Python counter of them. (torch.optim imports dynamo.)
     if (forward_ad._current_level < 0 and "torch._dynamo" not in sys.modules) or not _forward_mode():
         return False
     # NOTE: the alias must not enter a graph: inductor compares two traces of one op node by node.

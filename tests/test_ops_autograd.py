@@ -74,6 +74,8 @@ def test_torch_func(op):
     same(lambda f: torch.func.hessian(f)(x))
     same(lambda f: torch.func.jacrev(torch.func.jacrev(f))(x))
     same(lambda f: torch.func.jacfwd(torch.func.jacfwd(f))(x))
+    same(lambda f: torch.func.jacfwd(torch.func.jacfwd(lambda x: f(x**3)))(x))
+    same(lambda f: torch.func.jvp(lambda a: torch.func.jvp(lambda x: f(x**3), (x,), (a,))[1], (t,), (x,)))
     same(lambda f: torch.func.jvp(torch.func.grad(f), (x,), (t,)))
     same(lambda f: torch.func.vjp(torch.func.grad(f), x)[1](t)[0])
     same(lambda f: torch.vmap(torch.func.grad(f))(torch.stack([x, t, x + t])))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
+
 import pytest
 import torch
 
@@ -175,3 +179,29 @@ def test_results_on_and_off_cache_lines_in_one_batch(dtype, n, gap):
     fk.idct_pad(x, (m, n), out=out)
     torch.testing.assert_close(out[::37], torch.stack([fk.idct_pad(y, (m, n)) for y in x[::37]]))
     assert (whole.view(batch, -1)[:, m * n :] == -7).all()
+
+
+def test_tangents_are_seen_without_dynamo():
+    """Other tests import it, and then every call asks."""
+    program = textwrap.dedent(
+        """
+        import sys
+        import torch
+        from torch.autograd import forward_ad
+        import front_kernels as fk
+
+        x, t = torch.randn(2, 6, 6, dtype=torch.float64).unbind()
+        assert "torch._dynamo" not in sys.modules
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(x, t)
+            assert torch.equal(forward_ad.unpack_dual(fk.dct_crop(dual, 3)).tangent, fk.dct_crop(t, 3))
+            try:
+                fk.dct_crop(dual, 3, out=torch.empty(3, 3, dtype=torch.float64))
+            except RuntimeError as error:
+                assert "does not support autograd" in str(error)
+            else:
+                raise AssertionError
+        assert "torch._dynamo" not in sys.modules
+        """
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

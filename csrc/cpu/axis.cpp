@@ -68,11 +68,12 @@ int64_t bytes_moved(const AxisPass& pass) {
 template <class T>
 void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, const Machine& machine) {
   const bool resize = pass.direction == Direction::resize;
-  const auto tables = axis_tables<T>(pass.n, pass.kept, pass.scale);
-  const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back) : tables;
+  const bool inverse = pass.direction == Direction::inverse;
   const bool rounded = pass.in_type != DType::f32 || pass.out_type != DType::f32;  // by more than float32 is
   const auto wide = [&](int64_t values) { return !rounded && values >= kWideValues; };
-  const AxisView<T> axis = tables->view(wide(pass.n)), second = back->view(wide(pass.size));
+  const auto tables = axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n));
+  const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back, wide(pass.size)) : tables;
+  const AxisView<T> axis = tables->view(), second = back->view();
   const int64_t width = lanes_per_block<T>(isa()), blocks = block_count(pass, width), moved = bytes_moved(pass);
   const int64_t work = 2 * std::max(axis.work, second.work) * isa().vector_bytes;
   const LaneDim inner = pass.lane_dims ? pass.lanes[pass.lane_dims - 1] : LaneDim{1, 0, 0};

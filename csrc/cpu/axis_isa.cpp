@@ -210,7 +210,8 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
       load_values(pass, axis, group);
     else
       load_group(pass, group, 0, axis.kept, axis.coefficient_at, group.work);
-    const bool at_once = last_forward && axis.fused && output_vectors(pass, group, 0);  // all blocks or none
+    bool at_once = last_forward && axis.fused;
+    for (int g = 0; g < group.work.count; ++g) at_once = at_once && output_vectors(pass, group, g);
     for (int g = 0; g < group.work.count; ++g) {
       auto* z = reinterpret_cast<Complex<T>*>(group.work[g]);
       if (at_once)

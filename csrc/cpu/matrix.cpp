@@ -37,7 +37,8 @@ struct Panels {
   Along along_row() const { return {1, width, panel()}; }
 };
 
-// The planner takes as long as the smallest transforms: what it said is remembered.
+// The planner takes as long as the smallest transforms: what it said is remembered. The order depends neither on the
+// number of threads nor on what else of the machine could change while the process lives.
 Order order_of(const MatrixShape& x, const Machine& machine) {
   static std::mutex mutex;
   static auto* known = new std::map<std::tuple<bool, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>, Order>;

@@ -8,7 +8,8 @@
 //
 // The last stage of a DFT turns the points k + j span, j = 0..R-1, into the results at the same places, whose mirrors
 // are those of span - k. So where AxisPlan::fused, both sets are transformed in registers, and the coefficients are all
-// that is stored: a pass over the points is saved. The inverse does the opposite in its first stage.
+// that is stored, in the work array or straight in the result: a pass over the points is saved. The inverse does the
+// opposite in its first stage.
 #pragma once
 
 #include "fft.h"

@@ -117,7 +117,7 @@ int64_t bytes_of(const std::vector<V>& v) {
 
 template <class T>
 Fft<T>::Fft(int64_t n, const std::vector<int32_t>& radices) : n_(n), slot_(n) {
-  auto half = [](int32_t r) -> int64_t { return r > 8 && r != 12 ? (r - 1) / 2 : 0; };
+  auto half = [](int32_t r) -> int64_t { return plan_detail::is_generic(r) ? (r - 1) / 2 : 0; };
   int64_t span = 1, count = 0;
   for (int32_t r : radices) {
     count += 2 * span * (r - 1) + 2 * half(r) * half(r);
@@ -233,8 +233,7 @@ void AxisTables<T>::fill_fft(Scale scale) {
     coefficient_at_[k] = static_cast<int32_t>(part + 2 * r);
   }
 
-  fill_combine(scale, filter, combine_);
-  if (!plan.wide) return;
+  if (!plan.wide) return fill_combine(scale, filter, combine_);
   fill_combine(scale, filter, wide_combine_);
   const int32_t radix = plan.dft.radices.back();
   const int64_t span = half / radix;
@@ -270,7 +269,7 @@ void AxisTables<T>::fill_combine(Scale scale, const std::vector<double>& filter,
 }
 
 template <class T>
-AxisView<T> AxisTables<T>::view(bool wide) const {
+AxisView<T> AxisTables<T>::view() const {
   AxisView<T> view{};
   view.dense = plan_.dense;
   view.length = plan_.length();
@@ -284,8 +283,7 @@ AxisView<T> AxisTables<T>::view(bool wide) const {
   view.inverse_out = inverse_out_.data();
   view.coefficient_at = coefficient_at_.data();
   view.combine = combine_.data();
-  if (wide && !wide_combine_.empty())
-    view.wide_combine = wide_combine_.data(), view.wide_twiddles = wide_twiddles_.data();
+  if (plan_.wide) view.wide_combine = wide_combine_.data(), view.wide_twiddles = wide_twiddles_.data();
   if (plan_.dense) {
     view.half = (plan_.n + 1) / 2;
     view.work = view.half + (plan_.kept + 1) / 2;
@@ -347,12 +345,13 @@ class Cache {
 }  // namespace
 
 template <class T>
-std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale) {
+std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide) {
   // Never destroyed: ops may run while the process exits.
   static auto* dfts = new Cache<int64_t, DftTables<T>>;
-  static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double>, AxisTables<T>>;
-  return axes->get({n, kept, scale.first, scale.other}, [&] {
-    const AxisPlan plan = plan_axis(n, kept, sizeof(T));
+  static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double, bool>, AxisTables<T>>;
+  return axes->get({n, kept, scale.first, scale.other, wide}, [&] {
+    AxisPlan plan = plan_axis(n, kept, sizeof(T));
+    plan.wide &= wide;
     std::shared_ptr<const DftTables<T>> dft;
     if (!plan.dense) dft = dfts->get(plan.dft.n, [&] { return std::make_shared<const DftTables<T>>(plan.dft); });
     return std::make_shared<const AxisTables<T>>(plan, scale, std::move(dft));
@@ -361,7 +360,7 @@ std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale 
 
 template class AxisTables<float>;
 template class AxisTables<double>;
-template std::shared_ptr<const AxisTables<float>> axis_tables<float>(int64_t, int64_t, Scale);
-template std::shared_ptr<const AxisTables<double>> axis_tables<double>(int64_t, int64_t, Scale);
+template std::shared_ptr<const AxisTables<float>> axis_tables<float>(int64_t, int64_t, Scale, bool);
+template std::shared_ptr<const AxisTables<double>> axis_tables<double>(int64_t, int64_t, Scale, bool);
 
 }  // namespace front::cpu

@@ -92,7 +92,7 @@ class AxisTables {
  public:
   // `dft`: of length plan.dft.n; null for a dense plan.
   AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft);
-  AxisView<T> view(bool wide = false) const;  // wide: in double, if AxisPlan::wide
+  AxisView<T> view() const;
   int64_t bytes() const;
 
  private:
@@ -109,8 +109,9 @@ class AxisTables {
 };
 
 // Cached, the DFT's part by length alone; the least recently used go first once a cache exceeds its limit, and what
-// exceeds the limit by itself is not kept. At most 64 MiB per compute type.
+// exceeds the limit by itself is not kept. At most 64 MiB per compute type. wide: for an inverse that may compute its
+// fused step in double.
 template <class T>
-std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale);
+std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide = false);
 
 }  // namespace front::cpu

@@ -412,7 +412,7 @@ def _order_heads(branch: Branch, norm: Norm, work: Work, counts: tuple[int, int]
 
 def _score_variance(branch: Branch, norm: Norm, work: Work, counts: tuple[int, int]) -> Tensor:
     """Of ``(Q x + q) K y / sqrt(size)`` for x and y that are white but for the norm: [groups, heads of a
-    group]. K's bias adds the same to all scores of a token, which softmax takes away."""
+    group]. K's bias adds the same to all scores of a token, which softmax takes away. Rotary positions are left out."""
     heads, groups = counts
     query, key = branch.reads[0], branch.reads[min(1, len(branch.reads) - 1)]
     scale = work[norm.weight]

@@ -89,19 +89,20 @@ Values transform(Direction direction, const AxisView<T>& axis, int64_t lanes, co
 template <class T>
 void check(const AxisPlan& plan) {
   const front::cpu::AxisTables<T> tables(plan, {}, std::make_shared<const front::cpu::DftTables<T>>(plan.dft));
-  const AxisView<T> axis = tables.view(plan.wide);
+  const AxisView<T> axis = tables.view();
   const int64_t lanes = front::cpu::lanes_per_block<T>(kGeneric);
   const auto x = random_values<T>(plan.n * lanes), y = random_values<T>(plan.kept * lanes);
-  const auto forward = transform(Direction::forward, axis, lanes, x);
   const auto inverse = transform(Direction::inverse, axis, lanes, y);
   const std::string what = (sizeof(T) == 4 ? "float " : "double ") + to_string(plan);
-  count(!plan.wide || (axis.wide_combine && !tables.view().wide_combine), what + " in double where asked", 0);
   const double most = 8 * static_cast<double>(std::numeric_limits<T>::epsilon());
-  const double error = relative_error(forward, by_definition(Direction::forward, plan, lanes, x));
   const double error_back = relative_error(inverse, by_definition(Direction::inverse, plan, lanes, y));
+  count(error_back <= most, what + " inverse", error_back);
+  count(plan.wide == (axis.wide_combine != nullptr), what + " in double if asked", 0);
+  if (plan.wide) return;  // inverse alone
+  const auto forward = transform(Direction::forward, axis, lanes, x);
+  const double error = relative_error(forward, by_definition(Direction::forward, plan, lanes, x));
   const double gap = std::fabs(dot(forward, y) - dot(x, inverse)) / std::sqrt(dot(x, x) * dot(y, y));
   count(error <= most, what + " forward", error);
-  count(error_back <= most, what + " inverse", error_back);
   count(gap <= most, what + " <Fx, y> - <x, F'y>", gap);
 }
 
@@ -142,8 +143,8 @@ int main() {
           plan.dft.radices = span == 1 ? std::vector<int32_t>{radix} : std::vector<int32_t>{span, radix};
           check<double>(plan);
           check<float>(plan);
-          plan.wide = true;
-          check<float>(plan);
+          plan.wide = plan.fused();  // of radix 8 two parts are too many
+          if (plan.wide) check<float>(plan);
         }
       }
   check_filter(front::plan_detail::kFilters[0], 4.5e-9);
