@@ -84,8 +84,8 @@ TASKS_SAY = {
   of pydoc's topics; a BERT whose head is its word embeddings. The source is MiniLM (all-MiniLM-L6-v2), which has no
   such head, trained for {source_steps} steps of the same kind first. In {steps} steps a random start learns little more
   than how frequent words are: ratios say how soon that is passed. Only the leading starts are tried; BERT's queries,
-  keys and values are apart as they are, so that "split" changes nothing, and in a post-norm model alignment orders
-  channels and does not rotate them.
+  keys and values are apart as they are, so that "split" changes nothing, and a narrower post-norm target is
+  rotated, not exactly.
 """,
 }
 PAPER_SAYS = (
