@@ -1,4 +1,4 @@
-"""python -m experiments --set quick|lead|screen|proof|full: train targets by every start, into a ledger."""
+"""python -m experiments --set quick|lead|proof|full: train targets by every start, into a ledger."""
 
 from __future__ import annotations
 

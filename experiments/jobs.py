@@ -121,30 +121,33 @@ def _all(starts: Sequence[str], seeds: int, relations: slice = slice(None), task
     return stage
 
 
-def _finalists(rows: Sequence[Row]) -> Iterator[Job]:
+def _finalists(relations: slice = slice(None)) -> Stage:
     """Random, the paper's recipe, the best of its variants and of FRONT+, aligned and the two best rivals, by the
     screening seed's mean loss."""
-    for n in range(len(next(iter(FULL.values())).targets)):
-        for task in FULL.values():
-            relation = list(task.targets)[n]
-            best = [
-                *measures.best(rows, task.name, relation, PAPER, 1),
-                *measures.best(rows, task.name, relation, PLUS, 1),
-                *measures.best(rows, task.name, relation, RIVALS, 2),
-            ]
-            for seed in range(SEEDS):
-                for start in dict.fromkeys([*RANDOM, "paper", *best, "aligned"]):
-                    yield from _job(task, relation, start, seed, rows)
+
+    def stage(rows: Sequence[Row]) -> Iterator[Job]:
+        for n in range(len(next(iter(FULL.values())).targets))[relations]:
+            for task in FULL.values():
+                relation = list(task.targets)[n]
+                best = [
+                    *measures.best(rows, task.name, relation, PAPER, 1),
+                    *measures.best(rows, task.name, relation, PLUS, 1),
+                    *measures.best(rows, task.name, relation, RIVALS, 2),
+                ]
+                for seed in range(SEEDS):
+                    for start in dict.fromkeys([*RANDOM, "paper", *best, "aligned"]):
+                        yield from _job(task, relation, start, seed, rows)
+
+    return stage
 
 
 FIRST, OTHERS = slice(0, 1), slice(1, None)
 _FOLLOWERS = tuple(name for name in STARTS if name not in LEAD and name not in CONTROLS)
+TUNING: tuple[Stage, ...] = (_tuning(LEAD), _tuning(_FOLLOWERS))
 LEADING: tuple[Stage, ...] = (_tuning(LEAD), _all(LEAD, SEEDS, FIRST), _all(LEAD, SEEDS, OTHERS))
-SCREEN: tuple[Stage, ...] = (_tuning(_FOLLOWERS), _all(tuple(STARTS), 1))
 SETS: dict[str, tuple[Stage, ...]] = {
     "quick": (_all(QUICK_STARTS, SEEDS, tasks=QUICK),),
     "lead": LEADING,
-    "screen": SCREEN,
-    "proof": (*LEADING, *SCREEN, _finalists),
-    "full": (*LEADING, *SCREEN, _finalists, _all(tuple(STARTS), SEEDS)),
+    "proof": (*TUNING, _all(tuple(CONTROLS), 1, FIRST), _finalists(FIRST)),
+    "full": (*LEADING, *TUNING, _all(tuple(STARTS), 1), _finalists(), _all(tuple(STARTS), SEEDS)),
 }

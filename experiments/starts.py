@@ -121,24 +121,26 @@ def rotated(state: State, seed: int) -> State:
     return {name: work[name].to(tensor.dtype) for name, tensor in state.items()}
 
 
-def _aligned(
-    *, activations: bool = False, shuffle: bool = False, rotate: bool = False, depth_fill: DepthFill = "first"
-) -> Make:
+def _aligned(*, shuffle: bool = False, depth_fill: DepthFill = "first") -> Make:
     def make(source: nn.Module, like: nn.Module, seed: int, data: Data) -> State:
         if shuffle:
             source.load_state_dict(shuffled(source.state_dict(), seed))
-        if activations:
-            batches = [data.batch(rows)[0] for rows in data.order(BATCHES, seed)]
-            state, _ = front_models.align(source, basis="activations", data=batches)
-        else:
-            state, _ = front_models.align(source)
-        return _residual(rotated(state, seed) if rotate else state, like, depth_fill)
+        return front_models.transfer(source, like, recipe="aligned", depth_fill=depth_fill)[0]
 
     return make
 
 
-def _residual(state: State | nn.Module, like: nn.Module, depth_fill: DepthFill = "first") -> State:
-    return front_models.transfer(state, like, axes="residual", depth_fill=depth_fill)[0]
+def _activations(source: nn.Module, like: nn.Module, seed: int, data: Data) -> State:
+    batches = [data.batch(rows)[0] for rows in data.order(BATCHES, seed)]
+    return _residual(front_models.align(source, basis="activations", data=batches)[0], like)
+
+
+def _random_axes(source: nn.Module, like: nn.Module, seed: int, data: Data) -> State:
+    return _residual(rotated(front_models.align(source)[0], seed), like)
+
+
+def _residual(state: State | nn.Module, like: nn.Module) -> State:
+    return front_models.transfer(state, like, axes="residual", depth_fill="first")[0]
 
 
 def _rival(how: Callable[..., State], *options: Any, seeded: bool = False) -> Make:
@@ -188,7 +190,7 @@ PLUS = {
 }
 ALIGNED = {
     "aligned": Start(_aligned()),
-    "aligned, activations": Start(_aligned(activations=True), batches=BATCHES),
+    "aligned, activations": Start(_activations, batches=BATCHES),
     "aligned, even layers": Start(
         _aligned(depth_fill="select"), fits=lambda source, target: target.layers != source.layers
     ),
@@ -208,6 +210,6 @@ CONTROLS = {
     "shuffled, paper": Start(_paper(shuffle=True)),
     "shuffled, paper, ortho, split": Start(_paper(shuffle=True, split=True, gain="ortho")),
     "shuffled, aligned": Start(_aligned(shuffle=True)),
-    "random axes": Start(_aligned(rotate=True), fits=lambda source, target: target.width < source.width),
+    "random axes": Start(_random_axes, fits=lambda source, target: target.width < source.width),
 }
 STARTS: dict[str, Start] = RANDOM | PAPER | PLUS | ALIGNED | RIVALS | CONTROLS

@@ -119,13 +119,13 @@ def bert(dim: int = 16, depth: int = 3, mlp_size: int = 64, heads: int = 2, head
     return kinds[head](config)
 
 
-def gpt2(dim: int = 16, depth: int = 3, inner: int | None = None):
+def gpt2(dim: int = 16, depth: int = 3, inner: int | None = None, heads: int = 2):
     """Hugging Face GPT-2 with its tied lm_head."""
     import transformers
 
     torch.manual_seed(1)
     return transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=40, n_positions=24, n_embd=dim, n_layer=depth, n_head=2, n_inner=inner)
+        transformers.GPT2Config(vocab_size=40, n_positions=24, n_embd=dim, n_layer=depth, n_head=heads, n_inner=inner)
     )
 
 

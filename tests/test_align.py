@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import front_kernels
 import front_models
 import models
-from front_models._align import _score_variance
 from front_models._anatomy import find_anatomy
 from front_models._cli import main
+from front_models._importance import _score_variance
 from models import shapes_of
 
 

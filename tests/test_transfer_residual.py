@@ -189,6 +189,46 @@ def test_the_aligned_recipe_takes_the_first_layers() -> None:
             assert torch.equal(state[f"vit.layers.1.{name}"], narrow[f"vit.layers.{last}.{name}"])
 
 
+@pytest.mark.parametrize("options", [ALIGNED, PLAIN | {"depth_fill": "first"}], ids=["aligned", "residual"])
+@pytest.mark.parametrize("make", [vit, models.llama, models.gpt2, models.bert])
+def test_where_the_stream_is_as_wide_layers_are_taken_as_they_are(make: Any, options: dict[str, Any]) -> None:
+    """Norms keep their scales; the aligned recipe puts units and heads in order, and nothing else."""
+    source = trained(make(depth=3))
+    before, widths = source.state_dict(), find_anatomy(models.shapes_of(source)).width
+    for depth in (2, 5):
+        state = front_models.transfer(source, make(depth=depth), **options)[0]
+        for name, tensor in state.items():
+            own = re.sub(r"(layers?|h)\.(\d+)", lambda found: f"{found[1]}.{int(found[2]) % 3}", name)
+            expected = before[own].to(torch.float32)
+            if "recipe" in options:
+                assert torch.equal(tensor.flatten().sort().values, expected.flatten().sort().values)
+            else:
+                assert torch.equal(tensor, expected)
+            if tensor.shape == (widths,) and "norm" in name.lower():
+                assert tensor.unique().numel() > 1
+                assert torch.equal(tensor, expected)
+
+
+def test_where_the_stream_is_as_wide_the_units_that_matter_are_chosen() -> None:
+    """By what they read with times the norm's scale, as if it had been folded."""
+    source = trained(vit(32, 2, 64))
+    layer = source.vit.layers[1]
+    scale = layer.layernorm_after.weight.data
+    scale[:16], scale[16:] = 0.01, 3.0
+    layer.mlp.fc1.weight.data[:32, :16], layer.mlp.fc1.weight.data[:32, 16:] = 2.0, 0.001  # large, but not read
+    state = front_models.transfer(source, vit(32, 2, 24), **ALIGNED)[0]
+    read, write = layer.mlp.fc1.weight * scale, layer.mlp.fc2.weight
+    importance = (read - read.mean(1, keepdim=True)).norm(dim=1) * (write - write.mean(0)).norm(dim=0)
+    chosen = importance.argsort(descending=True)[:24]
+    assert (chosen >= 32).all()
+    for name, expected in (
+        ("fc1.weight", layer.mlp.fc1.weight[chosen]),
+        ("fc1.bias", layer.mlp.fc1.bias[chosen]),
+        ("fc2.weight", layer.mlp.fc2.weight[:, chosen]),
+    ):
+        assert torch.equal(state[f"vit.layers.1.mlp.{name}"], expected.to(torch.float32))
+
+
 def test_new_units_read_as_the_target_did_and_write_nothing() -> None:
     source, like = trained(vit(32, 2, 64)), vit(32, 2, 96).double()
     state, _ = front_models.transfer(source, like, **ALIGNED)
@@ -199,18 +239,34 @@ def test_new_units_read_as_the_target_did_and_write_nothing() -> None:
 
 
 def test_a_tied_target_gets_one_tensor_and_the_scale_that_fits_best() -> None:
-    source = trained(models.gpt2())
+    source = trained(models.gpt2(16))
     source.transformer.ln_f.weight.data.fill_(1.7)
-    like = models.gpt2().double().eval()
+    source.transformer.ln_f.bias.data.zero_()
+    # A scale that is one number, as here, is kept exactly, but for the mean that the embedding loses.
+    source.transformer.wte.weight.data -= source.transformer.wte.weight.data.mean(1, keepdim=True)
+    like = models.gpt2(32, heads=4).double().eval()
+    for norm in (module for model in (source, like) for module in model.modules() if isinstance(module, nn.LayerNorm)):
+        norm.eps = 0.0  # a wider stream's elements are smaller
     state, report = front_models.transfer(source, like, **ALIGNED)
     assert state["lm_head.weight"] is state["transformer.wte.weight"]
     assert state["transformer.ln_f.weight"].unique().numel() == 1
-    # A scale that is one number, as here, is kept exactly, but for the mean that the embedding loses.
+    assert relative(logits(with_weights(like, state), WORDS), logits(source, WORDS)) < 1e-9
+    assert next(row for row in report.rows if row.role == "lm_head.weight").action.startswith("tied")
+
+
+@pytest.mark.parametrize("options", [ALIGNED, PLAIN], ids=["aligned", "residual"])
+def test_a_tied_target_of_the_same_width_keeps_the_last_norm(options: dict[str, Any]) -> None:
+    source, like = trained(models.gpt2()), models.gpt2().double().eval()
+    target, _ = moved(source, like, **options)
+    assert torch.equal(target.transformer.ln_f.weight, source.transformer.ln_f.weight)
+    assert relative(logits(target, WORDS), logits(source, WORDS)) < 1e-12
+    # Aligned first, its head has taken the last norm's scale, and cannot share the embedding: one number remains.
+    source.transformer.ln_f.weight.data.fill_(1.7)
     source.transformer.wte.weight.data -= source.transformer.wte.weight.data.mean(1, keepdim=True)
     source.transformer.ln_f.bias.data.zero_()
-    target, _ = moved(source, like, **ALIGNED)
-    assert relative(logits(target, WORDS), logits(source, WORDS)) < 1e-12
-    assert next(row for row in report.rows if row.role == "lm_head.weight").action.startswith("tied")
+    state = front_models.transfer(front_models.align(source)[0], like, **PLAIN)[0]
+    torch.testing.assert_close(state["transformer.ln_f.weight"], source.transformer.ln_f.weight)
+    assert relative(logits(with_weights(like, state), WORDS), logits(source, WORDS)) < 1e-12
 
 
 def test_what_does_not_fit_and_what_is_skipped_stays() -> None:

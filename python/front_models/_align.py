@@ -14,17 +14,18 @@ from torch import Tensor, nn
 import front_kernels
 from front_models._anatomy import Anatomy, Branch, Linear, Norm, NotAlignableError, find_anatomy
 from front_models._config import heads_of, model_type
+from front_models._importance import Work, order, stream_last
 from front_models._kinds import is_table
 from front_models._walk import Weights, describe, named_tensors, tied_names
 
 __all__ = [
     "Alignment",
-    "Work",
     "align",
     "attention_widths",
     "check_norms",
     "fold_norms",
     "head_counts",
+    "importance_order",
     "names_of",
     "stream_shares",
     "to_principal_axes",
@@ -103,12 +104,7 @@ def align(
         )
     if basis == "activations" and not isinstance(source, nn.Module):
         raise TypeError(f"source: got {type(source).__name__}; basis='activations' needs a torch.nn.Module")
-    tensors = named_tensors(source, "source")
-    shapes = {name: info.shape for name, info in describe(tensors).items()}
-    anatomy = find_anatomy(shapes)
-    _check_known(anatomy, tensors, source)
-    counts = head_counts(heads, source, anatomy, shapes)
-    work = {name: tensors[name].detach().to(torch.float64).clone() for name in names_of(anatomy)}
+    tensors, anatomy, counts, work = _begin(source, heads)
     notes = [] if counts is not None else ["the number of heads is not known: they keep their order"]
     if anatomy.pre:
         fold_norms(anatomy, work, notes)
@@ -117,16 +113,40 @@ def align(
     if not anatomy.pre:
         notes.append("post-norm: norms act on the stream itself, so that its channels are ordered and not rotated")
     _rotate(anatomy, work, rotation)
-    for branch, norm in anatomy.through():
-        if branch.kind == "mlp":
-            _order_units(branch, work)
-        elif counts is not None:
-            _order_heads(branch, norm, work, counts)
+    order(anatomy, work, work, counts)
     shared = tied_names(tensors)
     first = {shared[writer.weight] for writer in anatomy.embeddings}
     untied = tuple(head.weight for head in anatomy.heads if anatomy.pre and shared[head.weight] in first)
-    result = {name: (work.get(name, tensor.detach())).to(tensor.dtype, copy=True) for name, tensor in tensors.items()}
-    return result, Alignment(anatomy.family, rotation, energy, counts, untied, tuple(notes))
+    return _end(tensors, work), Alignment(anatomy.family, rotation, energy, counts, untied, tuple(notes))
+
+
+@torch.no_grad()
+def importance_order(
+    source: Weights, heads: int | tuple[int, int] | None
+) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
+    """Units and heads in the order that `align` gives them, all else as it is; and the numbers of heads."""
+    tensors, anatomy, counts, work = _begin(source, heads)
+    by = work
+    if anatomy.pre:  # what is read counts with the norm's scale
+        by = {name: tensor.clone() for name, tensor in work.items()}
+        fold_norms(anatomy, by, [])
+    order(anatomy, by, work, counts)
+    return _end(tensors, work), counts
+
+
+def _begin(
+    source: Weights, heads: int | tuple[int, int] | None
+) -> tuple[Mapping[str, Tensor], Anatomy, tuple[int, int] | None, Work]:
+    tensors = named_tensors(source, "source")
+    shapes = {name: info.shape for name, info in describe(tensors).items()}
+    anatomy = find_anatomy(shapes)
+    _check_known(anatomy, tensors, source)
+    counts = head_counts(heads, source, anatomy, shapes)
+    return tensors, anatomy, counts, {n: tensors[n].detach().to(torch.float64).clone() for n in names_of(anatomy)}
+
+
+def _end(tensors: Mapping[str, Tensor], work: Work) -> dict[str, Tensor]:
+    return {name: (work.get(name, tensor.detach())).to(tensor.dtype, copy=True) for name, tensor in tensors.items()}
 
 
 def _check_known(anatomy: Anatomy, tensors: Mapping[str, Tensor], source: object) -> None:
@@ -211,9 +231,6 @@ def attention_widths(branch: Branch, shapes: Mapping[str, tuple[int, ...]]) -> t
     return tuple(shapes[read.weight][1 - read.stream] // read.packed for read in (query, key))  # type: ignore[return-value]
 
 
-Work = dict[str, Tensor]
-
-
 def fold_norms(anatomy: Anatomy, work: Work, notes: list[str]) -> None:
     """Norms become plain: what reads through them takes their scale, and their bias where it can."""
     readers: dict[Norm, list[Linear]] = defaultdict(list)
@@ -226,7 +243,7 @@ def fold_norms(anatomy: Anatomy, work: Work, notes: list[str]) -> None:
         if bias is not None and bias.any():
             if all(reader.bias is not None for reader in reading):
                 for reader in reading:
-                    work[reader.bias] += _stream_last(work[reader.weight], reader) @ bias  # type: ignore[index]
+                    work[reader.bias] += stream_last(work[reader.weight], reader) @ bias  # type: ignore[index]
                 bias.zero_()
             elif (scale == 0).any():
                 raise ValueError(
@@ -235,7 +252,7 @@ def fold_norms(anatomy: Anatomy, work: Work, notes: list[str]) -> None:
             else:
                 bias /= scale
         for reader in reading:
-            weight = _stream_last(work[reader.weight], reader)
+            weight = stream_last(work[reader.weight], reader)
             weight *= scale
             if not anatomy.rms and (bias is None or not bias.any()):
                 weight -= weight.mean(-1, keepdim=True)  # what is read has no mean
@@ -249,15 +266,10 @@ def fold_norms(anatomy: Anatomy, work: Work, notes: list[str]) -> None:
             work[anatomy.final.bias].zero_()
     if not anatomy.rms:
         for writer in anatomy.writers():
-            weight = _stream_last(work[writer.weight], writer)
+            weight = stream_last(work[writer.weight], writer)
             weight -= weight.mean(-1, keepdim=True)
             if writer.bias is not None:
                 work[writer.bias] -= work[writer.bias].mean()
-
-
-def _stream_last(weight: Tensor, linear: Linear) -> Tensor:
-    """A view with the stream as its last axis."""
-    return weight.movedim(linear.stream, -1)
 
 
 def _linears(anatomy: Anatomy) -> Iterator[Linear]:
@@ -270,7 +282,7 @@ def _gram(anatomy: Anatomy, work: Work) -> Tensor:
     """Sum over all that reads or writes of its Gram matrix along the stream, divided by its trace: [width, width]."""
     total = torch.zeros(anatomy.width, anatomy.width, dtype=torch.float64)
     for linear in _linears(anatomy):
-        rows = _stream_last(work[linear.weight], linear).reshape(-1, anatomy.width)
+        rows = stream_last(work[linear.weight], linear).reshape(-1, anatomy.width)
         gram = rows.T @ rows
         trace = gram.trace()
         if trace > 0:
@@ -348,7 +360,7 @@ def _by_energy(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 def _rotate(anatomy: Anatomy, work: Work, rotation: Tensor) -> None:
     for linear in _linears(anatomy):
-        weight = _stream_last(work[linear.weight], linear)
+        weight = stream_last(work[linear.weight], linear)
         weight.copy_(weight @ rotation.to(weight.device))
     vectors = [writer.bias for writer in anatomy.writers()]
     norms = [*anatomy.norms, *(branch.norm for branch in anatomy.branches())]
@@ -359,68 +371,3 @@ def _rotate(anatomy: Anatomy, work: Work, rotation: Tensor) -> None:
     for name in vectors:
         if name is not None:
             work[name] = work[name] @ rotation.to(work[name].device)
-
-
-def _order_units(branch: Branch, work: Work) -> None:
-    """The units of an MLP by importance: the product of the norms of what each reads with and writes with."""
-    importance = torch.linalg.vector_norm(_stream_last(work[branch.write.weight], branch.write), dim=1)
-    for read in branch.reads:
-        importance = importance * torch.linalg.vector_norm(_stream_last(work[read.weight], read), dim=1)
-    order = importance.argsort(descending=True, stable=True)
-    for read in branch.reads:
-        _reorder(work, read, order, own_bias=True)
-    _reorder(work, branch.write, order, own_bias=False)
-
-
-def _reorder(work: Work, linear: Linear, order: Tensor, *, own_bias: bool) -> None:
-    """The axis beside the stream in another order, and the bias along it."""
-    work[linear.weight] = work[linear.weight].index_select(1 - linear.stream, order)
-    if own_bias and linear.bias is not None:
-        work[linear.bias] = work[linear.bias].index_select(0, order)
-
-
-def _order_heads(branch: Branch, norm: Norm, work: Work, counts: tuple[int, int]) -> None:
-    """Heads by importance, ``|values| |outputs| exp(variance of the scores)``; with shared keys by group first.
-
-    Over tokens that a head attends to alike, what it reads averages away, and large values and outputs make up for
-    that. exp(variance) is the number of tokens times the sum of squared attention, were scores independent and normal.
-    """
-    heads, groups = counts
-    out = _stream_last(work[branch.write.weight], branch.write)  # [attention width, stream]
-    size = out.shape[0] // heads
-    outputs = torch.linalg.vector_norm(out.reshape(heads, -1), dim=1)
-    last = branch.reads[-1]
-    values = _stream_last(work[last.weight], last).chunk(last.packed)[-1]
-    values = torch.linalg.vector_norm(values.reshape(groups, -1), dim=1)
-    importance = (outputs.view(groups, -1) * values[:, None]).log() + _score_variance(branch, norm, work, counts)
-    by_group = importance.logsumexp(1).argsort(descending=True, stable=True)
-    inside = importance.argsort(dim=1, descending=True, stable=True) + torch.arange(groups, device=out.device)[
-        :, None
-    ] * (heads // groups)
-    query_order, key_order = (
-        (order[:, None] * size + torch.arange(size, device=out.device)).flatten()
-        for order in (inside[by_group].flatten(), by_group)
-    )
-    for i, read in enumerate(branch.reads):
-        if read.packed > 1:
-            order = torch.cat([query_order + part * heads * size for part in range(read.packed)])
-        else:
-            order = query_order if i == 0 else key_order
-        _reorder(work, read, order, own_bias=True)
-    _reorder(work, branch.write, query_order, own_bias=False)
-
-
-def _score_variance(branch: Branch, norm: Norm, work: Work, counts: tuple[int, int]) -> Tensor:
-    """Of ``(Q x + q) K y / sqrt(size)`` for x and y that are white but for the norm: [groups, heads of a
-    group]. K's bias adds the same to all scores of a token, which softmax takes away. Rotary positions are left out."""
-    heads, groups = counts
-    query, key = branch.reads[0], branch.reads[min(1, len(branch.reads) - 1)]
-    scale = work[norm.weight]
-    q = _stream_last(work[query.weight], query).chunk(query.packed)[0]
-    k = _stream_last(work[key.weight], key).chunk(key.packed)[min(1, key.packed - 1)]
-    bias = q.new_zeros(len(q)) if query.bias is None else work[query.bias].chunk(query.packed)[0]
-    if norm.bias is not None:
-        bias = bias + q @ work[norm.bias]
-    q = torch.cat([q * scale, bias[:, None]], 1).view(groups, heads // groups, -1, len(scale) + 1)
-    k = (k * scale).view(groups, 1, -1, len(scale))
-    return (q @ q.mT * (k @ k.mT)).sum((-2, -1)) / q.shape[2]

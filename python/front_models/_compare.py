@@ -10,12 +10,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from front_models._align import align
 from front_models._anatomy import NotAlignableError
 from front_models._config import heads_of
 from front_models._options import Progress
 from front_models._report import RoleRow, TransferReport
-from front_models._residual import transfer_residual
+from front_models._residual import transfer_aligned
 from front_models._transfer import transfer
 from front_models._walk import Weights, matrix_shape, named_tensors
 
@@ -100,9 +99,8 @@ def compare(
     paper = transfer(tensors, target, progress=progress)[1]
     aligned, why = None, ""
     try:
-        rotated, done = align(source, heads=heads)
-        aligned = transfer_residual(
-            rotated, target, even=False, heads=done.heads, like_heads=heads_of(like), progress=progress
+        aligned = transfer_aligned(
+            source, target, even=False, heads=heads, like_heads=heads_of(like), progress=progress
         )[1]
     except NotAlignableError as error:
         why = str(error)

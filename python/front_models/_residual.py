@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 import front_kernels
-from front_models._align import Work, attention_widths, fold_norms, names_of, to_principal_axes
+from front_models._align import align, attention_widths, fold_norms, importance_order, names_of, to_principal_axes
 from front_models._anatomy import Anatomy, Branch, Linear, Norm, NotAlignableError, find_anatomy
 from front_models._blocks import pooled_std, statistics
+from front_models._importance import Work
 from front_models._kinds import is_table, kind_of, skips
 from front_models._options import Progress
 from front_models._report import RoleRow, TransferReport
 from front_models._roles import find_axes, group_roles
-from front_models._walk import describe, tied_names
+from front_models._walk import Weights, describe, named_tensors, tied_names
 
-__all__ = ["transfer_residual"]
+__all__ = ["transfer_aligned", "transfer_residual"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,30 @@ class _Move:
     # What its other axis is: "units" that grow by the target's own, "inputs" that grow by zeros, "stream" or "fixed".
     beside: str
     packed: int = 1
+
+
+def transfer_aligned(
+    source: Weights,
+    like: Mapping[str, Tensor],
+    *,
+    even: bool,
+    heads: int | tuple[int, int] | None = None,
+    like_heads: tuple[int, int] | None = None,
+    skip: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> tuple[dict[str, Tensor], TransferReport]:
+    """`align`, and then `transfer_residual`. Where the stream is as wide as the target's, it keeps its coordinates, in
+    which optimizers that scale every weight by itself have trained it: units and heads are ordered, no more."""
+    old, new = (
+        find_anatomy({name: info.shape for name, info in describe(x).items()}, argument)
+        for x, argument in ((named_tensors(source, "source"), "source"), (like, "like"))
+    )
+    if old.width == new.width:
+        state, known = importance_order(source, heads)
+    else:
+        state, alignment = align(source, heads=heads)
+        known = alignment.heads
+    return transfer_residual(state, like, even=even, heads=known, like_heads=like_heads, skip=skip, progress=progress)
 
 
 def transfer_residual(
@@ -50,10 +75,11 @@ def transfer_residual(
     Along the residual stream, of widths n and n', with the orthonormal DCT: ``D_n'^T pad(crop(D_n w))``, for what
     writes to the stream; for what reads it the same times sqrt(n / n'), because norms make the stream's elements, not
     the stream, of unit size. In a post-norm model norms scale every channel of the stream itself: for a narrower target
-    they first get one scale, their mean, and the stream is put into its principal axes, neither of them exactly; for
-    a wider one new channels are 0. Of units, heads, vocabulary and positions the first are taken; where the target has
-    more, what the new ones read with is the target's own, and what they write with is 0. Layer i of L' is the source's
-    layer i mod L or, even, round(i (L - 1) / (L' - 1)), of a deeper target floor(i L / L').
+    they first get one scale, their mean, and the stream is put into its principal axes, neither of them exactly; for a
+    wider one new channels are 0. Where n = n' nothing is done along the stream, and norms stay. Of units, heads,
+    vocabulary and positions the first are taken; where the target has more, what the new ones read with is the target's
+    own, and what they write with is 0. Layer i of L' is the source's layer i mod L or, even, round(i (L - 1) / (L' -
+    1)), of a deeper target floor(i L / L').
 
     Args:
         even: whether layers are evenly spaced ones of the source, else the first, and from the first again.
@@ -75,8 +101,8 @@ def transfer_residual(
     layers = [_source_layer(i, len(old.layers), len(new.layers), even=even) for i in range(len(new.layers))]
     _check_heads(old, new, layers, (source_shapes, shapes), (heads, like_heads))
     work: Work = {name: source[name].detach().to(torch.float64).clone() for name in names_of(old)}
-    rotated = old.pre or new.width < old.width
-    if old.pre:
+    rotated = new.width != old.width if old.pre else new.width < old.width
+    if rotated and old.pre:
         fold_norms(old, work, [])
     elif rotated:
         _level_norms(old, work)
@@ -157,7 +183,7 @@ def _linear(a: Linear, b: Linear, scale: float, beside: str) -> Iterator[_Move]:
 
 def _norm(a: Norm, b: Norm, old: Anatomy, new: Anatomy) -> Iterator[_Move]:
     ratio = math.sqrt(old.width / new.width)
-    if old.pre:  # a plain norm has one scale for all; its bias, if it could not be folded, is that of what is read
+    if old.pre and ratio != 1:  # a plain norm has one scale for all; its bias, if it could not be folded, stays
         yield _Move(b.weight, a.weight, None, 1.0, "constant")
     else:  # new channels are 0, which makes the others' deviation smaller
         yield _Move(b.weight, a.weight, 0, min(1.0, ratio), "fixed")
@@ -231,7 +257,7 @@ def _fit_tied_head(old: Anatomy, new: Anatomy, work: Work, tied: Mapping[str, st
     head, embedding = work[old.heads[0].weight], work[old.embeddings[0].weight]
     if head.shape == embedding.shape:
         fit = float((head * embedding).sum() / embedding.square().sum().clamp_min(1e-300))
-        work[old.final.weight].fill_(fit * math.sqrt(old.width / new.width))
+        work[old.final.weight] *= fit * math.sqrt(old.width / new.width)
 
 
 def _fits(move: _Move, source: Tensor, own: Tensor) -> bool:

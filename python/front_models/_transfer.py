@@ -7,7 +7,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from front_models._align import align, check_norms, head_counts
+from front_models._align import check_norms, head_counts
 from front_models._anatomy import find_anatomy
 from front_models._blocks import one_layer
 from front_models._config import heads_of
@@ -26,7 +26,7 @@ from front_models._options import (
 )
 from front_models._plan import Item, plan, unusable
 from front_models._report import TransferReport
-from front_models._residual import transfer_residual
+from front_models._residual import transfer_aligned, transfer_residual
 from front_models._roles import Role
 from front_models._run import Reader, Rebuild, carry_out, check_depths, check_writable, copy_all
 from front_models._walk import Weights, describe, matrix_shape, named_tensors, tied_names
@@ -206,11 +206,13 @@ def transfer(
         keep_ratio, mlp_axes, depth, skip: as in `extract`; `skip` counts for both sides.
         gain, depth_fill, select_n, generator: as in `initialize`.
         progress: called after each role of the target as `progress(done, total, role)`.
-        recipe: "paper", or "aligned": `align` the source, then as `axes="residual"`.
-        axes: "all", or "residual": norms are folded, the DCT is taken along the residual stream alone, the first MLP
-            units, heads and positions are taken, and whole layers: the first, and from the first again where there
-            are no more (`depth_fill="first"`, the aligned recipe's), or evenly spaced ones ("select"); it takes one of
-            the two. A pre-norm target that is wider, and no deeper or shallower, computes what the source does.
+        recipe: "paper", or "aligned": `align` the source, then as `axes="residual"`. Where the target's stream is as
+            wide, units and heads are put in order and nothing is rotated.
+        axes: "all", or "residual": norms are folded, the DCT is taken along the residual stream alone (neither where
+            it keeps its width), the first MLP units, heads and positions are taken, and whole layers: the first, and
+            from the first again where there are no more (`depth_fill="first"`, the aligned recipe's), or evenly spaced
+            ones ("select"); it takes one of the two. A pre-norm target that is wider, and no deeper or shallower,
+            computes what the source does.
         heads: along the residual stream (of either recipe), as in `align`: the source's.
 
     Returns:
@@ -226,24 +228,18 @@ def transfer(
     if check_recipe(
         recipe, axes, depth_fill, keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth, gain=gain, select_n=select_n
     ):
-        tensors = named_tensors(source, "source")
         check_norms(source)
-        if recipe == "aligned":
-            aligned, done = align(source, heads=heads)
-            known = done.heads
-        else:
-            shapes = {name: info.shape for name, info in describe(tensors).items()}
-            aligned = dict(tensors)
-            known = head_counts(heads, source, find_anatomy(shapes), shapes)
         target = named_tensors(like, "like")
+        even, like_heads = depth_fill == "select", heads_of(like)
+        if recipe == "aligned":
+            return transfer_aligned(
+                source, target, even=even, heads=heads, like_heads=like_heads, skip=words, progress=progress
+            )
+        tensors = named_tensors(source, "source")
+        shapes = {name: info.shape for name, info in describe(tensors).items()}
+        known = head_counts(heads, source, find_anatomy(shapes), shapes)
         return transfer_residual(
-            aligned,
-            target,
-            even=depth_fill == "select",
-            heads=known,
-            like_heads=heads_of(like),
-            skip=words,
-            progress=progress,
+            dict(tensors), target, even=even, heads=known, like_heads=like_heads, skip=words, progress=progress
         )
     if heads is not None:
         raise ValueError(f"heads: got {heads!r} with recipe='paper' and axes='all'; allowed is None")
