@@ -12,13 +12,18 @@
 
 namespace front {
 
-// A complex DFT of length n: mixed radix where n is smooth; otherwise Bluestein, a cyclic convolution of length
-// conv >= 2n - 1 that is smooth.
+// A complex DFT of length n: mixed radix where n is smooth; otherwise by DFTs of a length that is. For float64
+// Bluestein, a convolution as two cyclic ones of that length; for float32 two DFTs, from which the values are resampled
+// (cpu/resample.h): half the work and fewer roundings.
 struct DftPlan {
   int64_t n = 1;
-  int64_t conv = 0;              // 0: mixed radix
-  std::vector<int32_t> radices;  // of n, or of conv; innermost stage first
+  int64_t smooth = 0;            // not less than n; 0: mixed radix
+  bool resampled = false;        // else, if smooth is not 0, Bluestein
+  std::vector<int32_t> radices;  // of n, or of smooth; innermost stage first
   double cost = 0;               // vector operations per transform
+
+  // Complex numbers besides its n points that it is computed in.
+  int64_t spare() const { return !smooth ? 0 : resampled ? 2 * smooth : smooth + n; }
 };
 
 // An inverse of float32 to so many values or more computes the fused step in double: it has a third of the roundings,
@@ -47,7 +52,7 @@ struct AxisPlan {
   // Whether the last stage of the DFTs and the pairs of the spectrum are one step (cpu/pairs.h): the common cases whose
   // points do not overflow the registers by too much.
   bool fused() const {
-    if (dense || length() % 2 != 0 || dft.conv != 0) return false;
+    if (dense || length() % 2 != 0 || dft.smooth != 0) return false;
     const int32_t last = dft.radices.back();
     if (last == 1 || last == 7 || last > 8) return false;
     return split == 1 ? runs() <= 2 : split == 2 && runs() == 1 && last > 2 && last < 8;
@@ -57,7 +62,7 @@ struct AxisPlan {
 namespace plan_detail {
 
 constexpr int64_t kLargestSplit = 32;
-constexpr int32_t kLargestRadix = 61;  // generic odd radices above this never beat Bluestein
+constexpr int32_t kLargestRadix = 61;  // generic odd radices above this never beat the others
 
 // Vector operations (arithmetic, loads and stores) per complex point of one butterfly stage, twiddles included.
 inline double stage_cost(int32_t radix) {
@@ -82,10 +87,17 @@ inline double stage_cost(int32_t radix) {
       return 8 + 2.0 * radix;  // p/2 products of each kind per output, shared by output pairs
   }
 }
-constexpr double kPointCost = 10;     // per complex point of a DFT: what it costs to bring it near, whatever the stages
-constexpr double kCombineCost = 7;    // per kept coefficient and subsequence: 4 products, 4 loads, half a store
-constexpr double kPairsCost = 5;      // per complex point where the pairs are a step of their own
-constexpr double kPointwiseCost = 8;  // per point of a complex product with load and store
+constexpr double kPointCost = 10;   // per complex point of a DFT: what it costs to bring it near, whatever the stages
+constexpr double kCombineCost = 7;  // per kept coefficient and subsequence: 4 products, 4 loads, half a store
+constexpr double kPairsCost = 5;    // per complex point where the pairs are a step of their own
+// Points on either grid that a value of a DFT is resampled from, and the window's parameter: with 10 and 2.34 * 10 what
+// is lost, and what is added from elsewhere, is 6e-10 of a value in the mean.
+constexpr int kResampleTaps = 10;
+constexpr double kResampleBeta = 23.4;
+// Per value; the points around it lie far from each other, and are to stay in a core's cache.
+constexpr double kResampleCost = 50, kResampleFarCost = 200;
+constexpr int64_t kNearResample = 1 << 14;  // points of the DFTs and values
+constexpr double kPointwiseCost = 8;        // per point of a complex product with load and store
 
 // The dense transform: per value for the fold x_i +- x_{n-1-i}; per product, kDenseBlock coefficients at a time.
 constexpr double kFoldCost = 3, kProductCost = 1.5;
@@ -139,7 +151,7 @@ inline double mixed_radix_cost(int64_t n, const std::vector<int32_t>& radices) {
 
 }  // namespace plan_detail
 
-inline DftPlan plan_dft(int64_t n) {
+inline DftPlan plan_dft(int64_t n, int64_t compute_bytes) {
   using namespace plan_detail;
   DftPlan best;
   best.n = n;
@@ -147,23 +159,31 @@ inline DftPlan plan_dft(int64_t n) {
   if (!best.radices.empty()) best.cost = mixed_radix_cost(n, best.radices);
   if (!best.radices.empty() && std::none_of(best.radices.begin(), best.radices.end(), is_generic)) return best;
 
-  for (int64_t odd : {1, 3, 5, 7, 9, 15}) {  // Bluestein: the cheapest 2^a * odd that is long enough
-    int64_t conv = odd;
-    while (conv < 2 * n - 1) conv *= 2;
-    auto radices = factorize(conv);
-    double cost = 2 * mixed_radix_cost(conv, radices) + kPointwiseCost * static_cast<double>(conv + 2 * n);
-    if (best.radices.empty() || cost < best.cost) best = {n, conv, std::move(radices), cost};
+  for (int64_t odd : {1, 3, 5, 7, 9, 15}) {  // the cheapest 2^a * odd that is long enough
+    int64_t smooth = odd;
+    while (smooth < n) smooth *= 2;
+    auto radices = factorize(smooth);
+    const bool resampled = compute_bytes == 4;
+    double cost = 2 * mixed_radix_cost(smooth, radices);
+    if (resampled) {
+      std::sort(radices.begin(), radices.end());  // the outermost stage, in double, takes most roundings away
+      cost += 2 * stage_cost(radices.back()) * static_cast<double>(smooth) +
+              (2 * smooth + n <= kNearResample ? kResampleCost : kResampleFarCost) * static_cast<double>(n);
+    } else {
+      cost = 2 * cost + kPointwiseCost * static_cast<double>(2 * smooth + 2 * n);
+    }
+    if (best.radices.empty() || cost < best.cost) best = {n, smooth, resampled, std::move(radices), cost};
   }
   return best;
 }
 
-inline AxisPlan plan_fft(int64_t n, int64_t kept) {
+inline AxisPlan plan_fft(int64_t n, int64_t kept, int64_t compute_bytes) {
   using namespace plan_detail;
   AxisPlan best;
   best.n = n;
   best.kept = kept;
   if (n % 2 != 0) {
-    best.dft = plan_dft(n);
+    best.dft = plan_dft(n, compute_bytes);
     best.cost = best.dft.cost + kCombineCost * static_cast<double>(kept);
     return best;
   }
@@ -174,7 +194,7 @@ inline AxisPlan plan_fft(int64_t n, int64_t kept) {
     plan.n = n;
     plan.kept = kept;
     plan.split = split;
-    plan.dft = plan_dft(n / (2 * split));
+    plan.dft = plan_dft(n / (2 * split), compute_bytes);
     plan.cost = (plan.dft.cost + kCombineCost * static_cast<double>(kept)) * static_cast<double>(split);
     if (!plan.fused()) plan.cost += kPairsCost * static_cast<double>(n / 2);
     if (found && plan.cost >= best.cost) continue;
@@ -187,10 +207,10 @@ inline AxisPlan plan_fft(int64_t n, int64_t kept) {
 // compute_bytes: of an element; only float32 is decimated.
 inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes) {
   using namespace plan_detail;
-  AxisPlan best = plan_fft(n, kept);
+  AxisPlan best = plan_fft(n, kept, compute_bytes);
   for (const Filter& filter : kFilters) {
     if (compute_bytes != 4 || n % 4 != 0 || n < filter.shortest || kept > n / filter.share) continue;
-    AxisPlan half = plan_fft(n / 2, kept);
+    AxisPlan half = plan_fft(n / 2, kept, compute_bytes);
     half.n = n;
     half.taps = filter.taps;
     half.cost += kTapCost * filter.taps * static_cast<double>(n);
@@ -208,6 +228,10 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes) {
   return dense;
 }
 
+inline const char* name(const DftPlan& p) {
+  return !p.smooth ? "mixed radix" : p.resampled ? "resampled" : "bluestein";
+}
+
 inline std::string to_string(const AxisPlan& p) {
   std::ostringstream s;
   s << "dct " << p.n << " -> " << p.kept << ": ";
@@ -216,8 +240,8 @@ inline std::string to_string(const AxisPlan& p) {
     return s.str();
   }
   if (p.taps) s << "decimated by " << p.taps << " taps, ";
-  s << p.split << " x " << (p.dft.conv ? "bluestein " : "mixed radix ") << p.dft.n;
-  if (p.dft.conv) s << " by convolution of length " << p.dft.conv;
+  s << p.split << " x " << name(p.dft) << ' ' << p.dft.n;
+  if (p.dft.smooth) s << (p.dft.resampled ? " from DFTs" : " by convolutions") << " of length " << p.dft.smooth;
   s << ", radices";
   for (int32_t r : p.dft.radices) s << ' ' << r;
   if (p.fused()) s << ", the last one with the pairs";

@@ -42,9 +42,9 @@ def plan_for(
         "compute_dtype", "text"}. For the CPU {"rows": plan of the pass along the rows (length n),
         "columns": that along the columns (length m), "order": which is first, "workspace_bytes": size of the
         intermediate, "compute_dtype", "predicted_us": microseconds by the cost model, "text": all that in words}. A
-        plan of a pass has the algorithm ("mixed radix", "bluestein" or "dense"), radices, lengths, a cost in vector
-        operations per lane, the predicted "us" and a "text". The constants of the cost model are timings of one
-        machine (csrc/plan.h); on others compare predictions with each other only.
+        plan of a pass has the algorithm ("mixed radix", "resampled", "bluestein" or "dense"), radices, lengths, a cost
+        in vector operations per lane, the predicted "us" and a "text". The constants of the cost model are timings of
+        one machine (csrc/plan.h); on others compare predictions with each other only.
 
     Raises:
         ValueError: shape, k, dtype, device or engine is not allowed.

@@ -15,10 +15,10 @@ from front_kernels import _C
 REAL_SIZES = [384, 768, 1024, 3072, 4096, 8192, 11008, 13824, 14336, 18944, 28672, 30522, 50257, 128256, 151936]
 
 
-@given(st.integers(1, 200_000), st.floats(0, 1))
-def test_plans_add_up(n, share):
+@given(st.integers(1, 200_000), st.floats(0, 1), st.sampled_from([4, 8]))
+def test_plans_add_up(n, share, compute_bytes):
     kept = max(1, int(n * share))
-    plan = _C.plan_axis(n, kept)
+    plan = _C.plan_axis(n, kept, compute_bytes)
     assert (plan["n"], plan["kept"]) == (n, kept)
     if plan["algorithm"] == "dense":
         assert plan["cost"] == 3 * n + 1.5 * 8 * -(-kept // 8) * -(-n // 2)
@@ -27,16 +27,19 @@ def test_plans_add_up(n, share):
     assert kept <= n / 4 or not plan["decimated"]
     points = 2 * plan["split"] * plan["dft_length"] if length % 2 == 0 else plan["dft_length"]
     assert points == length
-    length = plan["convolution_length"] or plan["dft_length"]
+    length = plan["smooth_length"] or plan["dft_length"]
     assert math.prod(plan["radices"]) == length
     assert max(plan["radices"]) <= 61
-    if plan["algorithm"] == "bluestein":
-        assert length >= 2 * plan["dft_length"] - 1
+    assert (plan["algorithm"] == "mixed radix") == (plan["smooth_length"] == 0)
+    if plan["smooth_length"]:
+        assert plan["algorithm"] == ("resampled" if compute_bytes == 4 else "bluestein")
+        assert plan["dft_length"] <= length < 1.5 * plan["dft_length"]
+        assert max(plan["radices"]) <= 12
 
 
 @pytest.mark.parametrize("n", REAL_SIZES)
 def test_the_cost_of_real_sizes_is_n_log_n(n):
-    """50257, odd with a large prime factor, is the dearest: a full-length complex DFT by Bluestein."""
+    """50257, odd with a large prime factor, is the dearest: a complex DFT of the full length."""
     plan = _C.plan_axis(n, n)
     assert plan["cost"] <= 26 * n * math.log2(n)
 
@@ -79,8 +82,10 @@ def test_plan_for_names_both_axes():
     assert plan["compute_dtype"] == torch.float32
     assert (plan["rows"]["n"], plan["rows"]["kept"]) == (384, 192)
     assert (plan["columns"]["n"], plan["columns"]["kept"]) == (30522, 15261)
-    assert plan["columns"]["algorithm"] == "bluestein"
-    assert "bluestein 5087" in plan["columns"]["text"]
+    assert plan["columns"]["algorithm"] == "resampled"
+    assert "3 x resampled 5087 from DFTs of length 5120" in plan["columns"]["text"]
+    double = fk.plan_for((30522, 384), (15261, 192), torch.float64)
+    assert "bluestein 5087 by convolutions of length 5120" in double["columns"]["text"]
     assert fk.plan_for((64, 64))["rows"]["kept"] == 64
 
 

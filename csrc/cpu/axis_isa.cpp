@@ -8,9 +8,9 @@
 #include <type_traits>
 
 #include "block.h"
+#include "bluestein.h"
 #include "decimate.h"
 #include "dense.h"
-#include "fft.h"
 #include "pairs.h"
 #include "residual.h"
 

@@ -146,24 +146,31 @@ FRONT_INLINE void turn(Complex<T>* y, const T* w) {
   for (int j = 1; j < R; ++j) y[j] = times(y[j], w + 2 * (j - 1));
 }
 
-// One stage of `count` transforms that lie side by side; kTransposed: its transpose, for decimation in frequency.
-template <int R, bool kTransposed = false, class T>
-void stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
+// One stage of one transform, its points from load(i) and to store(i, point); kTransposed: its transpose, for
+// decimation in frequency.
+template <int R, bool kTransposed, class T, class Load, class Store>
+FRONT_INLINE void stage_between(const StageView<T>& st, Load load, Store store) {
   const int64_t span = st.span;
   Complex<T> y[R];
-  for (int64_t c = 0; c < count; ++c, z += R * span) {
-    for (int j = 0; j < R; ++j) y[j] = z[j * span];  // k = 0: all twiddles are 1
+  for (int j = 0; j < R; ++j) y[j] = load(j * span);  // k = 0: all twiddles are 1
+  Butterfly<R>::run(y);
+  for (int j = 0; j < R; ++j) store(j * span, y[j]);
+  const T* w = st.twiddles + 2 * (R - 1);
+  for (int64_t k = 1; k < span; ++k, w += 2 * (R - 1)) {
+    for (int j = 0; j < R; ++j) y[j] = load(k + j * span);
+    if (!kTransposed) turn<R>(y, w);
     Butterfly<R>::run(y);
-    for (int j = 0; j < R; ++j) z[j * span] = y[j];
-    const T* w = st.twiddles + 2 * (R - 1);
-    for (int64_t k = 1; k < span; ++k, w += 2 * (R - 1)) {
-      for (int j = 0; j < R; ++j) y[j] = z[k + j * span];
-      if (!kTransposed) turn<R>(y, w);
-      Butterfly<R>::run(y);
-      if (kTransposed) turn<R>(y, w);
-      for (int j = 0; j < R; ++j) z[k + j * span] = y[j];
-    }
+    if (kTransposed) turn<R>(y, w);
+    for (int j = 0; j < R; ++j) store(k + j * span, y[j]);
   }
+}
+
+// Of `count` transforms that lie side by side.
+template <int R, bool kTransposed = false, class T>
+void stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
+  for (int64_t c = 0; c < count; ++c, z += R * st.span)
+    stage_between<R, kTransposed>(
+        st, [&](int64_t i) FRONT_INLINED { return z[i]; }, [&](int64_t i, Complex<T> y) FRONT_INLINED { z[i] = y; });
 }
 
 // Any odd radix, by definition, at half the products (see odd_butterfly).
@@ -205,28 +212,35 @@ void generic_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
   }
 }
 
+// f(radix), a constant, of those with a butterfly; else otherwise().
+template <class F, class Otherwise>
+void with_butterfly(int32_t radix, F f, Otherwise otherwise) {
+  switch (radix) {
+    case 2:
+      return f(Constant<2>{});
+    case 3:
+      return f(Constant<3>{});
+    case 4:
+      return f(Constant<4>{});
+    case 5:
+      return f(Constant<5>{});
+    case 7:
+      return f(Constant<7>{});
+    case 8:
+      return f(Constant<8>{});
+    case 12:
+      return f(Constant<12>{});
+    default:
+      return otherwise();
+  }
+}
+
 template <bool kTransposed = false, class T>
 void run_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
-  switch (st.radix) {
-    case 1:
-      return;
-    case 2:
-      return stage<2, kTransposed>(z, st, count);
-    case 3:
-      return stage<3, kTransposed>(z, st, count);
-    case 4:
-      return stage<4, kTransposed>(z, st, count);
-    case 5:
-      return stage<5, kTransposed>(z, st, count);
-    case 7:
-      return stage<7, kTransposed>(z, st, count);
-    case 8:
-      return stage<8, kTransposed>(z, st, count);
-    case 12:
-      return stage<12, kTransposed>(z, st, count);
-    default:
-      return generic_stage<kTransposed>(z, st, count);
-  }
+  if (st.radix == 1) return;
+  with_butterfly(
+      st.radix, [&](auto radix) { stage<radix, kTransposed>(z, st, count); },
+      [&] { generic_stage<kTransposed>(z, st, count); });
 }
 
 template <class T>
@@ -267,55 +281,6 @@ void run_stages_back(Complex<T>* z, const FftView<T>& fft, int end) {
   }
   run_stage<true>(z, last, 1);
   for (int j = 0; j < last.radix; ++j) run_stages_back(z + j * last.span, fft, end - 1);
-}
-
-// The cyclic convolution of z with the sequence whose DFT is `kernel`, in place, on the first `end` stages. Decimation
-// in frequency leaves slot order, and decimation in time begins with it: no point moves, and a part that stays near is
-// transformed, multiplied and transformed back at once. The inverse DFT is the DFT with re and im exchanged before and
-// after; they are left exchanged.
-template <class T>
-void convolve(Complex<T>* z, const FftView<T>& fft, int end, const T* kernel) {
-  const StageView<T>& last = fft.stage[end - 1];
-  const int64_t length = last.radix * last.span;
-  if (end > near_stages(fft)) {
-    run_stage<true>(z, last, 1);
-    for (int64_t j = 0; j < length; j += last.span) convolve(z + j, fft, end - 1, kernel + 2 * j);
-    run_stage(z, last, 1);
-    return;
-  }
-  run_stages_back(z, fft, end);
-  for (int64_t j = 0; j < length; ++j) {
-    const auto y = times(z[j], kernel + 2 * j);
-    z[j] = Complex<T>{y.im, y.re};
-  }
-  run_stages(z, fft, end);
-}
-
-// z (slot order for mixed radix, natural for Bluestein) -> its DFT in natural order. Bluestein: jk = (j^2 + k^2 -
-// (k - j)^2) / 2 turns the DFT into a cyclic convolution with the conjugate chirp; `a` holds its fft.n points.
-template <class T>
-void run_dft(Complex<T>* z, const DftView<T>& dft, Complex<T>* a) {
-  const FftView<T>& fft = dft.fft;
-  if (!dft.chirp) return run_stages(z, fft, fft.stages);
-  for (int64_t j = 0; j < dft.n; ++j) a[j] = times(z[j], dft.chirp + 2 * j);
-  for (int64_t j = dft.n; j < fft.n; ++j) a[j] = Complex<T>::zero();
-  convolve(a, fft, fft.stages, dft.kernel);
-  for (int64_t k = 0; k < dft.n; ++k) z[k] = times(Complex<T>{a[k].im, a[k].re}, dft.chirp + 2 * k);
-}
-
-// The DFT of every subsequence.
-template <class T>
-void run_dfts(const AxisView<T>& axis, Complex<T>* z) {
-  Complex<T>* spare = z + axis.split * axis.half;
-  for (int64_t s = 0; s < axis.split; ++s) run_dft(z + s * axis.half, axis.dft, spare);
-}
-
-// The same from natural order to what `run_dft` begins with.
-template <class T>
-void run_dfts_back(const AxisView<T>& axis, Complex<T>* z) {
-  const FftView<T>& fft = axis.dft.fft;
-  if (axis.dft.chirp) return run_dfts(axis, z);
-  for (int64_t s = 0; s < axis.split; ++s) run_stages_back(z + s * axis.half, fft, fft.stages);
 }
 
 }  // namespace front::cpu::FRONT_ISA

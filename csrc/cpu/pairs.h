@@ -12,7 +12,8 @@
 // opposite in its first stage.
 #pragma once
 
-#include "fft.h"
+#include "bluestein.h"
+#include "halves.h"
 #include "tables.h"
 
 namespace front::cpu::FRONT_ISA {
@@ -47,24 +48,6 @@ template <class T>
 FRONT_INLINE InWork<T> in_work(const AxisView<T>& axis, Complex<T>* z) {
   return {reinterpret_cast<Vector<T>*>(z), axis.half};
 }
-
-// The real numbers of a work array for an inverse that computes in C: of float lanes a vector of doubles has half.
-template <class C, class T>
-constexpr int kHalves = sizeof(C) / sizeof(T);
-
-template <class C, class T>
-class Reals {
- public:
-  FRONT_INLINE Reals(Complex<T>* z, int which) : first_(reinterpret_cast<T*>(z) + which * kLanes<C>) {}
-  FRONT_INLINE Vector<C> load(int64_t i) const { return FRONT_ISA::load<C>(first_ + i * kLanes<T>); }
-  FRONT_INLINE void store_point(int64_t i, Complex<C> x) const {
-    store<C>(first_ + 2 * i * kLanes<T>, x.re);
-    store<C>(first_ + (2 * i + 1) * kLanes<T>, x.im);
-  }
-
- private:
-  T* first_;
-};
 
 template <class C, class T>
 FRONT_INLINE const C* combine_table(const AxisView<T>& axis) {
@@ -114,7 +97,7 @@ FRONT_INLINE void combine_pair(const AxisView<T>& axis, int64_t a, int64_t b, co
 
 // The transpose of `combine_pair`: points with re and im exchanged.
 template <int kSplit, int kRuns, class C, class T>
-FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Reals<C, T>& z, Complex<C>* p,
+FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Part<C, T>& z, Complex<C>* p,
                               Complex<C>* m) {
   const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
   Complex<C> at_a[kMostParts<kSplit>], at_b[kMostParts<kSplit>];
@@ -197,7 +180,7 @@ void pairs_and_first_stage(const AxisView<T>& axis, Complex<T>* work) {
   for_butterflies(span, [&](int64_t k, auto mirrors) FRONT_INLINED {
     constexpr bool kOthers = mirrors == Mirrors::others;
     for (int which = 0; which < kHalves<C, T>; ++which) {
-      const Reals<C, T> z(work, which);
+      const Part<C, T> z(work, which);
       const auto transform = [&](int64_t k, const Complex<C>* points) FRONT_INLINED {
         for (int s = 0; s < kSplit; ++s) {
           Complex<C> y[R];
@@ -236,7 +219,7 @@ void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
   Complex<T> p[kMostParts<kSplit>], m[kMostParts<kSplit>];
   for (int64_t a = 0; 2 * a <= half; ++a) {
     const int64_t b = a ? half - a : 0;
-    spread_pair<kSplit, 0>(axis, a, b, Reals<T, T>(z, 0), p, m);
+    spread_pair<kSplit, 0>(axis, a, b, Part<T, T>(z, 0), p, m);
     for (int64_t s = 0; s < split; ++s) {
       z[s * half + a] = p[s];
       if (a != b) z[s * half + b] = m[s];

@@ -1,7 +1,6 @@
 #include "tables.h"
 
 #include <cmath>
-#include <complex>
 #include <list>
 #include <map>
 #include <mutex>
@@ -9,31 +8,12 @@
 #include <string>
 #include <tuple>
 
+#include "roots.h"
+
 namespace front::cpu {
 namespace {
 
-constexpr double kPi = 3.14159265358979323846264338327950288;
 constexpr int64_t kCacheBytes = int64_t{32} << 20;  // of each cache: two per compute type
-
-// exp(-2 pi i num / den), exact to double rounding: the turn is reduced in integers and the angle kept below pi / 4.
-std::complex<double> unit(int64_t num, int64_t den) {
-  num %= den;
-  if (num < 0) num += den;
-  const int64_t eighth = (8 * num) / den;         // octant
-  const int64_t from = ((eighth + 1) / 2) * den;  // nearest multiple of a quarter turn, times 4
-  const double angle = 2 * kPi * (static_cast<double>(4 * num - from) / (4 * static_cast<double>(den)));
-  const double c = std::cos(angle), s = std::sin(angle);
-  switch (((eighth + 1) / 2) % 4) {
-    case 0:
-      return {c, -s};
-    case 1:
-      return {-s, -c};
-    case 2:
-      return {-c, s};
-    default:
-      return {s, c};
-  }
-}
 
 // What coefficient k of the sum of cosines is multiplied by.
 double factor(int64_t k, int64_t n, Scale scale) {
@@ -72,122 +52,14 @@ const plan_detail::Filter& filter_of(int taps) {
   throw std::logic_error("no filter has " + std::to_string(taps) + " taps");
 }
 
-using ComplexDouble = std::complex<double>;
-
-// Plain recursive DFT in double, for tables only. root[j] = exp(-2 pi i j / root.size()).
-void exact_dft(const ComplexDouble* x, int64_t stride, int64_t n, const std::vector<ComplexDouble>& root,
-               ComplexDouble* y) {
-  if (n == 1) {
-    *y = *x;
-    return;
-  }
-  int64_t p = 2;
-  while (n % p) ++p;
-  const int64_t m = n / p, step = static_cast<int64_t>(root.size()) / n;
-  std::vector<ComplexDouble> parts(n);
-  for (int64_t q = 0; q < p; ++q) exact_dft(x + q * stride, stride * p, m, root, parts.data() + q * m);
-  for (int64_t k = 0; k < n; ++k) {
-    ComplexDouble sum = parts[k % m];
-    for (int64_t q = 1; q < p; ++q) sum += root[q * k % n * step] * parts[q * m + k % m];
-    y[k] = sum;
-  }
-}
-
-template <class T>
-T* put(T* at, ComplexDouble z) {
-  *at++ = static_cast<T>(z.real());
-  *at++ = static_cast<T>(z.imag());
-  return at;
-}
-
-// exp(-2 pi i j k / (radix span)), j = 1..radix-1, for k = 0..span-1.
-template <class T>
-T* fill_twiddles(int32_t radix, int64_t span, T* at) {
-  for (int64_t k = 0; k < span; ++k)
-    for (int32_t j = 1; j < radix; ++j) at = put(at, unit(j * k, radix * span));
-  return at;
-}
-
-template <class V>
-int64_t bytes_of(const std::vector<V>& v) {
-  return static_cast<int64_t>(v.capacity() * sizeof(V));
-}
-
 }  // namespace
 
 template <class T>
-Fft<T>::Fft(int64_t n, const std::vector<int32_t>& radices) : n_(n), slot_(n) {
-  auto half = [](int32_t r) -> int64_t { return plan_detail::is_generic(r) ? (r - 1) / 2 : 0; };
-  int64_t span = 1, count = 0;
-  for (int32_t r : radices) {
-    count += 2 * span * (r - 1) + 2 * half(r) * half(r);
-    span *= r;
-  }
-  values_.resize(count);
-  T* at = values_.data();
-  span = 1;
-  for (int32_t r : radices) {
-    StageView<T> stage{r, span, at, nullptr};
-    at = fill_twiddles(r, span, at);
-    stage.rotations = at;
-    for (int part = 0; part < 2; ++part)
-      for (int64_t q = 1; q <= half(r); ++q)
-        for (int64_t j = 1; j <= half(r); ++j) {
-          const auto w = unit(q * j, r);
-          *at++ = static_cast<T>(part == 0 ? w.real() : -w.imag());
-        }
-    stages_.push_back(stage);
-    span *= r;
-  }
-  for (int64_t j = 0; j < n; ++j) {  // decimation in time: the outermost stage splits by the lowest digit
-    int64_t rest = j, block = n, slot = 0;
-    for (auto r = radices.rbegin(); r != radices.rend(); ++r) {
-      block /= *r;
-      slot += (rest % *r) * block;
-      rest /= *r;
-    }
-    slot_[j] = static_cast<int32_t>(slot);
-  }
-}
-
-template <class T>
-int64_t Fft<T>::bytes() const {
-  return bytes_of(values_) + bytes_of(stages_) + bytes_of(slot_);
-}
-
-template <class T>
-DftTables<T>::DftTables(const DftPlan& plan) : plan_(plan), fft_(plan.conv ? plan.conv : plan.n, plan.radices) {
-  const int64_t n = plan.n, conv = plan.conv;
-  if (!conv) return;
-  std::vector<ComplexDouble> root(conv), conjugate(conv), spectrum(conv);
-  for (int64_t j = 0; j < conv; ++j) root[j] = unit(j, conv);
-  chirp_.resize(2 * n);
-  kernel_.resize(2 * conv);
-  T* at = chirp_.data();
-  for (int64_t j = 0; j < n; ++j) {
-    const auto w = unit(j * j % (2 * n), 2 * n);
-    at = put(at, w);
-    conjugate[j] = std::conj(w) / static_cast<double>(conv);
-    if (j > 0) conjugate[conv - j] = conjugate[j];
-  }
-  exact_dft(conjugate.data(), 1, conv, root, spectrum.data());
-  for (int64_t k = 0; k < conv; ++k) put(kernel_.data() + 2 * fft_.slot()[k], spectrum[k]);
-}
-
-template <class T>
-DftView<T> DftTables<T>::view() const {
-  return {plan_.n, fft_.view(), plan_.conv ? chirp_.data() : nullptr, plan_.conv ? kernel_.data() : nullptr};
-}
-
-template <class T>
-int64_t DftTables<T>::bytes() const {
-  return fft_.bytes() + bytes_of(chirp_) + bytes_of(kernel_);
-}
-
-template <class T>
-AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft)
+AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft,
+                          std::shared_ptr<const ResampledTables> resampled)
     : plan_(plan),
       dft_(std::move(dft)),
+      resampled_(std::move(resampled)),
       forward_in_(plan.length()),
       inverse_out_(plan.length()),
       coefficient_at_(plan.kept) {
@@ -224,7 +96,8 @@ void AxisTables<T>::fill_fft(Scale scale) {
     const int64_t v = i % 2 == 0 ? i / 2 : n - 1 - i / 2;  // Makhoul: even indices up, odd ones down
     int64_t sequence = 0, point = v, part = 0;
     if (even) sequence = v % split, part = v / split % 2, point = v / (2 * split);
-    forward_in_[i] = static_cast<int32_t>(2 * (sequence * half + dft_->slot(point)) + part);
+    const int64_t slot = plan.dft.smooth ? point : dft_->slot(point);
+    forward_in_[i] = static_cast<int32_t>(2 * (sequence * half + slot) + part);
     inverse_out_[i] = forward_in_[i] + 1 - 2 * static_cast<int32_t>(part);  // re and im are exchanged
   }
   for (int64_t k = 0; k < plan.kept; ++k) {
@@ -289,8 +162,9 @@ AxisView<T> AxisTables<T>::view() const {
     view.work = view.half + (plan_.kept + 1) / 2;
   } else {
     view.half = plan_.dft.n;
-    view.dft = dft_->view();
-    view.work = plan_.split * plan_.dft.n + plan_.dft.conv;
+    if (dft_) view.dft = dft_->view();
+    if (resampled_) view.resampled = resampled_->view();
+    view.work = plan_.split * plan_.dft.n + plan_.dft.spare();
   }
   return view;
 }
@@ -299,7 +173,8 @@ template <class T>
 int64_t AxisTables<T>::bytes() const {
   // With the DFT's part, which lives as long as this does, whether it is still in its own cache or not.
   return bytes_of(combine_) + bytes_of(filter_) + bytes_of(wide_combine_) + bytes_of(wide_twiddles_) +
-         bytes_of(forward_in_) + bytes_of(inverse_out_) + bytes_of(coefficient_at_) + (dft_ ? dft_->bytes() : 0);
+         bytes_of(forward_in_) + bytes_of(inverse_out_) + bytes_of(coefficient_at_) + (dft_ ? dft_->bytes() : 0) +
+         (resampled_ ? resampled_->bytes() : 0);
 }
 
 namespace {
@@ -342,19 +217,28 @@ class Cache {
   int64_t bytes_ = 0;
 };
 
+template <class Tables>
+std::shared_ptr<const Tables> dft_tables(const DftPlan& plan) {
+  static auto* dfts = new Cache<int64_t, Tables>;  // never destroyed: ops may run while the process exits
+  return dfts->get(plan.n, [&] { return std::make_shared<const Tables>(plan); });
+}
+
 }  // namespace
 
 template <class T>
 std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide) {
   // Never destroyed: ops may run while the process exits.
-  static auto* dfts = new Cache<int64_t, DftTables<T>>;
   static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double, bool>, AxisTables<T>>;
   return axes->get({n, kept, scale.first, scale.other, wide}, [&] {
     AxisPlan plan = plan_axis(n, kept, sizeof(T));
     plan.wide &= wide;
     std::shared_ptr<const DftTables<T>> dft;
-    if (!plan.dense) dft = dfts->get(plan.dft.n, [&] { return std::make_shared<const DftTables<T>>(plan.dft); });
-    return std::make_shared<const AxisTables<T>>(plan, scale, std::move(dft));
+    std::shared_ptr<const ResampledTables> resampled;
+    if (plan.dft.resampled)
+      resampled = dft_tables<ResampledTables>(plan.dft);
+    else if (!plan.dense)
+      dft = dft_tables<DftTables<T>>(plan.dft);
+    return std::make_shared<const AxisTables<T>>(plan, scale, std::move(dft), std::move(resampled));
   });
 }
 

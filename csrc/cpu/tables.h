@@ -9,32 +9,9 @@
 #include <vector>
 
 #include "../params.h"
-#include "../plan.h"
+#include "dfts.h"
 
 namespace front::cpu {
-
-template <class T>
-struct StageView {
-  int32_t radix;
-  int64_t span;        // sub-transform length that this stage combines
-  const T* twiddles;   // [span] rows of exp(-2 pi i j k / (radix * span)), j = 1..radix-1
-  const T* rotations;  // generic radix p: cos and sin of 2 pi q j / p, [2][h][h] for q, j = 1..h = (p-1)/2
-};
-
-template <class T>
-struct FftView {
-  int64_t n;
-  int32_t stages;
-  const StageView<T>* stage;  // innermost first
-};
-
-template <class T>
-struct DftView {
-  int64_t n;        // transform length
-  FftView<T> fft;   // of length n, or of the convolution
-  const T* chirp;   // Bluestein: exp(-pi i j^2 / n), [n] complex; null for mixed radix
-  const T* kernel;  // Bluestein: DFT of the conjugate chirp, divided by the length, [fft.n] complex in slot order
-};
 
 template <class T>
 struct AxisView {
@@ -45,6 +22,7 @@ struct AxisView {
   bool fused;                    // AxisPlan::fused
   int64_t n, kept, split, half;  // half: length of each complex DFT; dense: of the folded lane
   DftView<T> dft;
+  ResampledView resampled;  // if it is there: instead of `dft`
   // Real numbers of the work array of split * half complex ones.
   const int32_t* forward_in;      // where the forward transform's input i must lie [length]
   const int32_t* inverse_out;     // where the inverse's output i is left [length]
@@ -52,46 +30,15 @@ struct AxisView {
   const T* combine;               // even n: [kept][split][4], odd n: [kept][2]
   const double* wide_combine;     // not null: the inverse's fused step is computed in double, with these instead of
   const double* wide_twiddles;    // `combine` and of the last stage's twiddles
-  int64_t work;                   // complex numbers per lane: split * half, plus Bluestein's convolution; dense.h
-};
-
-// Digit reversal, twiddles and rotations of a mixed-radix FFT.
-template <class T>
-class Fft {
- public:
-  Fft(int64_t n, const std::vector<int32_t>& radices);
-  FftView<T> view() const { return {n_, static_cast<int32_t>(stages_.size()), stages_.data()}; }
-  const std::vector<int32_t>& slot() const { return slot_; }
-  int64_t bytes() const;
-
- private:
-  int64_t n_;
-  std::vector<T> values_;
-  std::vector<StageView<T>> stages_;
-  std::vector<int32_t> slot_;
-};
-
-// A complex DFT of any length: an FFT, and for Bluestein the chirp and its spectrum.
-template <class T>
-class DftTables {
- public:
-  explicit DftTables(const DftPlan& plan);
-  DftView<T> view() const;
-  const DftPlan& plan() const { return plan_; }
-  int64_t slot(int64_t j) const { return plan_.conv ? j : fft_.slot()[j]; }  // where input j must lie
-  int64_t bytes() const;
-
- private:
-  DftPlan plan_;
-  Fft<T> fft_;
-  std::vector<T> chirp_, kernel_;
+  int64_t work;                   // complex numbers per lane: split * half, plus Bluestein's or resampling's; dense.h
 };
 
 template <class T>
 class AxisTables {
  public:
-  // `dft`: of length plan.dft.n; null for a dense plan.
-  AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft);
+  // Of plan.dft, the one that it is by; of a dense plan none.
+  AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft,
+             std::shared_ptr<const ResampledTables> resampled = nullptr);
   AxisView<T> view() const;
   int64_t bytes() const;
 
@@ -103,6 +50,7 @@ class AxisTables {
 
   AxisPlan plan_;
   std::shared_ptr<const DftTables<T>> dft_;
+  std::shared_ptr<const ResampledTables> resampled_;
   std::vector<T> combine_, filter_;
   std::vector<double> wide_combine_, wide_twiddles_;
   std::vector<int32_t> forward_in_, inverse_out_, coefficient_at_;

@@ -26,13 +26,13 @@ py::dict axis_dict(const front::AxisPlan& p) {
   py::dict plan;
   plan["n"] = p.n;
   plan["kept"] = p.kept;
-  plan["algorithm"] = p.dense ? "dense" : p.dft.conv ? "bluestein" : "mixed radix";
+  plan["algorithm"] = p.dense ? "dense" : front::name(p.dft);
   plan["decimated"] = p.taps != 0;
   plan["taps"] = p.taps;
   plan["fused"] = p.fused();
   plan["split"] = p.split;
   plan["dft_length"] = p.dft.n;
-  plan["convolution_length"] = p.dft.conv;
+  plan["smooth_length"] = p.dft.smooth;
   plan["radices"] = p.dft.radices;
   plan["cost"] = p.cost;
   plan["text"] = front::to_string(p);

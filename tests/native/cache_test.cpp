@@ -1,11 +1,34 @@
-// The plan cache and the workspace pool under many threads, for ThreadSanitizer: every thread asks for the same few
-// plans in another order, and for enough others that the oldest are dropped meanwhile.
+// The caches of tables and of orders, and the workspace pool, under many threads, for ThreadSanitizer: every thread
+// asks for the same few in another order, and for enough others that the oldest are dropped meanwhile.
 #include <cstdio>
 #include <thread>
 #include <vector>
 
+#include "cpu/axis_isa.h"
+#include "cpu/matrix.h"
 #include "cpu/memory.h"
+#include "cpu/parallel.h"
 #include "cpu/tables.h"
+
+// Kernels that do nothing: what is around them is tested.
+namespace front::cpu {
+template <class T>
+void nothing(const AxisPass&, const AxisView<T>&, const AxisView<T>&, const Blocks&, void*) {}
+extern const Isa kGeneric{"generic", 16, &nothing<float>, &nothing<double>};
+}  // namespace front::cpu
+
+void run_matrix(int64_t m, int64_t n) {
+  static std::vector<float> values(600 * 600);
+  const void* in[] = {values.data()};
+  void* out[] = {values.data()};
+  front::MatrixPass pass{};
+  pass.direction = front::Direction::forward;
+  pass.m = m, pass.n = n, pass.k0 = (m + 1) / 2, pass.k1 = (n + 1) / 2;
+  pass.in_type = pass.compute_type = pass.out_type = front::DType::f32;
+  pass.in_row = n, pass.out_row = pass.k1, pass.in_column = pass.out_column = 1;
+  pass.in = in, pass.out = out, pass.count = 1;
+  front::cpu::run_matrices(pass, front::cpu::kSerial);
+}
 
 // Half a million float32 values: tables for less than the cache's limit, of either direction.
 bool long_lengths_are_kept() {
@@ -26,6 +49,8 @@ int main() {
         const int64_t n = 2 + (i * (t + 1)) % 97;
         const auto tables = front::cpu::axis_tables<float>(n, (n + 1) / 2, {});
         const auto large = front::cpu::axis_tables<double>(20000 + 2 * ((i + t) % 60), 5000, {});
+        run_matrix(2 + (i * (t + 3)) % 61, 2 + i % 13);
+        run_matrix(3, 3 + (kRounds * t + i) % 500);  // more than are remembered
         if (tables->view().n != n || large->view().kept != 5000) ++wrong[t];
         const front::cpu::Workspace workspace(1000 * static_cast<size_t>(1 + i % 7));
         static_cast<char*>(workspace.data())[0] = static_cast<char>(t);

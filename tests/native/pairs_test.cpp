@@ -1,8 +1,10 @@
-// Every kernel of cpu/pairs.h that does the last stage and the pairs at once, and the inverse's in double too, by plans
-// that no planner chose: against sums by definition, and forward against inverse, on work arrays of exactly the needed
-// size that are NaN at first. And the response of decimate.h's filters. Built with sanitizers by tests/test_native.py;
-// prints "N passed, M failed".
+// Every kernel of cpu/pairs.h that does the last stage and the pairs at once, and the inverse's in double too, and
+// those of cpu/bluestein.h and cpu/resample.h with every outermost radix, by plans that no planner chose: against sums
+// by definition, and forward against inverse, on work arrays of exactly the needed size that are NaN at first. And the
+// response of decimate.h's filters and of resample.h's window. Built with sanitizers by tests/test_native.py; prints "N
+// passed, M failed".
 #include <cmath>
+#include <complex>
 #include <cstdio>
 #include <cstring>
 #include <limits>
@@ -88,7 +90,13 @@ Values transform(Direction direction, const AxisView<T>& axis, int64_t lanes, co
 
 template <class T>
 void check(const AxisPlan& plan) {
-  const front::cpu::AxisTables<T> tables(plan, {}, std::make_shared<const front::cpu::DftTables<T>>(plan.dft));
+  std::shared_ptr<const front::cpu::DftTables<T>> dft;
+  std::shared_ptr<const front::cpu::ResampledTables> resampled;
+  if (plan.dft.resampled)
+    resampled = std::make_shared<const front::cpu::ResampledTables>(plan.dft);
+  else
+    dft = std::make_shared<const front::cpu::DftTables<T>>(plan.dft);
+  const front::cpu::AxisTables<T> tables(plan, {}, dft, resampled);
   const AxisView<T> axis = tables.view();
   const int64_t lanes = front::cpu::lanes_per_block<T>(kGeneric);
   const auto x = random_values<T>(plan.n * lanes), y = random_values<T>(plan.kept * lanes);
@@ -106,12 +114,38 @@ void check(const AxisPlan& plan) {
   count(gap <= most, what + " <Fx, y> - <x, F'y>", gap);
 }
 
+// What resample.h's tables make of exp(-2 pi i j k / n): the window's values are float, which rounds by 1.4e-8
+// to 2.8e-8; its own error must be below that. With two values fewer it would be 5e-8.
+void check_window(const front::DftPlan& plan, int64_t step) {
+  constexpr int64_t kTaps = front::plan_detail::kResampleTaps;
+  const front::cpu::ResampledTables tables(plan);
+  const front::cpu::ResampledView view = tables.view();
+  const int64_t n = plan.n, all = 2 * plan.smooth;
+  const auto wave = [](int64_t num, int64_t den) {
+    return std::polar(1.0, -2 * M_PI * static_cast<double>(num % den) / static_cast<double>(den));
+  };
+  double squares = 0, terms = 0;
+  for (int64_t k = 0; k < n; k += step)
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t j = 2 * i < n ? i : i - n;
+      std::complex<double> sum = 0;
+      for (int64_t odd = 0; odd < 2; ++odd)
+        for (int64_t t = 0; t < kTaps / 2; ++t) {
+          const int64_t l = 2 * (view.first[2 * k + odd] - kTaps + t) + odd;
+          sum += static_cast<double>(view.taps[kTaps * k + kTaps / 2 * odd + t]) * wave(j * l, all);
+        }
+      squares += std::norm(view.scale[i] * sum - wave(j * k, n)), ++terms;
+    }
+  const double error = std::sqrt(squares / terms);
+  count(error <= 3.2e-8, "window of " + std::to_string(n) + " from " + std::to_string(plan.smooth), error);
+}
+
 // A(u) of decimate.h at u / n = share. At the last coefficient that may be kept it must not have fallen far, because
 // rounding errors are divided by it; aliases must be below float32's digits.
 void check_filter(const front::plan_detail::Filter& filter, double most_alias) {
   AxisPlan plan;
   plan.n = 4 * filter.share, plan.taps = filter.taps;
-  plan.dft = front::plan_dft(plan.length() / 2);
+  plan.dft = front::plan_dft(plan.length() / 2, sizeof(float));
   const front::cpu::AxisTables<float> tables(plan, {}, std::make_shared<const front::cpu::DftTables<float>>(plan.dft));
   const float* taps = tables.view().filter;
   const auto response = [&](double share) {
@@ -147,6 +181,19 @@ int main() {
           if (plan.wide) check<float>(plan);
         }
       }
+  for (int32_t radix : {2, 3, 4, 5, 7, 8, 12})
+    for (auto [n, split] : {std::pair<int64_t, int64_t>{37, 0}, {37, 1}, {34, 3}}) {
+      AxisPlan plan;  // split 0: an odd length
+      plan.n = split ? 2 * split * n : n, plan.split = split ? split : 1, plan.kept = (plan.n + 1) / 2;
+      plan.dft.n = n, plan.dft.smooth = radix;
+      while (plan.dft.smooth < n) plan.dft.radices.push_back(radix == 4 ? 3 : 4), plan.dft.smooth *= radix == 4 ? 3 : 4;
+      plan.dft.radices.push_back(radix);
+      check<double>(plan);
+      plan.dft.resampled = true;
+      check<float>(plan);
+      check_window(plan.dft, 1);
+    }
+  check_window({5087, 5120, true, {2, 5, 8, 8, 8}, 0}, 61);
   check_filter(front::plan_detail::kFilters[0], 4.5e-9);
   check_filter(front::plan_detail::kFilters[1], 7.5e-9);
   std::printf("%d passed, %d failed\n", passed, failed);
