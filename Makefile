@@ -8,8 +8,8 @@
 # make bench-cpu   README's table of the CPU: peers, dtypes and instruction sets; appends to bench/results/cpu.csv and
 #                  makes the table and docs/cpu.png of it.  make bench-report   only the table and the picture
 # make proof-quick   starts of small models compared on real data, and that their order is what it was: minutes on two cores
-# make proof   all starts on one target of three sources, one seed, the best with three: about 40 minutes on two cores; it goes on where it was
-# make proof-full   docs/RESULTS.md: every target, every start, three seeds: hours (ARGS="--device cuda").  make proof-report   the page and its pictures
+# make proof   all starts (from MiniLM the leading ones) on one target, one seed, the best with three: about 40 minutes on two cores; it goes on where it was
+# make proof-full   docs/RESULTS.md: every target, all starts, three seeds: hours (ARGS="--device cuda").  make proof-report   the page and its pictures
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
 .PHONY: setup demo test test-asan bench bench-short bench-spectral bench-cpu bench-report proof-quick proof proof-full proof-report lint format clean
 

@@ -41,7 +41,7 @@ def objects(tmp_path_factory):
     folder = tmp_path_factory.mktemp("objects")
     if shutil.which("g++") is None or not sanitizer_works(folder):
         pytest.skip("no g++ with AddressSanitizer on this machine")
-    sources = [CPU / f"{name}.cpp" for name in ("axis", "dfts", "matrix", "memory", "spectral", "tables")]
+    sources = [CPU / f"{name}.cpp" for name in ("axis", "dfts", "matrix", "memory", "roots", "spectral", "tables")]
     return [compile_object(s, folder) for s in (*sources, *(NATIVE / f"{test}.cpp" for test in TESTS))]
 
 
@@ -63,7 +63,7 @@ def test_plan_cache_under_thread_sanitizer(tmp_path):
     tools = all(shutil.which(tool) for tool in ("g++", "setarch"))
     if not tools or not sanitizer_works(tmp_path, THREAD_FLAGS, UNRANDOMISED):
         pytest.skip("no g++ with ThreadSanitizer, or no setarch, on this machine")
-    parts = ("axis", "dfts", "matrix", "memory", "tables")
+    parts = ("axis", "dfts", "matrix", "memory", "roots", "tables")
     sources = [NATIVE / "cache_test.cpp", *(CPU / f"{name}.cpp" for name in parts)]
     binary = tmp_path / "cache_test"
     subprocess.run(["g++", *THREAD_FLAGS, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(binary)], check=True)

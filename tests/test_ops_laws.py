@@ -36,6 +36,27 @@ def test_round_trip(case, dtype, norm):
     assert relative_error(back, x) <= 3 * TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize(
+    ("n", "kept"), [(101, 101), (201, 201), (421, 211), (509, 127), (1019, 1019), (384, 384), (1024, 256)]
+)
+def test_no_element_is_far_off(n, kept):
+    """Each within 8 eps of itself or of the root mean square: long chains of sums show in some elements first."""
+    x, most = random((2048, n), torch.float32), 8 * torch.finfo(torch.float32).eps
+    for op, lanes in ((lambda v: fk.dct(v, kept), x), (lambda v: fk.idct(v, n), x[:, :kept])):
+        exact = op(lanes.double())
+        scale = exact.abs().clamp_min(exact.square().mean().sqrt())
+        assert ((op(lanes) - exact).abs() / scale).max() <= most
+
+
+@pytest.mark.parametrize("n", [30, 97, 384, 1019, 1024, 2038])
+def test_a_power_of_two_scales_the_result(n):
+    """Exactly: no step leaves float32's range long before the values do."""
+    x, small = random((5, n), torch.float32), 2.0**-80
+    for op in (lambda v: fk.dct(v, (n + 1) // 2), lambda v: fk.idct(v[:, : n // 2], n)):
+        assert torch.equal(op(x * small), op(x) * small)
+        assert relative_error(op(x * 2.0**-105), op(x.double()) * 2.0**-105) <= TOLERANCE[torch.float32]
+
+
 @given(corners(), DTYPE, NORM)
 def test_crop_of_pad_is_the_identity(case, dtype, norm):
     shape, k = case

@@ -229,6 +229,22 @@ def test_where_the_stream_is_as_wide_the_units_that_matter_are_chosen() -> None:
         assert torch.equal(state[f"vit.layers.1.mlp.{name}"], expected.to(torch.float32))
 
 
+def test_where_the_stream_is_as_wide_no_bias_must_be_folded() -> None:
+    """Queries without a bias cannot take that of a norm whose scale has a zero; it stays where it is."""
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=4,
+        num_labels=5, qkv_bias=False,
+    )  # fmt: skip
+    source = trained(transformers.ViTForImageClassification(config))
+    source.vit.layers[0].layernorm_before.weight.data[3] = 0
+    target, _ = moved(source, transformers.ViTForImageClassification(config).double().eval(), **ALIGNED)
+    assert relative(logits(target, PIXELS), logits(source, PIXELS)) < 1e-12
+    with pytest.raises(ValueError, match="no bias to fold"):
+        front_models.align(source)
+
+
 def test_new_units_read_as_the_target_did_and_write_nothing() -> None:
     source, like = trained(vit(32, 2, 64)), vit(32, 2, 96).double()
     state, _ = front_models.transfer(source, like, **ALIGNED)

@@ -60,21 +60,23 @@ void bluestein(Complex<T>* z, const DftView<T>& dft, Complex<T>* spare) {
   with_butterfly(st.radix, with_radix, [] { __builtin_trap(); });  // smooth lengths have no other radices
 }
 
+// Whether its DFTs are made from others, of a smooth length.
+template <class T>
+bool by_smooth(const AxisView<T>& axis) {
+  return std::is_same_v<T, float> ? axis.resampled.n != 0 : axis.dft.chirp != nullptr;
+}
+
 // The DFT of every subsequence: slot order for mixed radix, else natural -> natural order.
 template <class T>
 void run_dfts(const AxisView<T>& axis, Complex<T>* z) {
   Complex<T>* spare = z + axis.split * axis.half;
   for (int64_t s = 0; s < axis.split; ++s, z += axis.half) {
-    if constexpr (std::is_same_v<T, float>) {
-      if (axis.resampled.n) {
-        resample(z, axis.resampled, spare);
-        continue;
-      }
-    } else if (axis.dft.chirp) {
+    if (!by_smooth(axis))
+      run_stages(z, axis.dft.fft, axis.dft.fft.stages);
+    else if constexpr (std::is_same_v<T, float>)
+      resample(z, axis.resampled, spare);
+    else
       bluestein(z, axis.dft, spare);
-      continue;
-    }
-    run_stages(z, axis.dft.fft, axis.dft.fft.stages);
   }
 }
 
@@ -82,7 +84,7 @@ void run_dfts(const AxisView<T>& axis, Complex<T>* z) {
 template <class T>
 void run_dfts_back(const AxisView<T>& axis, Complex<T>* z) {
   const FftView<T>& fft = axis.dft.fft;
-  if (axis.resampled.n || axis.dft.chirp) return run_dfts(axis, z);
+  if (by_smooth(axis)) return run_dfts(axis, z);
   for (int64_t s = 0; s < axis.split; ++s) run_stages_back(z + s * axis.half, fft, fft.stages);
 }
 

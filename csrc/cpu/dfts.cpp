@@ -2,30 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "roots.h"
 
 namespace front::cpu {
-
-// Exact to double rounding: the turn is reduced in integers and the angle kept below pi / 4.
-ComplexDouble unit(int64_t num, int64_t den) {
-  num %= den;
-  if (num < 0) num += den;
-  const int64_t eighth = (8 * num) / den;         // octant
-  const int64_t from = ((eighth + 1) / 2) * den;  // nearest multiple of a quarter turn, times 4
-  const double angle = 2 * kPi * (static_cast<double>(4 * num - from) / (4 * static_cast<double>(den)));
-  const double c = std::cos(angle), s = std::sin(angle);
-  switch (((eighth + 1) / 2) % 4) {
-    case 0:
-      return {c, -s};
-    case 1:
-      return {-s, -c};
-    case 2:
-      return {-c, s};
-    default:
-      return {s, c};
-  }
-}
 
 namespace {
 
@@ -94,6 +75,7 @@ template <class T>
 DftTables<T>::DftTables(const DftPlan& plan) : plan_(plan), fft_(plan.smooth ? plan.smooth : plan.n, plan.radices) {
   const int64_t n = plan.n, m = plan.smooth, all = 2 * m;
   if (!m) return;
+  if (plan.resampled || sizeof(T) != sizeof(double)) throw std::logic_error("Bluestein's DFTs are float64");
   std::vector<ComplexDouble> root(all), conjugate(all), spectrum(all);
   for (int64_t j = 0; j < all; ++j) root[j] = unit(j, all);
   chirp_.resize(6 * n);
@@ -129,15 +111,18 @@ double modified_bessel(double x) {
   return sum;
 }
 
-// The window of Kaiser and Bessel, between -taps / 2 and taps / 2, and its transform, both times I0(beta).
+// The window of Kaiser and Bessel, between -taps / 2 and taps / 2, and its transform, both over the transform at 0: so
+// that the grid is as large as the values, which may be near the ends of float's range.
+const double kWindowAt0 =
+    plan_detail::kResampleTaps * std::sinh(plan_detail::kResampleBeta) / plan_detail::kResampleBeta;
 double window(double x) {
   const double share = 2 * x / plan_detail::kResampleTaps;
-  return modified_bessel(plan_detail::kResampleBeta * std::sqrt(std::max(0.0, 1 - share * share)));
+  return modified_bessel(plan_detail::kResampleBeta * std::sqrt(std::max(0.0, 1 - share * share))) / kWindowAt0;
 }
 double window_transform(double frequency) {
   const double turn = kPi * plan_detail::kResampleTaps * frequency;
   const double root = std::sqrt(plan_detail::kResampleBeta * plan_detail::kResampleBeta - turn * turn);
-  return plan_detail::kResampleTaps * std::sinh(root) / root;
+  return plan_detail::kResampleTaps * std::sinh(root) / root / kWindowAt0;
 }
 
 }  // namespace
@@ -154,6 +139,7 @@ ResampledTables::ResampledTables(const DftPlan& plan)
     scale_[j] = scale;
     put(turned_.data() + 2 * j, scale * unit(at, 2 * m));
   }
+  slots_.reserve(m + 2 * taps), first_.reserve(2 * n), taps_.reserve(taps * n);
   // Index q = -taps .. m + taps - 1 modulo m lies at slots[q + taps].
   for (int64_t q = -taps; q < m + taps; ++q) slots_.push_back(fft_.slot()[(q + m) % m]);
   for (int64_t k = 0; k < n; ++k) {

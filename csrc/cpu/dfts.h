@@ -38,8 +38,8 @@ struct ResampledView {
   FftView<float> fft;
   StageView<double> outermost;  // of fft
   const double* scale;          // 1 / Phi(j / 2 m), [n]
-  const double* turned;         // the same times exp(-pi i j / m), [n] complex, j > n / 2 being j - n
-  const float* taps;            // phi, [n]: of even l, then of odd ones
+  const double* turned;         // the same times exp(-pi i j / m), [n] complex, j >= n / 2 being j - n
+  const float* taps;            // phi, [n][2][taps / 2]: of even l, and of odd ones
   const int32_t* first;         // where in `slots` the first even and odd l lie, [n][2]
   const int32_t* slots;         // of the points of a DFT, going on with the first ones after the last
 };

@@ -113,7 +113,7 @@ def align(
     if not anatomy.pre:
         notes.append("post-norm: norms act on the stream itself, so that its channels are ordered and not rotated")
     _rotate(anatomy, work, rotation)
-    order(anatomy, work, work, counts)
+    order(anatomy, work, counts)
     shared = tied_names(tensors)
     first = {shared[writer.weight] for writer in anatomy.embeddings}
     untied = tuple(head.weight for head in anatomy.heads if anatomy.pre and shared[head.weight] in first)
@@ -126,11 +126,7 @@ def importance_order(
 ) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
     """Units and heads in the order that `align` gives them, all else as it is; and the numbers of heads."""
     tensors, anatomy, counts, work = _begin(source, heads)
-    by = work
-    if anatomy.pre:  # what is read counts with the norm's scale
-        by = {name: tensor.clone() for name, tensor in work.items()}
-        fold_norms(anatomy, by, [])
-    order(anatomy, by, work, counts)
+    order(anatomy, work, counts)
     return _end(tensors, work), counts
 
 

@@ -17,9 +17,10 @@ def stream_last(weight: Tensor, linear: Linear) -> Tensor:
     return weight.movedim(linear.stream, -1)
 
 
-def order(anatomy: Anatomy, by: Work, work: Work, counts: tuple[int, int] | None) -> None:
-    """Units, and heads whose numbers are known, in the order of their importance in `by`."""
+def order(anatomy: Anatomy, work: Work, counts: tuple[int, int] | None) -> None:
+    """Units, and heads whose numbers are known, in the order of their importance."""
     for branch, norm in anatomy.through():
+        by = _plain(branch, norm, work, centred=not anatomy.rms) if anatomy.pre else work
         if branch.kind == "mlp":
             own = _unit_order(branch, by)
             orders = [own] * len(branch.reads)
@@ -31,6 +32,27 @@ def order(anatomy: Anatomy, by: Work, work: Work, counts: tuple[int, int] | None
         for read, one in zip(branch.reads, orders, strict=True):
             _reorder(work, read, torch.cat([one + part * len(one) for part in range(read.packed)]), own_bias=True)
         _reorder(work, branch.write, own, own_bias=False)
+
+
+def _plain(branch: Branch, norm: Norm, work: Work, *, centred: bool) -> Work:
+    """Of one branch what folding its norm would make of it, whether that could be folded exactly or not."""
+    scale = work[norm.weight]
+    by = {norm.weight: torch.ones_like(scale)}
+    shift = None if norm.bias is None else work[norm.bias]
+    foldable = shift is None or all(read.bias is not None for read in branch.reads)
+    if norm.bias is not None and shift is not None:
+        by[norm.bias] = torch.zeros_like(shift) if foldable else torch.where(scale == 0, 0.0, shift / scale)
+    for read in branch.reads:
+        weight = stream_last(work[read.weight], read)
+        if read.bias is not None:
+            by[read.bias] = work[read.bias] if shift is None or not foldable else work[read.bias] + weight @ shift
+        weight = weight * scale
+        weight = weight - weight.mean(-1, keepdim=True) if centred and foldable else weight
+        by[read.weight] = weight.movedim(-1, read.stream)
+    weight = stream_last(work[branch.write.weight], branch.write)
+    weight = weight - weight.mean(-1, keepdim=True) if centred else weight
+    by[branch.write.weight] = weight.movedim(-1, branch.write.stream)
+    return by
 
 
 def _reorder(work: Work, linear: Linear, order: Tensor, *, own_bias: bool) -> None:

@@ -30,13 +30,12 @@ void run_matrix(int64_t m, int64_t n) {
   front::cpu::run_matrices(pass, front::cpu::kSerial);
 }
 
-// Half a million float32 values: tables for less than the cache's limit, of either direction.
+// Half a million float32 values: tables for less than the cache's limit, of either direction. Of a prime 300 000.
 bool long_lengths_are_kept() {
-  const auto same = [](bool wide) {
-    return front::cpu::axis_tables<float>(1 << 19, 1 << 19, {}, wide) ==
-           front::cpu::axis_tables<float>(1 << 19, 1 << 19, {}, wide);
+  const auto same = [](int64_t n, bool wide) {
+    return front::cpu::axis_tables<float>(n, n, {}, wide) == front::cpu::axis_tables<float>(n, n, {}, wide);
   };
-  return same(false) && same(true);
+  return same(1 << 19, false) && same(1 << 19, true) && same(300007, false);
 }
 
 int main() {
@@ -51,6 +50,8 @@ int main() {
         const auto large = front::cpu::axis_tables<double>(20000 + 2 * ((i + t) % 60), 5000, {});
         run_matrix(2 + (i * (t + 3)) % 61, 2 + i % 13);
         run_matrix(3, 3 + (kRounds * t + i) % 500);  // more than are remembered
+        const auto resampled = front::cpu::axis_tables<float>(2038 + 2 * 1019 * (i % 3), 600, {});
+        if (resampled->view().resampled.n % 1019 != 0) ++wrong[t];
         if (tables->view().n != n || large->view().kept != 5000) ++wrong[t];
         const front::cpu::Workspace workspace(1000 * static_cast<size_t>(1 + i % 7));
         static_cast<char*>(workspace.data())[0] = static_cast<char>(t);

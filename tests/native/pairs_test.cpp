@@ -182,7 +182,7 @@ int main() {
         }
       }
   for (int32_t radix : {2, 3, 4, 5, 7, 8, 12})
-    for (auto [n, split] : {std::pair<int64_t, int64_t>{37, 0}, {37, 1}, {34, 3}}) {
+    for (auto [n, split] : {std::pair<int64_t, int64_t>{37, 0}, {37, 1}, {34, 3}, {35, 1}, {48, 2}}) {
       AxisPlan plan;  // split 0: an odd length
       plan.n = split ? 2 * split * n : n, plan.split = split ? split : 1, plan.kept = (plan.n + 1) / 2;
       plan.dft.n = n, plan.dft.smooth = radix;
