@@ -43,8 +43,8 @@ void dense_forward(const AxisView<T>& axis, Vector<T>* z) {
   }
 }
 
-// The exact transpose. Of every block a sum of its own, so that the chain of roundings is an eighth as long as there are
-// coefficients.
+// The exact transpose. Of every block a sum of its own, so that the chain of roundings is an eighth as long as there
+// are coefficients.
 template <class T>
 void dense_inverse(const AxisView<T>& axis, Vector<T>* z) {
   const int64_t half = axis.half;
