@@ -13,7 +13,7 @@
 namespace front::cpu {
 namespace {
 
-constexpr int64_t kCacheBytes = int64_t{48} << 20;  // of each cache: axes, their DFTs, and resampled ones
+constexpr int64_t kCacheBytes = int64_t{40} << 20;  // of each cache: axes, their DFTs, and resampled ones
 
 // What coefficient k of the sum of cosines is multiplied by.
 double factor(int64_t k, int64_t n, Scale scale) {

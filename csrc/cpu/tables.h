@@ -57,7 +57,7 @@ class AxisTables {
 };
 
 // Cached, the DFT's part by length alone; the least recently used go first once a cache exceeds its limit, and what
-// exceeds the limit by itself is not kept. At most 48 MiB of axes per compute type, and as much of their DFTs, and
+// exceeds the limit by itself is not kept. At most 40 MiB of axes per compute type, and as much of their DFTs, and
 // resampled ones. wide: for an inverse that may compute its fused step in double.
 template <class T>
 std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide = false);
