@@ -199,6 +199,7 @@ def test_wrong_usage(files: Path, capsys: pytest.CaptureFixture[str], flags: lis
         (["transfer", "source.safetensors", "--like", "", "-o", "out"], "'--like': the name is empty."),
         (["transfer", "", "--like", "like.safetensors", "-o", "out"], "'SRC': the name is empty."),
         (["init", "", "--like", "like.safetensors", "-o", "out"], "'GENE': the name is empty."),
+        (["init", "g", "--like", "l", "-o", "o", "--depth-fill", "first"], "'--depth-fill': 'first' is not one of"),
     ],
 )
 def test_wrong_commands(files: Path, capsys: pytest.CaptureFixture[str], command: list[str], message: str) -> None:
@@ -228,6 +229,7 @@ def test_bad_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([*TRANSFER, "out"], "a folder needs a config.json"),
         ([*TRANSFER, "none/out.safetensors"], "none does not exist"),
         ([*TRANSFER, "out.safetensors", "--depth-fill", "repeat"], "repeat"),
+        ([*TRANSFER, "out.safetensors", "--depth-fill", "select"], "goes with transfer's axes='residual' or recipe="),
         (["extract", "cut.safetensors", "-o", "out.safetensors"], "cut.safetensors: truncated"),
         (["inspect", "cut.safetensors"], "cut.safetensors: truncated"),
         (["inspect", "other.safetensors", "--plot", "a.png"], "no matrix with both sides of 8 and more to draw"),

@@ -330,7 +330,7 @@ def test_dtypes_devices_and_progress() -> None:
         (ALIGNED | {"keep_ratio": 0.5}, "keep_ratio: got 0.5 with recipe='aligned'; allowed is 1.0"),
         (
             ALIGNED | {"depth_fill": "repeat"},
-            "depth_fill: got 'repeat' with recipe='aligned'; allowed are 'select', 'first'",
+            "depth_fill: got 'repeat' with recipe='aligned'; allowed are 'zero', 'select', 'first'",
         ),
     ],
 )
@@ -386,7 +386,7 @@ def test_heads_do_not_go_with_the_paper_s_recipe() -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, like = trained(models.gpt2(32)).float(), models.gpt2(16)
+    source, like = trained(models.gpt2(32)).float(), models.gpt2(16, depth=2)
     folder = tmp_path / "source"
     folder.mkdir()
     save_file(
@@ -411,8 +411,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*arguments, "--json"]) == 0
     assert {row["action"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"transferred"}
     state = {n: t for n, t in source.state_dict().items() if n != "lm_head.weight"}
-    expected, _ = front_models.transfer(state, load_file(tmp_path / "like.safetensors"), **ALIGNED, heads=(2, 2))
+    target = load_file(tmp_path / "like.safetensors")
+    first, _ = front_models.transfer(state, target, **ALIGNED, heads=(2, 2))
     written = load_file(out)
-    assert all(torch.equal(written[name], expected[name]) for name in expected)
+    assert all(torch.equal(written[name], first[name]) for name in first)
+    assert main([*arguments, "--force", "--depth-fill", "select"]) == 0
+    spaced, _ = front_models.transfer(state, target, **ALIGNED, heads=(2, 2), depth_fill="select")
+    written = load_file(out)
+    assert all(torch.equal(written[name], spaced[name]) for name in spaced)
+    assert not all(torch.equal(written[name], first[name]) for name in first)
+    capsys.readouterr()
     code = main([*arguments, "--force", "--gain", "area"])
     assert_error(capsys, code, 1, "gain: got 'area' with recipe='aligned'")

@@ -158,8 +158,7 @@ def init_command(
 @LIKE
 @options.output_options("OUT", f"{WHERE} or else of the source).", folder=True)
 @options.extraction_options
-@options.initialization_options
-@options.recipe_option
+@options.transfer_options
 @options.skip_option
 @options.seed_option
 @options.reporting_options

@@ -27,10 +27,10 @@ __all__ = [
     "print_json",
     "print_table",
     "progress_bar",
-    "recipe_option",
     "reporting_options",
     "seed_option",
     "skip_option",
+    "transfer_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,39 +107,54 @@ extraction_options: Callable[[F], F] = _compose(
         help="Transform along the layers too, or treat each layer by itself and match it by its name.",
     ),
 )
-initialization_options: Callable[[F], F] = _compose(
+
+
+def _initialization_options(*fills: str, more: str = "") -> Callable[[F], F]:
+    return _compose(
+        click.option(
+            "--gain",
+            type=click.Choice(["none", "area", "ortho"]),
+            default="none",
+            show_default=True,
+            help="Scale each axis by n_target/n_kept (area) or sqrt(n_target/n_source) (ortho). Without a gain, "
+            "weights grow when a model shrinks: see 'std before' and 'std after' in the report.",
+        ),
+        click.option(
+            "--depth-fill",
+            type=click.Choice(["zero", "random", "consistence", "repeat", *fills]),
+            default="zero",
+            show_default=True,
+            help="What a deeper target's depth coefficients beyond the source's are: zero, drawn from the kept ones' "
+            "mean and std, copies of the kept ones; repeat inverts at the source's depth (for targets no deeper than "
+            f"that).{more}",
+        ),
+        click.option(
+            "--select-n",
+            type=click.IntRange(min=1),
+            metavar="N",
+            show_default="as many as fit",
+            help="Keep at most N coefficients along the layers.",
+        ),
+    )
+
+
+initialization_options = _initialization_options()
+transfer_options: Callable[[F], F] = _compose(
+    _initialization_options(
+        "first",
+        "select",
+        more=" With --recipe aligned: the first layers, and from the first again where there are no more (first, its "
+        "default), or evenly spaced ones (select).",
+    ),
     click.option(
-        "--gain",
-        type=click.Choice(["none", "area", "ortho"]),
-        default="none",
+        "--recipe",
+        type=click.Choice(["paper", "aligned"]),
+        default="paper",
         show_default=True,
-        help="Scale each axis by n_target/n_kept (area) or sqrt(n_target/n_source) (ortho). Without a gain, weights "
-        "grow when a model shrinks: see 'std before' and 'std after' in the report.",
+        help="aligned: rotate the residual stream to its principal axes and order units and heads by importance, then "
+        "transform along the stream alone and choose units, heads and layers (ViT, BERT, GPT-2, Llama). Of the "
+        "transform's other options it takes --depth-fill.",
     ),
-    click.option(
-        "--depth-fill",
-        type=click.Choice(["zero", "random", "consistence", "repeat"]),
-        default="zero",
-        show_default=True,
-        help="What a deeper target's depth coefficients beyond the source's are: zero, drawn from the kept ones' mean "
-        "and std, copies of the kept ones; repeat inverts at the source's depth (for targets no deeper than that).",
-    ),
-    click.option(
-        "--select-n",
-        type=click.IntRange(min=1),
-        metavar="N",
-        show_default="as many as fit",
-        help="Keep at most N coefficients along the layers.",
-    ),
-)
-recipe_option = click.option(
-    "--recipe",
-    type=click.Choice(["paper", "aligned"]),
-    default="paper",
-    show_default=True,
-    help="aligned: rotate the residual stream to its principal axes and order units and heads by importance, then "
-    "transform along the stream alone and choose units, heads and layers (ViT, BERT, GPT-2, Llama). It takes no other "
-    "options of the transform.",
 )
 reporting_options: Callable[[F], F] = _compose(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table."),

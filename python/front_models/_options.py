@@ -48,8 +48,8 @@ def check_initialization(gain: object, depth_fill: object, select_n: object, gen
         raise ValueError(f"depth_fill: got {depth_fill!r}; allowed are {_words(DepthFill)}")
     if depth_fill in CHOOSING:
         raise ValueError(
-            f"depth_fill: got {depth_fill!r}, which goes with transfer's axes='residual'; allowed are the others but "
-            f"{', '.join(map(repr, CHOOSING))}"
+            f"depth_fill: got {depth_fill!r}, which goes with transfer's axes='residual' or recipe='aligned'; allowed "
+            f"are the others but {', '.join(map(repr, CHOOSING))}"
         )
     if select_n is not None:
         if isinstance(select_n, bool) or not isinstance(select_n, int):
@@ -69,8 +69,9 @@ def check_recipe(recipe: object, axes: object, depth_fill: object, **others: obj
     if recipe == "paper" and axes == "all":
         return False
     way = f"recipe={recipe!r}" if recipe == "aligned" else f"axes={axes!r}"
-    if depth_fill not in CHOOSING and not (recipe == "aligned" and depth_fill == "zero"):
-        raise ValueError(f"depth_fill: got {depth_fill!r} with {way}; allowed are {', '.join(map(repr, CHOOSING))}")
+    allowed = ("zero", *CHOOSING) if recipe == "aligned" else CHOOSING  # "zero" is what is not given
+    if depth_fill not in allowed:
+        raise ValueError(f"depth_fill: got {depth_fill!r} with {way}; allowed are {', '.join(map(repr, allowed))}")
     usual = {"keep_ratio": 1.0, "mlp_axes": "both", "depth": True, "gain": None, "select_n": None}
     for name, value in others.items():
         if value != usual[name]:
