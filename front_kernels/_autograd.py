@@ -148,6 +148,14 @@ def has_tangent(x: Tensor, other: Tensor | None = None) -> bool:
         return any(_unpack_dual(each, level=0)[1] is not None for each in (x, other) if each is not None)
 
 
+def inference_error(op: str, argument: str) -> RuntimeError:
+    """For a result that `is_inference` where that mode is not enabled: torch writes into no such tensor."""
+    return RuntimeError(
+        f"front::{op}: {argument}: got an inference tensor outside inference mode; allowed are other tensors, or this "
+        "call under torch.inference_mode()"
+    )
+
+
 def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
     redispatch = op.overload.redispatch
     # A class of its own, so that grad_fn tells the op: DctCropBackward.
@@ -187,12 +195,16 @@ def _out_kernels(op: LinearOp) -> tuple[Callable[..., None], Callable[..., None]
     redispatch = getattr(torch.ops.front, op.name).out.redispatch
 
     def bump_version(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
+        if out.is_inference() and not torch.is_inference_mode_enabled():
+            raise inference_error(op.name, "out")
         increment_version(out)
         redispatch(keyset & _AFTER_VIEWS, x, *args, out=out, **kwargs)
 
     def autograd(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
         if ((x.requires_grad or out.requires_grad) and torch.is_grad_enabled()) or has_tangent(x, out):
             raise RuntimeError(f"front::{op.name}: out= does not support autograd, but x or out requires grad")
+        if out.is_inference() and not torch.is_inference_mode_enabled():
+            raise inference_error(op.name, "out")
         increment_version(out)
         redispatch(keyset & _AFTER_VIEWS, x, *args, out=out, **kwargs)
 

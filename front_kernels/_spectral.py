@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import _contract
-from ._autograd import has_tangent
+from ._autograd import has_tangent, inference_error
 from ._spectral_definition import Decay, composed, composed_gradients, composed_many, compute_dtype, loss_dtype
 
 __all__ = [
@@ -177,6 +177,9 @@ def _bump_version(op: Any, below_autograd: bool = True) -> Callable[..., Tensor]
     def kernel(keyset: torch._C.DispatchKeySet, grads: Sequence[Tensor], *args: Any, **options: Any) -> Tensor:
         if not below_autograd:
             check_graph("spectral_grad_many_", grads)
+        for i, grad in enumerate(grads):
+            if grad.is_inference() and not torch.is_inference_mode_enabled():
+                raise inference_error("spectral_grad_many_", f"grads[{i}]")
         for grad in grads:
             torch.autograd.graph.increment_version(grad)
         with torch._C._AutoDispatchBelowADInplaceOrView():

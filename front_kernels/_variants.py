@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _contract
-from ._autograd import OPS, LinearOp, has_tangent
+from ._autograd import OPS, LinearOp, has_tangent, inference_error
 
 IN_PLACE: dict[str, Callable[..., _contract.Result]] = {
     "dct2_": _contract.dct2,
@@ -36,6 +36,8 @@ def _in_place_kernels(name: str) -> tuple[Callable[..., None], Callable[..., Non
             overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
 
     def bump_version(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, **kwargs: Any) -> None:
+        if x.is_inference() and not torch.is_inference_mode_enabled():
+            raise inference_error(name, "x")
         torch.autograd.graph.increment_version(x)
         with torch._C._AutoDispatchBelowADInplaceOrView():
             overload.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, x, *args, **kwargs)

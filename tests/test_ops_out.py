@@ -103,6 +103,25 @@ def test_autograd_is_refused(name):
             call(x, out)
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_an_inference_tensor_is_written_in_inference_mode_alone(name):
+    function, op = FORMS[name]
+    with torch.inference_mode():
+        x = torch.randn(20, 33)
+        out = torch.full_like(function(x), SENTINEL)
+    for call in (lambda x, o: function(x, out=o), op):
+        for given in (x, torch.randn(20, 33)):
+            with pytest.raises(
+                RuntimeError, match=f"front::{name}: out: got an inference tensor outside inference mode"
+            ):
+                call(given, out)
+        assert (out == SENTINEL).all()
+    ordinary = torch.randn(20, 33)
+    with torch.inference_mode():
+        for given in (x, ordinary):
+            assert torch.equal(function(given, out=out), function(given))
+
+
 def test_forward_mode_is_refused():
     x, t = torch.randn(2, 20, 33)
     out = torch.empty(5, 18)

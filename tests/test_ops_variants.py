@@ -77,6 +77,19 @@ def test_in_place_is_refused_under_autograd(name):
 
 
 @pytest.mark.parametrize("name", FORMS)
+def test_in_place_of_an_inference_tensor(name):
+    in_place, plain = FORMS[name]
+    with torch.inference_mode():
+        x = torch.randn(6, 5)
+        before, expected = x.clone(), plain(x, (3, 3))
+    with pytest.raises(RuntimeError, match=f"front::{name}: x: got an inference tensor outside inference mode"):
+        in_place(x, (3, 3))
+    assert torch.equal(x, before)
+    with torch.inference_mode():
+        assert torch.equal(in_place(x, (3, 3)), expected)
+
+
+@pytest.mark.parametrize("name", FORMS)
 def test_autograd_sees_the_change(name):
     x, w = torch.randn(6, 5), torch.ones(6, 5, requires_grad=True)
     loss = (x * w).sum()

@@ -122,6 +122,18 @@ def test_message(call: Callable[[], Any], message: str, where: str) -> None:
         call()
 
 
+def test_an_inference_tensor_as_gradient() -> None:
+    with torch.inference_mode():
+        grad = torch.zeros(4, 6)
+    x = torch.randn(4, 6)
+    with pytest.raises(RuntimeError, match=r"spectral_grad_many_: grads\[1\]: got an inference tensor outside"):
+        fk.spectral_grad_many_([torch.zeros(4, 6), grad], [x, x], [(1, 1)] * 2, 1.0)
+    assert not grad.any()
+    with torch.inference_mode():
+        fk.spectral_grad_many_([grad], [x], [(1, 1)], 1.0)
+    assert grad.any()
+
+
 def test_an_empty_list() -> None:
     with pytest.raises(ValueError, match=r"front::spectral_loss_many: xs must not be empty"):
         fk.spectral_loss_many([], [])
