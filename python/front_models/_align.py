@@ -16,6 +16,7 @@ from front_models._anatomy import Anatomy, Branch, Linear, Norm, NotAlignableErr
 from front_models._config import heads_of, model_type
 from front_models._importance import Work, order, stream_last
 from front_models._kinds import is_table
+from front_models._plan import FLOATS
 from front_models._walk import Weights, describe, named_tensors, tied_names
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "align",
     "attention_widths",
     "check_norms",
+    "check_relatives",
     "fold_norms",
     "head_counts",
     "importance_order",
@@ -75,7 +77,9 @@ def align(
 
     Exact up to rounding for pre-norm models (ViT, GPT-2, Llama). In a post-norm model (BERT) every norm's scale acts on
     the stream itself, and commutes with permutations alone: there its channels are ordered by energy, and norms stay;
-    the transfer to a narrower one rotates, not exactly.
+    the transfer to a narrower one rotates, not exactly. Where no head reads the stream, as of a file that leaves out
+    the one that shares the embedding's tensor, what the model returns is rotated, without the last norm's scale and
+    bias: `Alignment.notes` says so, and `transfer` takes the embedding for the head.
 
     Args:
         source: a mapping of names to tensors, a module, or a path; ViT (Hugging Face, timm), BERT, GPT-2 or Llama.
@@ -136,7 +140,7 @@ def _begin(
     tensors = named_tensors(source, "source")
     shapes = {name: info.shape for name, info in describe(tensors).items()}
     anatomy = find_anatomy(shapes)
-    _check_known(anatomy, tensors, source)
+    check_relatives(anatomy, tensors, source)
     counts = head_counts(heads, source, anatomy, shapes)
     return tensors, anatomy, counts, {n: tensors[n].detach().to(torch.float64).clone() for n in names_of(anatomy)}
 
@@ -145,11 +149,13 @@ def _end(tensors: Mapping[str, Tensor], work: Work) -> dict[str, Tensor]:
     return {name: (work.get(name, tensor.detach())).to(tensor.dtype, copy=True) for name, tensor in tensors.items()}
 
 
-def _check_known(anatomy: Anatomy, tensors: Mapping[str, Tensor], source: object) -> None:
+def check_relatives(anatomy: Anatomy, tensors: Mapping[str, Tensor], source: object) -> None:
     """Refuse relatives of a known architecture: what is not known to touch the stream would be left as it was."""
     known = names_of(anatomy) | {name for head in anatomy.pooled for name in (head.weight, head.bias) if name}
     for name, tensor in tensors.items():
         shape = tuple(tensor.shape)
+        if name in known and tensor.dtype not in FLOATS:
+            raise NotAlignableError(f"source: {name} is {tensor.dtype}; allowed are {', '.join(map(str, FLOATS))}")
         weight = tensor.is_floating_point() and not is_table(name, shape)
         if name not in known and weight and anatomy.width in shape:
             raise NotAlignableError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Anatomy", "Branch", "Linear", "Norm", "NotAlignableError", "find_anatomy"]
@@ -22,12 +22,14 @@ class Linear:
     bias: str | None
     stream: int  # which axis
     packed: int = 1  # matrices stacked along the other axis: queries, keys, values
+    role: str = ""  # of an embedding or a head: what it is, by which two models' are matched
 
 
 @dataclass(frozen=True)
 class Norm:
     weight: str
     bias: str | None
+    role: str = ""  # of those in no layer
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,15 @@ class Anatomy:
     final: the norm before the heads; None where there is none.
     heads: what reads the stream at the end.
     pooled: what reads the results of a head.
+    prefix: what stands before the names, and `layer`, with it, before those of a layer: "model.", "model.layers.{}.".
+    words: the head that shares the embedding's tensor where there is none other: a name, whether it is there or not;
+        None: the family has no such head.
+    ties: whether that is so where a config does not say otherwise.
     """
 
     family: str
+    prefix: str
+    layer: str
     width: int
     rms: bool
     pre: bool
@@ -68,6 +76,8 @@ class Anatomy:
     final: Norm | None
     heads: tuple[Linear, ...]
     pooled: tuple[Linear, ...]
+    words: str | None
+    ties: bool
 
     def branches(self) -> Iterator[Branch]:
         for layer in self.layers:
@@ -110,6 +120,8 @@ class _Family:
     transforms: tuple[str, ...] = ()  # whose results are in the stream's coordinates, because a tied matrix reads them
     # Heads, and what reads that one's results instead of the stream where it is there.
     pooled: tuple[tuple[str, ...], ...] = ()
+    words: str | None = None  # the head that may be tied to the embedding, and left out of files then
+    ties: bool = False  # without a word of the config
 
 
 _VIT_TOKENS = ("cls_token", "distillation_token", "position_embeddings", "patch_embeddings.projection")
@@ -124,6 +136,8 @@ _FAMILIES = (
         ("wte", "wpe"),
         "ln_f",
         ("lm_head", "score"),
+        words="lm_head",
+        ties=True,
     ),
     _Family(
         "timm-vit",
@@ -171,6 +185,7 @@ _FAMILIES = (
         "norm",
         ("lm_head", "score"),
         rms=True,
+        words="lm_head",
     ),
     _Family(
         "bert",
@@ -197,6 +212,13 @@ _FAMILIES = (
         pooled=(("pooler.dense", "classifier", "cls.seq_relationship"), ("classifier.dense", "classifier.out_proj")),
     ),
 )
+# The same by other names: RoBERTa's, and DeiT's with a teacher.
+_SAME = {
+    "lm_head.dense": "cls.predictions.transform.dense",
+    "lm_head.decoder": "cls.predictions.decoder",
+    "lm_head.layer_norm": "cls.predictions.transform.LayerNorm",
+    "cls_classifier": "classifier",
+}
 
 
 def find_anatomy(shapes: Shapes, argument: str = "source") -> Anatomy:
@@ -233,14 +255,15 @@ def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anato
     width = shapes[f"{first}.weight"][0]
     mlp = next(branch for branch in family.branches if branch[0] == "mlp")
     # GPT-2's Conv1D holds its matrices transposed: its MLP, which is not square, tells.
-    inner = shapes[f"{prefix}{family.layer.format(0)}.{mlp[2][0]}.weight"]
+    inner = shapes[_found(f"{prefix}{family.layer.format(0)}.{mlp[2][0]}.weight", shapes, argument)]
     transposed = inner[0] == width != inner[1]
 
-    def norm(name: str) -> Norm:
-        return Norm(_found(f"{name}.weight", shapes, argument), _bias(name, shapes))
+    def norm(name: str, role: str = "") -> Norm:
+        return Norm(_found(f"{name}.weight", shapes, argument), _bias(name, shapes), _SAME.get(role, role))
 
-    def linear(name: str, stream: int, packed: int = 1) -> Linear:
-        return Linear(_found(f"{name}.weight", shapes, argument), _bias(name, shapes), stream, packed)
+    def linear(name: str, stream: int, packed: int = 1, role: str = "") -> Linear:
+        weight = _found(f"{name}.weight", shapes, argument)
+        return Linear(weight, _bias(name, shapes), stream, packed, _SAME.get(role, role))
 
     layers: list[tuple[Branch, ...]] = []
     while f"{prefix}{family.layer.format(len(layers))}.{family.branches[0][1]}.weight" in shapes:
@@ -257,27 +280,34 @@ def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anato
             )
         )
 
-    def present(names: tuple[str, ...]) -> list[str]:
-        """Those that there are, with or without the prefix."""
-        both = dict.fromkeys(start + name for name in names for start in (prefix, ""))
-        return [name for name in both if f"{name}.weight" in shapes]
+    parts = prefix.split(".")[:-1]
+    outer = ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts), -1, -1)]
 
-    first_norm = [prefix + name for name in family.norms[:1]]
-    pooled = [name for head, *after in family.pooled if present((head,)) for name in present(tuple(after))]
+    def present(roles: Sequence[str]) -> dict[str, str]:
+        """Those that there are, by name: after the prefix, a part of it, or nothing."""
+        names = {role: [f"{start}{role}" for start in outer if f"{start}{role}.weight" in shapes] for role in roles}
+        return {found[0]: role for role, found in names.items() if found}
+
+    others = {prefix + role: role for role in family.norms[:1]} | present(family.norms)
+    pooled = {name: role for head, *after in family.pooled if present([head]) for name, role in present(after).items()}
     return Anatomy(
         family=family.name,
+        prefix=prefix,
+        layer=f"{prefix}{family.layer}.",
         width=width,
         rms=family.rms,
         pre=family.pre,
         embeddings=(
             *_embeddings(family, prefix, shapes),
-            *(linear(name, 0) for name in present(family.transforms)),
+            *(linear(name, 0, role=role) for name, role in present(family.transforms).items()),
         ),
-        norms=tuple(norm(name) for name in dict.fromkeys([*first_norm, *present(family.norms)])),
+        norms=tuple(norm(name, role) for name, role in others.items()),
         layers=tuple(layers),
         final=None if family.final is None else norm(prefix + family.final),
-        heads=tuple(linear(name, 1) for name in present(family.heads) if name not in pooled),
-        pooled=tuple(linear(name, 1) for name in pooled),
+        heads=tuple(linear(n, 1, role=role) for n, role in present(family.heads).items() if n not in pooled),
+        pooled=tuple(linear(name, 1, role=role) for name, role in pooled.items()),
+        words=None if family.words is None else f"{outer[-1 if len(outer) < 2 else 1]}{family.words}.weight",
+        ties=family.ties,
     )
 
 
@@ -289,11 +319,11 @@ def _embeddings(family: _Family, prefix: str, shapes: Shapes) -> Iterator[Linear
     for word in family.embeddings:
         name = prefix + word
         if name in shapes:
-            yield Linear(name, None, len(shapes[name]) - 1)
+            yield Linear(name, None, len(shapes[name]) - 1, role=word)
         elif f"{name}.weight" in shapes:
             convolution = len(shapes[f"{name}.weight"]) > 2
             stream = 0 if convolution else 1
-            yield Linear(f"{name}.weight", _bias(name, shapes) if convolution else None, stream)
+            yield Linear(f"{name}.weight", _bias(name, shapes) if convolution else None, stream, role=word)
 
 
 def _bias(name: str, shapes: Shapes) -> str | None:

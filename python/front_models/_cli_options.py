@@ -58,6 +58,15 @@ def _skip_words(_ctx: click.Context, _param: click.Parameter, values: tuple[str,
         raise click.BadParameter(str(error)) from error
 
 
+def _heads(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    numbers = value.split(",")
+    if len(numbers) > 2 or not all(number.strip().isdecimal() and int(number) > 0 for number in numbers):
+        raise click.BadParameter(f"{value!r} is not a number of heads, nor two with a comma between them, such as 12,4")
+    return int(numbers[0]), int(numbers[-1])
+
+
 def _compose(*options: Callable[[F], F]) -> Callable[[F], F]:
     def apply(command: F) -> F:
         for option in reversed(options):
@@ -154,6 +163,13 @@ transfer_options: Callable[[F], F] = _compose(
         help="aligned: rotate the residual stream to its principal axes and order units and heads by importance, then "
         "transform along the stream alone and choose units, heads and layers (ViT, BERT, GPT-2, Llama). Of the "
         "transform's other options it takes --depth-fill.",
+    ),
+    click.option(
+        "--heads",
+        callback=_heads,
+        metavar="N[,KV]",
+        help="With --recipe aligned: attention heads of a layer of SRC, and key/value heads where they are others. "
+        "Without it, what the config.json beside SRC says.",
     ),
 )
 reporting_options: Callable[[F], F] = _compose(

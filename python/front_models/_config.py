@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from front_models._files import WeightsFile, WeightsFileError
 
-__all__ = ["CONFIG", "ModelTensors", "heads_of", "model_type", "read_config"]
+__all__ = ["CONFIG", "ModelTensors", "heads_of", "model_type", "read_config", "ties_words"]
 
 CONFIG = "config.json"
 
@@ -35,21 +35,34 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _entry(weights: object, *names: str) -> Any:
-    """The first of these entries that there is, and that says something."""
+def _entries(weights: object) -> Callable[[str], Any]:
+    """An entry by its name; None where there is none."""
     path = weights.path if isinstance(weights, WeightsFile) else weights
     if isinstance(path, (str, os.PathLike)):
         path = Path(path)
         file = (path if path.is_dir() else path.parent) / CONFIG
-        entries = read_config(file) if file.is_file() else {}
-        return next((entries[name] for name in names if entries.get(name)), None)
+        return (read_config(file) if file.is_file() else {}).get
     config = getattr(weights, "config", None)
-    return next((found for name in names if (found := getattr(config, name, None))), None)
+    return lambda name: getattr(config, name, None)
+
+
+def _entry(weights: object, *names: str) -> Any:
+    """The first of these entries that there is, and that says something."""
+    entries = _entries(weights)
+    return next((found for name in names if (found := entries(name))), None)
 
 
 def model_type(weights: object) -> str:
     """Such as "gemma"; "" where it is not known."""
     return str(_entry(weights, "model_type") or "")
+
+
+def ties_words(weights: object, usual: bool) -> bool:
+    """Whether a head shares the embedding's tensor. usual: where there is a config that does not say; one that files
+    leave out shares it where there is no config."""
+    entries = _entries(weights)
+    said = entries("tie_word_embeddings")
+    return bool(said) if said is not None else usual or entries("model_type") is None
 
 
 def heads_of(weights: object) -> tuple[int, int] | None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+import torch
+
 from front_models._kinds import class_layers, is_table, kind_of, skips
 from front_models._roles import Role, find_axes, group_roles, joint_axes, split_name
 from front_models._walk import TensorInfo
 
-__all__ = ["Item", "plan", "source_roles", "unusable"]
+__all__ = ["FLOATS", "Item", "plan", "source_roles", "unusable"]
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass
@@ -36,7 +40,7 @@ def unusable(role: Role, infos: Mapping[str, TensorInfo]) -> str | None:
     """Why tensors are no weights to transform, or None."""
     for name in role.names:
         dtype = infos[name].dtype
-        if not dtype.is_floating_point:
+        if dtype not in FLOATS:  # nor of 8 bits: codes that mean something by their scales alone
             return f"{str(dtype).removeprefix('torch.')} tensor"
         if is_table(name, infos[name].shape):
             return "a table or statistic, not a weight"

@@ -62,9 +62,11 @@ class RoleRow:
 
 @dataclass(frozen=True)
 class TransferReport:
-    """One row per role of the target, in the target's order. Prints as a table; `to_dict()` is ready for JSON."""
+    """One row per role of the target, in the target's order, and what there is to know besides (`notes`). Prints as a
+    table; `to_dict()` is ready for JSON."""
 
     rows: list[RoleRow] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     @property
     def transferred(self) -> int:
@@ -72,16 +74,21 @@ class TransferReport:
         return sum(row.action.startswith("transferred") for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """`{"transferred": int, "roles": int, "rows": [row, ...]}` of JSON types."""
+        """`{"transferred": int, "roles": int, "notes": [str, ...], "rows": [row, ...]}` of JSON types."""
         return {
             "transferred": self.transferred,
             "roles": len(self.rows),
+            "notes": list(self.notes),
             "rows": [row.to_dict() for row in self.rows],
         }
 
     def __rich__(self) -> Table:
         table = Table(
-            title=f"{self.transferred} of {len(self.rows)} roles transferred", title_justify="left", box=box.SIMPLE_HEAD
+            title=f"{self.transferred} of {len(self.rows)} roles transferred",
+            title_justify="left",
+            caption="\n".join(f"note: {note}" for note in self.notes) or None,
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
         )
         table.add_column("role", overflow="fold")
         table.add_column("kind", no_wrap=True)

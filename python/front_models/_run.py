@@ -13,7 +13,7 @@ from front_models._figures import Figures, Measured, measured, on_host, row_of
 from front_models._kinds import hidden_axes, kind_of
 from front_models._learngene import GeneRole
 from front_models._options import Progress
-from front_models._plan import Item, source_roles
+from front_models._plan import FLOATS, Item, source_roles
 from front_models._report import TransferReport
 from front_models._roles import Role
 from front_models._walk import TensorInfo, describe
@@ -201,6 +201,6 @@ def _carry_out_one(
 def _of_unwritten(item: Item, read: Callable[[str], Tensor], infos: Mapping[str, TensorInfo]) -> Measured | None:
     """Of a role that is not written; of tied ones only where their writer comes earlier, so None for them."""
     names = item.role.names
-    if item.action.startswith("tied") or not all(infos[name].dtype.is_floating_point for name in names):
+    if item.action.startswith("tied") or not all(infos[name].dtype in FLOATS for name in names):
         return None
     return measured([read(name) for name in names])

@@ -7,8 +7,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from front_models._align import check_norms, head_counts
-from front_models._anatomy import find_anatomy
+from front_models._align import check_norms
 from front_models._blocks import one_layer
 from front_models._config import heads_of
 from front_models._kinds import check_skip, kind_of, skips
@@ -197,7 +196,9 @@ def transfer(
     Besides source and result, memory holds at most one role's kept coefficients and two matrices, or 16 MiB of smaller
     ones that are transformed together (with `depth_fill="random"` also the drawn coefficients of that role). Tensors of
     one role that are on a GPU are transformed together: its memory holds two sets of that role's coefficients, 256 MiB
-    and the workspace of the ops. Nothing is read back before the end.
+    and the workspace of the ops. Nothing is read back before the end. So for the paper's recipe; the aligned one holds
+    the source's weights once more, and in float64 (10 bytes more for each of a 16-bit source's), and reads back as it
+    goes.
 
     Args:
         source: the trained model, as in `extract`.
@@ -235,11 +236,8 @@ def transfer(
             return transfer_aligned(
                 source, target, even=even, heads=heads, like_heads=like_heads, skip=words, progress=progress
             )
-        tensors = named_tensors(source, "source")
-        shapes = {name: info.shape for name, info in describe(tensors).items()}
-        known = head_counts(heads, source, find_anatomy(shapes), shapes)
         return transfer_residual(
-            dict(tensors), target, even=even, heads=known, like_heads=like_heads, skip=words, progress=progress
+            source, target, even=even, heads=heads, like_heads=like_heads, skip=words, progress=progress
         )
     if heads is not None:
         raise ValueError(f"heads: got {heads!r} with recipe='paper' and axes='all'; allowed is None")
