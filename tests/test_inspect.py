@@ -242,6 +242,15 @@ def test_picture(tmp_path: Path, suffix: str, magic: bytes) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_panel_for_each_of_two_names_that_differ_in_their_middle(tmp_path: Path) -> None:
+    panels = []
+    for names in (("a", "b"), [f"model.language_model.layers.{i}.mlp.experts.3.down_proj.weight" for i in (10, 11)]):
+        path = tmp_path / f"{len(panels)}.svg"
+        plot_energy({name: noise(20, 30) for name in names}, path)
+        panels.append(path.read_text().count("<image"))
+    assert panels[0] == panels[1]
+
+
 def test_picture_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"must end in one of \.png, \.svg, \.pdf, got 'a\.jpg'"):
         check_picture(Path("a.jpg"))

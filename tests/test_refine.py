@@ -37,8 +37,8 @@ def task(model: nn.Module, batch: Any) -> Tensor:
     return functional.cross_entropy(model(x), y)
 
 
-def parts(model: nn.Module) -> dict[str, Any]:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+def parts(model: nn.Module, lr: float = 0.1) -> dict[str, Any]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     return {"optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.5)}
 
 
@@ -124,7 +124,7 @@ def test_an_interrupt_behind_a_forward_pass_saves_the_buffers_before_it(step: in
 def test_copies_of_buffers_lie_in_the_memory_of_those_before() -> None:
     model = with_norm()
     made = parts(model)
-    run = front_models._refine._Run(model, [], made["optimizer"], made["scheduler"], {})
+    run = front_models._refine._Run(model, [], made["optimizer"], made["scheduler"], {}, {})
     first = {name: copy for name, (_, copy) in run._buffers.items()}
     assert set(first) == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
     model(torch.randn(4, 12))
@@ -311,12 +311,66 @@ def test_checkpoints_of_other_runs_and_damaged_ones(tmp_path: Path) -> None:
     wider = nn.Sequential(nn.Linear(12, 25))
     with pytest.raises(ValueError, match="is of a run with parameters"):
         refine(wider, loader(), task, lam=0.3, steps=20, checkpoint=checkpoint, **parts(wider))
+    for options, message in (
+        ({"regularizer": 0.25}, 'a run with regularizer "SpectralRegularizer(of 4 roles, keep_ratio=0.5, '),
+        ({"clip_grad_norm": 1.0}, "a run with clip_grad_norm None, not 1.0"),
+        ({"lr": 0.2}, "'initial_lr': 0.1"),
+    ):
+        model = make()
+        given: dict[str, Any] = parts(model) | options
+        if "regularizer" in options:
+            given["regularizer"] = SpectralRegularizer(model, keep_ratio=options["regularizer"], reduction="mean")
+        if "lr" in options:
+            given = {"optimizer": torch.optim.SGD(model.parameters(), lr=given.pop("lr"), momentum=0.9)}
+        with pytest.raises(ValueError, match=re.escape(message)):
+            refine(model, loader(), task, lam=0.3, steps=20, checkpoint=checkpoint, **given)
+        assert torch.equal(weights(model), weights(make()))
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is damaged or no checkpoint"):
         trained(checkpoint=checkpoint)
     torch.save({"weights": torch.ones(1)}, checkpoint)
     with pytest.raises(ValueError, match="was not written by refine"):
         trained(checkpoint=checkpoint)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_known_at_once(tmp_path: Path) -> None:
+    model = make()
+    with pytest.raises(FileNotFoundError, match=r"the folder .*runs does not exist"):
+        refine(model, loader(), task, lam=0.3, steps=20, checkpoint=tmp_path / "runs" / "run.pt")
+    assert torch.equal(weights(model), weights(make()))
+
+
+def test_a_scheduler_of_another_optimizer() -> None:
+    model = make()
+    for options in ({"scheduler": parts(model)["scheduler"]}, {**parts(model), "scheduler": parts(model)["scheduler"]}):
+        with pytest.raises(ValueError, match="scheduler: got StepLR of another optimizer than `optimizer`"):
+            refine(model, loader(), task, lam=0.3, steps=20, **options)
+
+
+class Counting(nn.Linear):
+    """With an extra state that is no tensor."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
+def test_modules_with_an_extra_state(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.pt"
+    models = [nn.Sequential(Counting(12, 5)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    refine(models[0], loader(), task, lam=0.3, steps=4, checkpoint=checkpoint)
+    refine(models[1], loader(), task, lam=0.3, steps=4, checkpoint=checkpoint)
+    assert torch.equal(weights(models[0]), weights(models[1]))
+    assert models[1][0].calls == 4
 
 
 def test_a_checkpoint_that_lacks_something_and_other_data(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def spectrum(tensor: Tensor) -> Spectrum:
     shape = matrix_shape(tuple(tensor.shape))
     matrix = tensor.detach().reshape(shape)
     matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
-    energy = front_kernels.dct2(matrix - matrix.mean(dtype=torch.float64).to(matrix.dtype)).square_()
+    energy = front_kernels.dct2(matrix - matrix.mean(dtype=torch.float64).to(matrix.dtype)).square_().cpu()
     # The mean is gone but for rounding; without it the first block would be the only one to hold fewer coefficients.
     energy[0, 0] = 0
     total = float(energy.sum(dtype=torch.float64))
@@ -125,7 +125,7 @@ def plot_energy(
     if not 1 <= len(tensors) <= MAX_PANELS:
         raise ValueError(f"tensors must hold 1 to {MAX_PANELS} tensors, got {len(tensors)}")
     figure = _matplotlib("matplotlib.figure").Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    spectra = {_shortened(name): spectrum(tensors[name]) for name in tensors}
+    spectra = {name: spectrum(tensor) for name, tensor in tensors.items()}
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.12))
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold")
@@ -163,7 +163,7 @@ def _draw_heat_maps(figure: Any, spectra: Mapping[str, Spectrum]) -> None:
         )
         corner = 100 * float(one.share[len(one.share) // 2])
         size = f"{one.shape[0]} × {one.shape[1]}, low corner {corner:.0f} %"
-        axis.set_title(f"{_folded(name)}\n{size}", fontsize=TITLE_SIZE)
+        axis.set_title(f"{_folded(_shortened(name))}\n{size}", fontsize=TITLE_SIZE)
         axis.set_xticks([0, 0.5, 1], ["0", "½", "1"])
         axis.set_yticks([0, 0.5, 1], ["0", "½", "1"] if axis is axes[0] else [])
         axis.plot([0.5, 0.5, 0], [0, 0.5, 0.5], color="black", linewidth=0.8, linestyle=(0, (4, 3)))
@@ -199,7 +199,7 @@ def _draw_curves(figure: Any, spectra: Mapping[str, Spectrum]) -> None:
         share.plot(x, 100 * one.share.numpy(), color=colour, linewidth=1.8)
         seen = one.white > 0
         over = one.share[seen] / one.white[seen]
-        ratio.plot(x[seen.numpy()], over.numpy(), color=colour, linewidth=1.8, label=name)
+        ratio.plot(x[seen.numpy()], over.numpy(), color=colour, linewidth=1.8, label=_shortened(name))
     for axis in (share, ratio):
         axis.set_xlim(0, 1)
         axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from front_models._atomic import atomic_path
+from front_models._atomic import atomic_path, check_output
 from front_models._regularizer import RoleEnergy, SpectralRegularizer
 
 __all__ = ["RefineResult", "refine"]
 
 Schedule = Literal["constant", "linear"] | Callable[[int], float]
-_FORMAT = "front-refine-2"
+_FORMAT = "front-refine-3"
 _KEYS = {"settings", "model", "optimizer", "scheduler", "taken", "random at start", "random", "task_loss", "penalty"}
 _GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
 
@@ -72,11 +72,11 @@ def refine(
         steps: optimizer steps in all, those before the checkpoint included.
         schedule: of lam: "constant"; "linear", times ``(step + 1) / steps``; or a function of the step, from 0.
         optimizer: over the model's parameters; None: AdamW with learning rate 1e-4.
-        scheduler: its `step()` is called after every step of the optimizer.
+        scheduler: of `optimizer`; its `step()` is called after every step of that.
         regularizer: of the model; None: ``SpectralRegularizer(model, keep_ratio=0.5, reduction="mean")``, whose
             penalty is the share of energy outside the lowest half of the frequencies.
         clip_grad_norm: the largest norm of all gradients together; None: not clipped.
-        checkpoint: a file.
+        checkpoint: a file, in a folder that is there.
         progress: False: no bar.
 
     Returns:
@@ -84,14 +84,24 @@ def refine(
 
     Raises:
         TypeError, ValueError: an argument is not allowed; the data end before they have begun; the checkpoint is
-            damaged or of another run.
+            damaged or of another run: other steps, lam, penalty, clipping, parameters, optimizer or scheduler (but of
+            functions it is not known whether they are the same).
+        OSError: the checkpoint cannot be written there.
         FloatingPointError: a loss is not finite. The model is as it was before that step, buffers too.
     """
     _check(lam, steps, schedule, clip_grad_norm, checkpoint_every)
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-4)
+    if scheduler is not None and scheduler.optimizer is not optimizer:
+        raise ValueError(
+            f"scheduler: got {type(scheduler).__name__} of another optimizer than `optimizer`; allowed is one of that"
+        )
     regularizer = regularizer or SpectralRegularizer(model, keep_ratio=0.5, reduction="mean")
-    run = _Run(model, data, optimizer, scheduler, {"lam": float(lam), "schedule": _name(schedule), "steps": steps})
+    first = {"lam": float(lam), "schedule": _name(schedule), "steps": steps}
+    last = {"clip_grad_norm": clip_grad_norm, "regularizer": repr(regularizer)}
+    run = _Run(model, data, optimizer, scheduler, first, last)
     path = None if checkpoint is None else Path(checkpoint)
+    if path is not None:
+        check_output(path, force=True, folder=False)
     if path is not None and path.exists():
         run.load(path)
     modes = [(module, module.training) for module in model.modules()]
@@ -207,15 +217,20 @@ class _Run:
         data: Iterable[Any],
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler | None,
-        settings: dict[str, Any],
+        first: dict[str, Any],
+        last: dict[str, Any],
     ) -> None:
         self.result = RefineResult()
         self._model, self._data, self._optimizer, self._scheduler = model, data, optimizer, scheduler
         self._settings = {
-            **settings,
+            **first,
+            "parameters": {
+                n: list(tensor.shape) for n, tensor in model.state_dict().items() if torch.is_tensor(tensor)
+            },
             "optimizer": type(optimizer).__name__,
+            "hyperparameters": [_hyperparameters(group) for group in optimizer.param_groups],
             "scheduler": type(scheduler).__name__,
-            "parameters": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
+            **last,
         }
         self._batches: Iterator[Any] | None = None
         self._taken = 0  # batches of this pass over the data
@@ -321,6 +336,13 @@ class _Run:
         self._mark()
 
 
+def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
+    """Of a group of parameters, those that no scheduler changes."""
+    scheduled = ("params", "lr", "momentum", "betas") if "initial_lr" in group else ("params",)
+    plain = {n: value.item() if torch.is_tensor(value) else value for n, value in group.items() if n not in scheduled}
+    return {n: value for n, value in plain.items() if isinstance(value, (bool, int, float, str, tuple, type(None)))}
+
+
 @torch.no_grad()
 def _copied(buffer: Tensor, into: Tensor | None) -> Tensor:
     """A copy of a buffer, in the memory of an earlier one where that is alike."""
@@ -331,7 +353,7 @@ def _copied(buffer: Tensor, into: Tensor | None) -> Tensor:
 
 def _short(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _generators(data: object) -> dict[str, torch.Generator]:

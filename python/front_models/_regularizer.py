@@ -128,13 +128,25 @@ class SpectralRegularizer:
             raise TypeError(f"standardize: got {standardize!r}; allowed are True and False")
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction: got {reduction!r}; allowed are 'sum', 'mean'")
-        choice = _check(keep_ratio, k, weighting, decay, depth)
-        self._choice = choice
+        self._choice = _check(keep_ratio, k, weighting, decay, depth)
+        words = check_skip(skip)
+        given: dict[str, object] = {
+            "keep_ratio": keep_ratio,
+            "k": k,
+            "weighting": weighting,
+            "decay": decay,
+            "depth": depth,
+        }
+        given |= {"standardize": standardize, "reduction": reduction, "skip": words}
+        self._given = ", ".join(f"{name}={value!r}" for name, value in given.items())
         self._standardize = standardize
         self._mean = reduction == "mean"
-        self._roles = list(_roles(model, check_skip(skip)))
+        self._roles = list(_roles(model, words))
         if not self._roles:
             raise ValueError("model: it has no parameters of floating point that are not skipped")
+
+    def __repr__(self) -> str:
+        return f"SpectralRegularizer(of {len(self._roles)} roles, {self._given})"
 
     def __call__(self) -> Tensor:
         """The penalty: a scalar, float32, or float64 where a parameter is. Differentiable (of shards: once).
