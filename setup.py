@@ -28,10 +28,12 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name)).parent.resolve()
-        build = Path(self.build_temp).resolve()
-        build.mkdir(parents=True, exist_ok=True)
         # NOTE: setuptools builds an editable install's extensions elsewhere and copies only those back.
         in_place = self.inplace or self.editable_mode
+        # An editable install is repeated, and pip gives each a new folder: what has not changed is not compiled again.
+        kept = ROOT / "build" / f"editable-{sys.implementation.cache_tag}"
+        build = kept if in_place else Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
         cuda = (ROOT / "front_kernels" if in_place else output) / "cuda"
         configure = {
             "CMAKE_BUILD_TYPE": "Debug" if self.debug else "Release",
