@@ -73,7 +73,7 @@ STABLE_TORCH_LIBRARY(front, m) {
   m.def("_cuda_axis(Tensor x, Tensor(a!) out, int direction, int dim, str norm) -> ()");
   m.def("_cuda_force_plan(int[] plan, int[] radices, int fours) -> ()");   // plan.h's plan_of and Fours
   m.def("_cuda_plans_forced() -> int");                                    // how often that was called
-  m.def("_cuda_hardware(int index) -> (int, int, int, int)");              // plan.h's Hardware
+  m.def("_cuda_hardware(int index) -> (int, int, int, int, int)");         // plan.h's Hardware
   m.def("_cuda_image(str name, str source, int architecture) -> Tensor");  // machine code of a kernel, as bytes
 
   m.def("_cpu_empty_cache() -> ()");                // private: frees the retained workspace

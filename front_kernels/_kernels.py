@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import _C, _nvrtc
+from . import _nvrtc
 
 AHEAD = Path(__file__).with_name("cuda")
 
@@ -23,9 +23,11 @@ def headers() -> dict[str, str]:
 
 
 @functools.cache
-def _architectures() -> frozenset[int]:
-    """What the kernels that were compiled ahead are for."""
-    return frozenset(int(a) for a in _C.build_info()["cuda_architectures"].split(",") if a)
+def ahead() -> dict[str, tuple[int, ...]]:
+    """The kernels that were compiled ahead, and what for: not all for all, since plans depend on the device."""
+    listed = AHEAD / "kernels.txt"
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    return {name: tuple(map(int, numbers.split(","))) for name, _, numbers in (line.partition(" ") for line in lines)}
 
 
 def source_of(kernel: str) -> str:
@@ -39,9 +41,8 @@ def image(name: str, source: str, architecture: int) -> bytes:
     Raises:
         RuntimeError: it was not compiled ahead for this architecture, and there is no NVRTC, or NVRTC fails.
     """
-    ahead = AHEAD / f"{name}.fatbin"
-    if architecture in _architectures() and ahead.exists():
-        return ahead.read_bytes()
+    if _nvrtc.runs_on(architecture, ahead().get(name, ())) is not None:
+        return (AHEAD / f"{name}.fatbin").read_bytes()
     return _nvrtc.compiled(source_of(source), name, headers(), architecture)
 
 

@@ -16,7 +16,7 @@ import os
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -83,25 +83,28 @@ class Nvrtc:
     def compile(
         self, source: str, name: str, headers: Mapping[str, str], arch: int, options: Sequence[str] = ()
     ) -> bytes:
-        """The cubin of `source` for sm_<arch>.
+        """The cubin of `source` for sm_<arch>, or for the next lower architecture of its generation that is known.
 
         Args:
             source: CUDA C++17. What is not marked otherwise is device code. There is no header search path.
             name: of the kernel, for messages and the log: "dct_crop.cu".
             headers: text of each header under the very words that #include has, whichever file includes it.
-            arch: one of `architectures`.
+            arch: a compute capability: 90 is that of sm_90.
             options: more of NVRTC's options. The defaults have no fast-math; multiply-adds are fused, as nvcc does it.
 
         Raises:
-            ValueError: arch is not one of `architectures`, or a text has a NUL character.
+            ValueError: no machine code can be made for arch, or a text has a NUL character.
             RuntimeError: it does not compile; the message has NVRTC's log.
         """
-        if arch not in self.architectures:
+        target = runs_on(arch, self.architectures) if isinstance(arch, int) else None
+        if target is None:
             allowed = ", ".join(map(str, self.architectures))
-            raise ValueError(f"arch must be one of {allowed} ({self._title()}), got {arch!r}")
+            raise ValueError(
+                f"arch must be one of {allowed} ({self._title()}), or a later one of the same generation, got {arch!r}"
+            )
         texts = [_encoded(f"headers[{key!r}]", text) for key, text in headers.items()]
         keys = [_encoded("headers' name", key) for key in headers]
-        flags = [_encoded("options", option) for option in (*OPTIONS, f"--gpu-architecture=sm_{arch}", *options)]
+        flags = [_encoded("options", option) for option in (*OPTIONS, f"--gpu-architecture=sm_{target}", *options)]
         program = ctypes.c_void_p()
         self._call(
             "nvrtcCreateProgram",
@@ -116,7 +119,9 @@ class Nvrtc:
             result = self._library.nvrtcCompileProgram(program, len(flags), _strings(flags))
             if result != 0:
                 log = _shortened(self._bytes("nvrtcGetProgramLog", program).rstrip(b"\0").decode(errors="replace"))
-                raise RuntimeError(f"{self._title()} cannot compile {name} for sm_{arch}: {self._error(result)}\n{log}")
+                raise RuntimeError(
+                    f"{self._title()} cannot compile {name} for sm_{target}: {self._error(result)}\n{log}"
+                )
             return self._bytes("nvrtcGetCUBIN", program)
         finally:
             self._library.nvrtcDestroyProgram(ctypes.byref(program))
@@ -148,6 +153,12 @@ class Nvrtc:
         data = ctypes.create_string_buffer(size.value)
         self._call(function, program, data)
         return data.raw
+
+
+def runs_on(arch: int, known: Iterable[int]) -> int | None:
+    """The best of the known architectures whose machine code runs on sm_<arch>: its own, or an earlier one of the same
+    generation (8.0 code on 8.9); None: there is none."""
+    return max((each for each in known if each // 10 == arch // 10 and each <= arch), default=None)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from emulate import H200
 from front_kernels import _C
 
 A100 = [108, 163 << 10, 164 << 10]
-RTX4090 = [128, 99 << 10, 100 << 10]
+RTX4090 = [128, 99 << 10, 100 << 10, 0, 1536]
 B200 = [148, 227 << 10, 228 << 10, 48]
 REGISTERS = 65536
 MANY = 8192  # lanes
@@ -69,6 +69,7 @@ def test_plans_fit_the_device(hardware, real_bytes, fours):
                 blocks, warps = p["blocks_per_multiprocessor"], -(-p["threads"] // 32)
                 assert blocks * (p["shared_bytes"] + 1024) <= hardware[2]
                 assert blocks * warps * 32 * p["registers"] <= REGISTERS
+                assert blocks * warps * 32 <= (hardware[4] if len(hardware) > 4 else 2048)
     assert native > 500
 
 

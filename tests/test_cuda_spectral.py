@@ -194,6 +194,19 @@ def listed(xs, grads, ks, *, apart=True, scale=1.0, seed=0):
     return losses, emulated(make, losses, xs, grads, seed)
 
 
+@pytest.mark.parametrize(("count", "size", "kept"), [(16, (256, 18944), (8, 9472)), (16, (64, 13824), (64, 13824))])
+def test_many_that_one_by_one_fit_shared_memory_are_taken_so(count, size, kept):
+    """Plans for many rows take more rows per block."""
+    matrix = (*size, *kept), (size[1], 1, size[1], 1), (F32, F32, F32), 1 << 40, 1 << 41
+
+    def launches(number: int) -> list[str]:
+        found, _ = _C.cuda_spectral_list_launches([matrix] * number, True, (0.0, 0.0), True, 1.0, 0, 0, H200)
+        assert all(launch["shared_bytes"] <= H200[1] for launch in found)
+        return [launch["name"] for launch in found]
+
+    assert launches(count) == launches(1) * count
+
+
 def assert_exact(xs, grads, ks, losses, limit=1e-5) -> None:
     """Gradients of 0.5 times the loss on top of ones; losses in any order."""
     values = []

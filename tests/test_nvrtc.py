@@ -143,9 +143,22 @@ def test_a_long_log_keeps_its_beginning(nvrtc: Nvrtc) -> None:
     assert int(left_out) > 60 * 500 - _nvrtc.LOG_LIMIT
 
 
-@pytest.mark.parametrize("arch", [91, 0, -90, "90", None])
+@pytest.mark.parametrize(
+    ("arch", "expected"),
+    [(80, 80), (86, 80), (89, 80), (90, 90), (75, None), (103, 100), (110, None), (120, 120), (121, 120), (70, None)],
+)
+def test_code_of_an_earlier_architecture_of_the_same_generation_runs(arch: int, expected: int | None) -> None:
+    assert _nvrtc.runs_on(arch, (80, 90, 100, 120)) == expected
+
+
+def test_an_architecture_that_is_not_known_gets_code_that_runs_on_it(nvrtc: Nvrtc, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(nvrtc, "architectures", (80, 90))
+    assert nvrtc.compile(KERNEL, "scale.cu", HEADERS, 89) == nvrtc.compile(KERNEL, "scale.cu", HEADERS, 80)
+
+
+@pytest.mark.parametrize("arch", [71, 0, -90, "90", None])
 def test_an_architecture_that_is_not_supported(arch: Any) -> None:
-    allowed = r"one of .*\b80, .*\b90\b.*\(NVRTC \d+\.\d+\)"
+    allowed = r"one of .*\b80, .*\b90\b.*\(NVRTC \d+\.\d+\), or a later one of the same generation"
     with pytest.raises(ValueError, match=f"^arch must be {allowed}, got {arch!r}$"):
         scale(arch=arch)
 

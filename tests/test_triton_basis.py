@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +22,26 @@ def test_bases_are_kept_up_to_a_limit(monkeypatch):
     keys = [basis.Key(64, k, False, "ortho", torch.float32, 1, False) for k in (16, 32, 64)]
     first = cache.get(keys[0], CPU)
     assert cache.get(keys[0], CPU) is first
-    monkeypatch.setattr(basis, "CACHE_BYTES", 4 * 64 * (32 + 64) + 1)
+    monkeypatch.setattr(basis, "_limit", lambda device: 4 * 64 * (32 + 64) + 1)
     for key in keys[1:]:
         cache.get(key, CPU)
     assert cache.nbytes == 4 * 64 * (32 + 64)
     assert cache.get(keys[0], CPU) is not first
     cache.clear()
     assert cache.nbytes == 0
+
+
+def test_a_devices_bases_drop_no_others(monkeypatch):
+    monkeypatch.setattr(basis, "_limit", lambda device: 0)
+    monkeypatch.setattr(basis, "_build_apart", lambda key, device: torch.zeros(key.shape))
+    cache = basis.Cache()
+    keys = [basis.Key(64, k, False, "ortho", torch.float32, 1, False) for k in (16, 32, 64)]
+    meta = torch.device("meta")
+    kept = cache.get(keys[0], meta)
+    for key in keys:
+        cache.get(key, CPU)
+    assert cache.get(keys[0], meta) is kept
+    assert cache.nbytes == 4 * 64 * (16 + 32 + 64)  # of the CPU's the last two
 
 
 def test_bases_and_cuda_graphs(monkeypatch):
@@ -108,7 +122,10 @@ def test_a_basis_for_a_gpu_is_built_by_another_thread_on_its_own_stream(monkeypa
         return torch.zeros(1, 1, 16, 16)
 
     monkeypatch.setattr(basis, "build", build)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    made = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda index: made.append(index) or stream)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(basis, "_build_stream", functools.cache(basis._build_stream.__wrapped__))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     cuda = torch.device("cuda", 0)
@@ -116,6 +133,7 @@ def test_a_basis_for_a_gpu_is_built_by_another_thread_on_its_own_stream(monkeypa
     assert (seen, stream.waited) == (["front: DCT basis"], 1)
     with pytest.raises(ValueError, match="no memory"):
         basis._build_apart(basis.Key(16, 1, False, "ortho", torch.float32, 1, False), cuda)
+    assert made == [0]  # one stream for all
 
 
 def test_a_basis_is_recorded_once_on_every_stream_that_reads_it(monkeypatch):

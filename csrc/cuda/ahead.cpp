@@ -1,4 +1,5 @@
-// Build tool: writes the kernels that are compiled ahead, one file each, and the ninja file that compiles them.
+// Build tool: writes the kernels that are compiled ahead, one file each, the ninja file that compiles them, and a list
+// of them with their architectures, for front_kernels/_kernels.py.
 //   front_ahead SOURCES FOLDER NVCC HEADERS ARCHITECTURES     e.g. ARCHITECTURES = 80,90
 // The headers of the device code are copied beside them, for NVRTC, which compiles what is not in this list when it is
 // first needed.
@@ -87,7 +88,7 @@ int main(int argc, char** argv) {
   std::filesystem::create_directories(source_folder);
   std::filesystem::create_directories(folder);
   struct Ahead {
-    std::string source, flags;
+    std::string source, flags, architectures;
   };
   std::map<std::string, Ahead> kernels;
   std::stringstream architectures(argv[5]);
@@ -95,6 +96,7 @@ int main(int argc, char** argv) {
     for (const auto& [name, source] : sources(cuda::hardware_for(std::stoll(a)))) {
       kernels[name].source = source;
       kernels[name].flags += " -gencode arch=compute_" + a + ",code=sm_" + a;
+      kernels[name].architectures += (kernels[name].architectures.empty() ? "" : ",") + a;
     }
   std::ostringstream ninja;
   ninja << "rule nvcc\n  command = " << argv[3] << " -std=c++17 -fatbin -Xptxas -v -I" << headers.string()
@@ -112,9 +114,12 @@ int main(int argc, char** argv) {
   }
   for (const auto& old : std::filesystem::directory_iterator(folder)) {  // kernels of earlier plans
     const std::string name = old.path().filename().string();
-    if (old.path().extension() != ".h" && !kernels.count(name.substr(0, name.find('.'))))
+    if (old.path().extension() != ".h" && name != "kernels.txt" && !kernels.count(name.substr(0, name.find('.'))))
       std::filesystem::remove(old.path());
   }
+  std::ostringstream list;
+  for (const auto& [name, kernel] : kernels) list << name << ' ' << kernel.architectures << '\n';
+  write(folder / "kernels.txt", list.str());
   write(source_folder / "build.ninja", ninja.str());
   std::cout << kernels.size() << " kernels\n";
 }

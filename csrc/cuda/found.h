@@ -121,9 +121,17 @@ class FoundLarge {
 };
 
 constexpr int64_t kManyLanes = 64;       // per multiprocessor: more of them change no plan
-using AxisKey = std::array<int64_t, 8>;  // length, share, bytes, lanes, hardware
+using AxisKey = std::array<int64_t, 9>;  // length, share, bytes, lanes, hardware
 inline AxisKey axis_key(int64_t n, int64_t share, int64_t bytes, int64_t lanes, const Hardware& h) {
-  return {n, share, bytes, lanes, h.multiprocessors, h.shared_per_block, h.shared_per_multiprocessor, h.more_registers};
+  return {n,
+          share,
+          bytes,
+          lanes,
+          h.multiprocessors,
+          h.shared_per_block,
+          h.shared_per_multiprocessor,
+          h.more_registers,
+          h.threads_per_multiprocessor};
 }
 
 // Plans that stand in for the planner's, by (length, share, bytes, what lies in fours), on any hardware: for measuring

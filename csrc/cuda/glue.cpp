@@ -88,7 +88,8 @@ class Device {
       throw std::runtime_error(message.str());
     }
     hardware_ = {attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-                 attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor), hardware_for(architecture_).more_registers};
+                 attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor), hardware_for(architecture_).more_registers,
+                 attribute(cudaDevAttrMaxThreadsPerMultiProcessor)};
   }
 
   const void* table(const Table& key) {
@@ -116,10 +117,13 @@ class Device {
       std::lock_guard<std::mutex> lock(mutex_);
       if (const auto found = kernels_.find(l.kernel); found != kernels_.end())
         return reinterpret_cast<const void*>(found->second);
+      // Plans for other lanes, or another number of coefficients, have kernels of their own that are the same code.
+      if (const auto loaded = loaded_.find(l.kernel->name); loaded != loaded_.end())
+        return reinterpret_cast<const void*>(kernels_[l.kernel] = loaded->second);
     }
     const Tensor image = kernel_image(*l.kernel);
     std::lock_guard<std::mutex> lock(mutex_);
-    cudaKernel_t& kept = kernels_[l.kernel];
+    cudaKernel_t& kept = loaded_[l.kernel->name];
     if (!kept) {
       const OutsideOfCapture outside;
       cudaLibrary_t library = nullptr;
@@ -138,7 +142,7 @@ class Device {
         throw;
       }
     }
-    return reinterpret_cast<const void*>(kept);
+    return reinterpret_cast<const void*>(kernels_[l.kernel] = kept);
   }
 
   // What shared memory the blocks of a multiprocessor leave is first-level cache, which holds the tables: no more is
@@ -174,6 +178,7 @@ class Device {
   Hardware hardware_;
   std::mutex mutex_;
   std::map<Table, void*> tables_;
+  std::map<std::string, cudaKernel_t> loaded_;  // by name, which tells the source
   std::map<const Kernel*, cudaKernel_t> kernels_;
 };
 
@@ -194,9 +199,10 @@ void run(const Tensor& x, Make make) {
   for (Launch& l : launches) device.launch(l, stream);
 }
 
-std::tuple<int64_t, int64_t, int64_t, int64_t> hardware(int64_t index) {
+std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t> hardware(int64_t index) {
   const Hardware& h = Device::get(static_cast<int32_t>(index)).hardware();
-  return {h.multiprocessors, h.shared_per_block, h.shared_per_multiprocessor, h.more_registers};
+  return {h.multiprocessors, h.shared_per_block, h.shared_per_multiprocessor, h.more_registers,
+          h.threads_per_multiprocessor};
 }
 
 void force_plan(std::vector<int64_t> plan, std::vector<int64_t> radices, int64_t fours) {
@@ -247,7 +253,7 @@ bool spectral_fits(std::vector<int64_t> sizes, std::vector<int64_t> strides, std
       sizes.at(0),   sizes.at(1),   sizes.at(2), sizes.at(3), type(0), type(1), type(2), strides.at(0), strides.at(1),
       strides.at(0), strides.at(1), &x,          nullptr,     1,       0,       0,       true,          1,
       nullptr,       nullptr};
-  const Hardware device{hardware.at(0), hardware.at(1), hardware.at(2), hardware.size() > 3 ? hardware[3] : 0};
+  const Hardware device = hardware_of(hardware);
   return !spectral_launches(matrices, device, nullptr, &bytes).empty();
 }
 

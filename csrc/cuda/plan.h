@@ -19,14 +19,26 @@ struct Hardware {
   int64_t multiprocessors = 132;
   int64_t shared_per_block = 227 << 10, shared_per_multiprocessor = 228 << 10;
   int64_t more_registers = 0;  // that its compiler needs than sm_90's
+  int64_t threads_per_multiprocessor = 2048;
 };
+
+// Its numbers in that order, the first three at least.
+inline Hardware hardware_of(const std::vector<int64_t>& numbers) {
+  if (numbers.size() < 3 || numbers.size() > 5)
+    throw std::invalid_argument("hardware must have 3 to 5 numbers, got " + std::to_string(numbers.size()));
+  Hardware h{numbers[0], numbers[1], numbers[2]};
+  if (numbers.size() > 3) h.more_registers = numbers[3];
+  if (numbers.size() > 4) h.threads_per_multiprocessor = numbers[4];
+  return h;
+}
 
 // What kernels are compiled ahead for, by compute capability.
 inline Hardware hardware_for(int64_t architecture) {
+  if (architecture >= 120) return {84, 99 << 10, 100 << 10, 48, 1536};
   if (architecture >= 100) return {148, 227 << 10, 228 << 10, 48};
   if (architecture == 90) return {};
-  if (architecture == 80) return {108, 163 << 10, 164 << 10, 0};
-  return {84, 99 << 10, 100 << 10, 0};
+  if (architecture == 80) return {108, 163 << 10, 164 << 10};
+  return {84, 99 << 10, 100 << 10, 0, 1536};
 }
 
 // What lies in fours of the intermediate of two passes (args.h): nothing, the lanes of the coefficients (the pass along
@@ -63,7 +75,7 @@ struct AxisPlan {
 
 namespace plan_detail {
 
-constexpr int64_t kThreads = 1024, kRegisters = 65536, kThreadsPerMultiprocessor = 2048, kReservedShared = 1 << 10;
+constexpr int64_t kThreads = 1024, kRegisters = 65536, kReservedShared = 1 << 10;
 constexpr int64_t kMostRegisters = 232;  // of 255: room for addresses
 
 // Radices: at the ends of the transform two butterflies are in registers at once, in the middle one or more.
@@ -259,7 +271,7 @@ inline std::vector<int64_t> lane_counts(int64_t real_bytes) {
 inline int64_t resident_blocks(int64_t threads, int64_t registers, int64_t shared, const Hardware& h) {
   const int64_t per_warp = (registers * 32 + 255) / 256 * 256;
   const int64_t warps = (threads + 31) / 32;
-  return std::min({kRegisters / (per_warp * warps), kThreadsPerMultiprocessor / (warps * 32),
+  return std::min({kRegisters / (per_warp * warps), h.threads_per_multiprocessor / (warps * 32),
                    h.shared_per_multiprocessor / (shared + kReservedShared), int64_t{32}});
 }
 

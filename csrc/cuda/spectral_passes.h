@@ -166,31 +166,37 @@ inline std::vector<Launch> spectral_list_launches(const std::vector<SpectralMatr
   for (const Group& group : groups) {
     const SpectralMatrix& g = group.like;
     const auto count = static_cast<int64_t>(group.xs.size());
-    int64_t bytes = 0;
-    std::vector<Launch> own = spectral_launches({g.m,
-                                                 g.n,
-                                                 g.k0,
-                                                 g.k1,
-                                                 g.x_type,
-                                                 g.compute_type,
-                                                 g.grad_type,
-                                                 g.x_row,
-                                                 g.x_column,
-                                                 g.grad_row,
-                                                 g.grad_column,
-                                                 group.xs.data(),
-                                                 group.grads.empty() ? nullptr : group.grads.data(),
-                                                 count,
-                                                 options.decay0,
-                                                 options.decay1,
-                                                 options.standardize,
-                                                 options.scale,
-                                                 options.scale_at,
-                                                 losses},
-                                                hardware, workspace, &bytes);
-    if (own.empty()) throw std::runtime_error("front: a row does not fit shared memory");
-    for (Launch& l : own) launches.push_back(std::move(l));
-    *workspace_bytes = std::max(*workspace_bytes, bytes);
+    const auto add = [&](int64_t begin, int64_t number) {
+      int64_t bytes = 0;
+      std::vector<Launch> own = spectral_launches({g.m,
+                                                   g.n,
+                                                   g.k0,
+                                                   g.k1,
+                                                   g.x_type,
+                                                   g.compute_type,
+                                                   g.grad_type,
+                                                   g.x_row,
+                                                   g.x_column,
+                                                   g.grad_row,
+                                                   g.grad_column,
+                                                   group.xs.data() + begin,
+                                                   group.grads.empty() ? nullptr : group.grads.data() + begin,
+                                                   number,
+                                                   options.decay0,
+                                                   options.decay1,
+                                                   options.standardize,
+                                                   options.scale,
+                                                   options.scale_at,
+                                                   losses + begin},
+                                                  hardware, workspace, &bytes);
+      for (Launch& l : own) launches.push_back(std::move(l));
+      *workspace_bytes = std::max(*workspace_bytes, bytes);
+      return !own.empty();
+    };
+    // Plans for many rows take more of them per block, whose sums may be too much for shared memory.
+    if (!add(0, count))
+      for (int64_t i = 0; i < count; ++i)
+        if (!add(i, 1)) throw std::runtime_error("front: a row does not fit shared memory");
     losses += count;
   }
   return launches;

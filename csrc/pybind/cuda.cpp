@@ -14,11 +14,6 @@ using namespace front;
 
 namespace {
 
-cuda::Hardware hardware_of(const std::vector<int64_t>& h) {
-  if (h.size() < 3 || h.size() > 4) throw py::value_error("hardware must have 3 or 4 numbers");
-  return {h[0], h[1], h[2], h.size() > 3 ? h[3] : 0};
-}
-
 py::bytes table_bytes(const cuda::Table& table) {
   const std::vector<char> bytes = table.build();
   return {bytes.data(), bytes.size()};
@@ -54,7 +49,7 @@ void bind_cuda(py::module_& m) {
       "cuda_axis_plan",
       [](int64_t n, int64_t kept, int64_t real_bytes, int64_t lanes, const std::vector<int64_t>& hardware, int fours) {
         const cuda::AxisPlan p =
-            cuda::plan_axis(n, kept, real_bytes, lanes, cuda::fours_of(fours), hardware_of(hardware));
+            cuda::plan_axis(n, kept, real_bytes, lanes, cuda::fours_of(fours), cuda::hardware_of(hardware));
         py::dict d;
         d["n"] = p.n;
         d["radices"] = p.radices;
@@ -101,7 +96,7 @@ void bind_cuda(py::module_& m) {
       "cuda_large_plan",
       [](int64_t n, int64_t real_bytes, const std::vector<int64_t>& hardware) {
         cuda::passes_detail::check_large(n);
-        const cuda::LargePlan p = cuda::plan_large(n, real_bytes, hardware_of(hardware));
+        const cuda::LargePlan p = cuda::plan_large(n, real_bytes, cuda::hardware_of(hardware));
         cuda::passes_detail::check_steps(p);
         py::dict d;
         d["rows"] = p.rows();
@@ -139,7 +134,8 @@ void bind_cuda(py::module_& m) {
         x.in = ins.data(), x.out = outs.data(), x.count = static_cast<int64_t>(ins.size());
         for (const auto& b : batch) x.batch[x.batch_dims++] = {b[0], b[1], b[2]};
         int64_t bytes = 0;
-        const auto all = cuda::matrix_launches(x, hardware_of(hardware), reinterpret_cast<char*>(workspace), &bytes);
+        const auto all =
+            cuda::matrix_launches(x, cuda::hardware_of(hardware), reinterpret_cast<char*>(workspace), &bytes);
         return launches(all, bytes);
       },
       py::arg("direction"), py::arg("sizes"), py::arg("strides"), py::arg("types"), py::arg("norm"), py::arg("ins"),
@@ -160,7 +156,7 @@ void bind_cuda(py::module_& m) {
         x.in_type = static_cast<DType>(types[0]), x.out_type = static_cast<DType>(types[2]);
         for (const auto& l : lanes) x.lanes[x.lane_dims++] = {l[0], l[1], l[2]};
         int64_t bytes = 0;
-        const auto all = cuda::axis_launches(x, size_of(static_cast<DType>(types[1])), hardware_of(hardware),
+        const auto all = cuda::axis_launches(x, size_of(static_cast<DType>(types[1])), cuda::hardware_of(hardware),
                                              reinterpret_cast<char*>(workspace), &bytes);
         return launches(all, bytes);
       },
@@ -190,7 +186,8 @@ void bind_cuda(py::module_& m) {
         x.scale_at = reinterpret_cast<const double*>(scale_at);
         x.losses = reinterpret_cast<double*>(losses);
         int64_t bytes = 0;
-        const auto all = cuda::spectral_launches(x, hardware_of(hardware), reinterpret_cast<char*>(workspace), &bytes);
+        const auto all =
+            cuda::spectral_launches(x, cuda::hardware_of(hardware), reinterpret_cast<char*>(workspace), &bytes);
         return launches(all, bytes);
       },
       py::arg("sizes"), py::arg("strides"), py::arg("types"), py::arg("xs"), py::arg("grads"), py::arg("decay"),
@@ -213,7 +210,7 @@ void bind_cuda(py::module_& m) {
                           reinterpret_cast<const void*>(x), reinterpret_cast<void*>(grad)});
         int64_t bytes = 0;
         const auto all = cuda::spectral_list_launches(list, apart, {decay[0], decay[1], standardize, scale, nullptr},
-                                                      reinterpret_cast<double*>(losses), hardware_of(hardware),
+                                                      reinterpret_cast<double*>(losses), cuda::hardware_of(hardware),
                                                       reinterpret_cast<char*>(workspace), &bytes);
         return launches(all, bytes);
       },

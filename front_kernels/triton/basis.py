@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections import OrderedDict
@@ -15,7 +16,7 @@ from . import moments
 __all__ = ["CACHE_BYTES", "Key", "Moments", "build", "cache", "get", "padded"]
 
 CACHE_BYTES = 256 << 20
-"""What bases may take on all devices together, besides those that CUDA graphs have captured."""
+"""What bases may take on a device, or 2 % of its memory if that is more; those captured in CUDA graphs come on top."""
 
 _WORKING_ELEMENTS = 1 << 24  # float64 elements formed at a time while building: 128 MiB
 
@@ -197,7 +198,7 @@ def _build_apart(key: Key | Moments, device: torch.device) -> Tensor:
     def work() -> None:
         try:
             with torch.cuda.device(device), torch.no_grad():
-                stream = torch.cuda.Stream()
+                stream = _build_stream(torch.cuda.current_device())
                 with torch.cuda.stream(stream):
                     data = build(key, device)
                 stream.synchronize()
@@ -211,6 +212,19 @@ def _build_apart(key: Key | Moments, device: torch.device) -> Tensor:
     if isinstance(found[0], BaseException):
         raise found[0]
     return found[0]
+
+
+@functools.cache
+def _build_stream(index: int) -> torch.cuda.Stream:
+    # One for all bases: the allocator keeps what a stream has freed for that stream.
+    return torch.cuda.Stream(index)
+
+
+@functools.cache
+def _limit(device: torch.device) -> int:
+    if device.type != "cuda":
+        return CACHE_BYTES
+    return max(CACHE_BYTES, torch.cuda.get_device_properties(device).total_memory // 50)
 
 
 def _current_stream(device: torch.device) -> int:
@@ -278,10 +292,12 @@ class Cache:
             entry = _Entry(_build_apart(key, device))
             with self._lock:
                 self._found[at] = entry
-                total = sum(each.data.nbytes for each in self._found.values())
                 # The two of one matrix stay, whatever they take: else every call would build both anew.
-                while total > CACHE_BYTES and len(self._found) > 2:
-                    total -= self._found.popitem(last=False)[1].data.nbytes
+                oldest = [each for each in self._found if each[1] == device]
+                total = sum(self._found[each].data.nbytes for each in oldest)
+                for each in oldest[:-2]:
+                    if total > _limit(device):
+                        total -= self._found.pop(each).data.nbytes
                 return entry.used()
 
     def _look(self, at: tuple[Key | Moments, torch.device], capturing: bool) -> Tensor | None:
