@@ -1,7 +1,8 @@
 """The ledger's newest runs into README.md's table and docs/cpu.png: `make bench-report`.
 
 Of each instruction set the newest run that has every case of ledger.CASES, a run being the rows of one machine and
-commit; it may go past midnight. What was measured again within a run counts as measured last.
+commit, and that of the machine before it; it may go past midnight. What was measured again within a run counts as
+measured last.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ OTHERS = {  # columns of the second table: kind of row, its ratio
     "avx2": (ISAS, "times_avx2"),
     "generic": (ISAS, "times_generic"),
 }
+MACHINES = 2  # of each instruction set
 Run = dict[tuple[str, str], Row]  # by kind and case
 
 
@@ -35,7 +37,7 @@ def kind(row: Row) -> str:
 
 
 def newest(rows: list[Row]) -> list[Run]:
-    """The newest complete run of each instruction set that has one, best instruction set first."""
+    """Of each instruction set the newest complete runs of the machines measured last; best instruction set first."""
     runs: dict[tuple[str, ...], Run] = {}
     for row in rows:
         identity = tuple(row[column] for column in RUN)
@@ -43,8 +45,14 @@ def newest(rows: list[Row]) -> list[Run]:
         run[kind(row), "{direction} {size}:{kept}".format(**row)] = row
         runs[identity] = run  # in the order of their last rows
     complete = [run for run in runs.values() if all((PEERS, str(case)) in run for case in CASES)]
-    last = {first(run)["isa"]: run for run in complete}
-    return [last[isa] for isa in ("avx512", "avx2", "generic") if isa in last]
+    found: list[Run] = []
+    for isa in ("avx512", "avx2", "generic"):
+        own: dict[str, Run] = {}
+        for run in reversed(complete):
+            if first(run)["isa"] == isa:
+                own.setdefault(first(run)["cpu"], run)
+        found += list(own.values())[:MACHINES]
+    return found
 
 
 def first(run: Run) -> Row:
