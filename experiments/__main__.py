@@ -57,7 +57,10 @@ def main(
             SETS[name], out / "proof.csv", cache, processes, only=wanted,
             device=device, workers=workers, stack=stack or (32 if device == "cuda" else 1), until=until, say=click.echo,
         )  # fmt: skip
+    late = time.monotonic() >= until
     click.echo("done" if done else "not all is done; the same command goes on")
+    if not done and not late:
+        raise click.ClickException("some failed: see above")
     if check and (wrong := broken(measures.comparable(ledger.read(out / "proof.csv")), SEEDS)):
         raise click.ClickException("\n".join(wrong))
 

@@ -23,7 +23,8 @@ class Measured:
     first, last, area: the loss before any step, after the last, and its mean over the steps.
     steps: how many it took to the random start's last loss; None where it was not reached.
     step_ratio, flop_ratio: what the random start took, divided by what this one took, with its own preparation.
-    usual_steps, usual_ratio: those of steps beside USUAL, whichever random start is the reference.
+    usual_steps, usual_ratio: those of steps beside USUAL, whichever random start is the reference; `against_usual`:
+        whether that one learnt anything with this seed.
     equal: the loss where as much was spent as on the random start's whole training, preparation included.
     """
 
@@ -39,6 +40,7 @@ class Measured:
     flop_ratio: float | None
     usual_steps: int | None
     usual_ratio: float | None
+    against_usual: bool
     equal: float
 
 
@@ -133,7 +135,8 @@ def measured(rows: Sequence[Row], task: str, relation: str, rates: Iterable[floa
         return "", []
     reference = min(randoms, key=lambda start: mean([last_of(curve) for curve in randoms[start]]))
     goals = {row["seed"]: curve for row in chosen[reference] if math.isfinite(last_of(curve := curve_of(row)))}
-    usual = {row["seed"]: curve_of(row) for row in chosen.get(USUAL, [])}
+    # One that ends no lower than it began learnt nothing: its loss is no goal.
+    usual = {row["seed"]: curve for row in chosen.get(USUAL, []) if reached(curve := curve_of(row), last_of(curve))}
     return reference, [
         _measure(row, goals[row["seed"]], usual.get(row["seed"]))
         for found in chosen.values()
@@ -145,7 +148,8 @@ def measured(rows: Sequence[Row], task: str, relation: str, rates: Iterable[floa
 @dataclass(frozen=True)
 class Summary:
     """One start of one target over its seeds; `share` is of the random start's floating-point operations, infinite
-    where a seed did not get to its last loss, `usual` the ratio of steps beside USUAL, 0 where it did not."""
+    where a seed did not get to its last loss, `usual` the ratio of steps beside USUAL, 0 where it did not, of the seeds
+    with which that one learnt anything."""
 
     start: str
     lr: float
@@ -169,8 +173,9 @@ def summaries(runs: Sequence[Measured]) -> dict[str, Summary]:
         result[start] = Summary(
             start, own[0].lr, len(own), [run.first for run in own], [run.last for run in own],
             [run.area for run in own], [run.equal for run in own], [run.steps for run in own],
-            [run.step_ratio or 0.0 for run in own], mean(shares), [run.usual_steps for run in own],
-            [run.usual_ratio or 0.0 for run in own],
+            [run.step_ratio or 0.0 for run in own], mean(shares),
+            [run.usual_steps for run in own if run.against_usual],
+            [run.usual_ratio or 0.0 for run in own if run.against_usual],
         )  # fmt: skip
     return result
 
@@ -203,9 +208,10 @@ def _measure(row: Row, random: Curve, usual: Curve | None) -> Measured:
         area=area(curve),
         steps=steps,
         step_ratio=step_ratio,
-        flop_ratio=None if spent is None else needed * per_step / max(FIRST_STEP * per_step, spent),
+        flop_ratio=None if spent is None else max(FIRST_STEP, needed) * per_step / max(FIRST_STEP * per_step, spent),
         usual_steps=usual_steps,
         usual_ratio=usual_ratio,
+        against_usual=usual is not None,
         equal=at(curve, last_step - other / per_step),
     )
 

@@ -63,7 +63,7 @@ Losses are of a fixed validation set, every 5 steps up to 50, then every 10.
   in every seed.
 - *times faster*: the reference's own steps to that loss by these, mean and range over seeds; less than 5 steps count
   as 5; "≥": it begins at or below that loss.
-- *than random*: the same beside "random", which may not be the reference.
+- *than random*: the same beside "random", which may not be the reference, but for seeds with which it learnt nothing.
 - *FLOPs*: spent until then, of the reference's. A step is 6 x matrix elements x tokens, and 12 x context x width per
   layer and token for attention. {counted}Not counted: the source's own
   training, transforms.
@@ -176,7 +176,7 @@ def cells(summary: Summary) -> list[str]:
     return [
         summary.start, str(summary.seeds), f"{summary.lr:g}", f"{mean(summary.first):.3f}",
         f"{statistics.median(steps):.0f}" if whole else "-", times(summary),
-        at_once(summary.usual_steps) + ratios(summary.usual) if all(summary.usual) else "-",
+        at_once(summary.usual_steps) + ratios(summary.usual) if summary.usual and all(summary.usual) else "-",
         f"{100 * summary.share:.0f} %" if whole else "-", spread(summary.area), equal,
     ]  # fmt: skip
 
@@ -203,7 +203,8 @@ def winners(found: Found) -> str:
         for group in ("the paper's recipe", "a variant of the paper's", "FRONT+", "aligned", "rivals"):
             each = group_best(starts, GROUPS[group])
             named = "" if each is None or group == "the paper's recipe" else f"{each.start}: "
-            row.append("" if each is None else f"{named}{times(each)}")
+            more = f", {100 * each.share:.0f} % of the FLOPs" if each is not None and 1 < each.share < math.inf else ""
+            row.append("" if each is None else f"{named}{times(each)}{more}")
         rows.append(row)
     return table(("target", "least FLOPs", "paper", "its best variant", "FRONT+", "aligned", "best rival"), rows)
 
@@ -285,18 +286,22 @@ def better_rates(rows: Sequence[Row], task: str, relation: str, starts: dict[str
 
 
 def machines(rows: Sequence[Row]) -> str:
-    """Of what the tables are, and how many rows are in none because they are of other data or of another source."""
+    """Of what the tables are, with the number of rows of each target, and how many rows are in none because they are of
+    other data or of another source."""
     kept = comparable(rows)
-    targets: dict[tuple[str, str], dict[str, None]] = {}
+    targets: dict[tuple[str, str], Counter[str]] = {}
     for row in kept:
-        if row["task"] in FULL and row["start"] in RANDOM:
+        if row["task"] in FULL:
             where = (
                 f"{row['device']}, Python {row['python']}, torch {row['torch']}, commit {row['commit']}, "
                 f"{row['date']}; data {row['data'] or 'not recorded'}; source {row['source']}, {row['origin']}, loss "
                 f"{row['source loss']}, accuracy {row['source accuracy']}"
             )
-            targets.setdefault((row["task"], where), {})[row["relation"]] = None
-    lines = [f"- {task} ({'; '.join(relations)}): {where}" for (task, where), relations in targets.items()]
+            targets.setdefault((row["task"], where), Counter())[row["relation"]] += 1
+    lines = [
+        f"- {task} ({', '.join(f'{relation} {count}' for relation, count in relations.items())}): {where}"
+        for (task, where), relations in targets.items()
+    ]
     tables = {(target_of(row), lineage(row)) for row in kept}
     others = Counter((row["task"], *lineage(row)) for row in rows if (target_of(row), lineage(row)) not in tables)
     lines += [
@@ -339,7 +344,9 @@ def write(rows: Sequence[Row], out: Path) -> Path:
     found = find(rows)
     parts = [
         about(rows),
-        "## Where each recipe wins\n\nBy times faster; what is empty has no rows.\n",
+        "## Where each recipe wins\n",
+        "Of each group the start that spends the fewest FLOPs, and times faster in steps; with its FLOPs where they\n"
+        "are more than the reference's: FRONT+ refines its source first. What is empty has no rows.\n",
         winners(found),
     ]
     parts += ["## Beside the paper's numbers\n", beside_the_paper(found), "## All targets\n"]

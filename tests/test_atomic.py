@@ -145,9 +145,19 @@ def test_folder_appears_whole(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "config.json").read_text() == "new"
 
 
+@pytest.mark.parametrize("name", ["half.gene.safetensors", "adapter_model.safetensors", "optimizer.safetensors"])
+def test_a_folder_with_other_tensors_is_not_replaced(tmp_path: Path, name: str) -> None:
+    for each in ("config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"):
+        (tmp_path / each).touch()
+    assert check_output(tmp_path, force=True, folder=True) == tmp_path
+    (tmp_path / name).touch()
+    with pytest.raises(FileExistsError, match=f"not replaced, because it holds '{name}'"):
+        check_output(tmp_path, force=True, folder=True)
+
+
 def test_folder_needs_force_and_is_swapped(tmp_path: Path) -> None:
     make_model_folder(tmp_path / "out", "old")
-    (tmp_path / "out" / "stale.safetensors").touch()
+    (tmp_path / "out" / "model-00001-of-00009.safetensors").touch()
     with (
         pytest.raises(FileExistsError, match="exists; it is replaced only with force"),
         atomic_folder(tmp_path / "out"),

@@ -52,6 +52,20 @@ def test_smooth_weights_of_an_unknown_architecture_leave_the_papers_recipe() -> 
     assert all(row.aligned is None for row in report.rows)
 
 
+def test_a_target_that_is_only_shallower_takes_whole_layers() -> None:
+    report = front_models.compare(trained(vit(32, 4, 64)), vit(32, 2, 64))
+    assert report.aligned_gain is None
+    assert report.paper_gain is not None
+    assert report.recommended == "aligned"
+    assert report.reason.startswith("aligned: it takes whole layers and cuts nothing in them; of what white noise")
+
+
+def test_a_target_of_one_layer_has_the_same_rows_in_both_recipes() -> None:
+    report = front_models.compare(trained(vit(32, 3, 64)), vit(16, 1, 32))
+    assert all(row.aligned is not None and row.paper is not None for row in report.rows if row.elements)
+    assert "vit.layers.{}.mlp.fc1.weight" in {row.role for row in report.rows}
+
+
 def test_a_wider_target_loses_nothing() -> None:
     report = front_models.compare(trained(vit(32, 2, 64)), vit(48, 2, 96))
     assert (report.paper_gain, report.aligned_gain, report.recommended) == (None, None, "aligned")

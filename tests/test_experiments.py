@@ -266,6 +266,24 @@ FIXTURE = [
 ]
 
 
+def test_a_random_start_that_learns_nothing_is_no_goal() -> None:
+    """Its last loss is met before the first step, by everything."""
+    rows = [
+        *FIXTURE,
+        row("random", "0:2.3 10:2.2 20:2.4", seed=1),
+        row("random, fan-in", "0:3.0 10:1.5 20:1.0", seed=1),
+    ]
+    rows.append(row("paper", "0:3.0 10:2.0 20:0.5", seed=1))
+    _, runs = measures.measured(rows, "vision", "narrower", VISION.rates)
+    paper = measures.summaries(runs)["paper"]
+    assert (paper.seeds, paper.usual, paper.usual_steps) == (2, [20 / 5], [5])
+    alone = [row("random", "0:2.3 10:2.2 20:2.4"), row("paper", "0:3.0 10:2.0 20:0.5")]
+    reference, runs = measures.measured(alone, "vision", "narrower", VISION.rates)
+    assert reference == "random"
+    assert measures.summaries(runs)["random"].share == 1
+    assert measures.summaries(runs)["paper"].usual == []
+
+
 def test_measures() -> None:
     reference, runs = measures.measured(FIXTURE, "vision", "narrower", VISION.rates)
     assert reference == "random, fan-in"  # the better of the two, which reaches its last loss after 10 steps

@@ -251,6 +251,11 @@ def test_a_panel_for_each_of_two_names_that_differ_in_their_middle(tmp_path: Pat
     assert panels[0] == panels[1]
 
 
+def test_codes_of_eight_bits_have_a_spectrum() -> None:
+    values = noise(20, 30).to(torch.float8_e4m3fn)
+    assert torch.equal(spectrum(values).share, spectrum(values.float()).share)
+
+
 def test_picture_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"must end in one of \.png, \.svg, \.pdf, got 'a\.jpg'"):
         check_picture(Path("a.jpg"))

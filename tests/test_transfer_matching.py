@@ -219,3 +219,24 @@ def test_of_tied_names_the_embedding_says_what_becomes_of_them(options: dict[str
     assert actions(report)["lm_head.weight"] == "tied: written as transformer.wte.weight"
     row = next(row for row in report.rows if row.role == "transformer.wte.weight")
     assert (row.action, row.std_target is None) == ("transferred", False)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_is_said(value: float) -> None:
+    source, like = trained(models.gpt2()), models.gpt2(16, 2)
+    source.transformer.h[1].mlp.c_fc.weight.data[3, 4] = value
+    _, report = front_models.transfer(source, like, **ALIGNED)
+    rows = {row.role: row for row in report.rows}
+    row = rows["transformer.h.{}.mlp.c_fc.weight"]
+    assert (row.action, row.energy_kept) == ("transferred (NaN or Inf in the source)", None)
+    assert rows["transformer.h.{}.attn.c_attn.weight"].action == "transferred"
+
+
+def test_a_pattern_skips_the_only_layer() -> None:
+    source, like = trained(models.gpt2()), models.gpt2(16, 1)
+    state, report = front_models.transfer(source, like, **ALIGNED, skip=("transformer.h.{}.attn.*",))
+    assert torch.equal(
+        state["transformer.h.0.attn.c_attn.weight"], like.state_dict()["transformer.h.0.attn.c_attn.weight"]
+    )
+    assert actions(report)["transformer.h.{}.attn.c_attn.weight"] == "skipped: transformer.h.{}.attn.*"
+    assert actions(report)["transformer.h.{}.mlp.c_fc.weight"] == "transferred"

@@ -39,8 +39,10 @@ TOKENIZER_FILES = (
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
-    "*.safetensors",
-    "*.index.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model*.index.json",
     "pytorch_model*.bin",
     "README.md",
     ".gitattributes",

@@ -25,6 +25,7 @@ from front_models._files import open_weights, tied_names
 from front_models._inspect import inspect_weights, plot_choice
 from front_models._learngene import GeneRole, Learngene
 from front_models._naming import expand_skip, own_names, unmatched
+from front_models._options import CHOOSING
 from front_models._plot import check_picture, plot_energy
 from front_models._report import TransferReport
 from front_models._targets import Target, align_names, load_target
@@ -133,6 +134,7 @@ def init_command(
     started = time.perf_counter()
     learngene = Learngene.load(gene)
     target = load_target(like, seed=seed)
+    target.check(output, folder=folder)
     own = _writable(target)
     known = [n for role in learngene.roles.values() for n in role.names]
     names = align_names(own, known, target.prefix)
@@ -185,9 +187,14 @@ def transfer_command(
       front transfer gpt2/ --like small-gpt2-config/ -o small/ --recipe aligned
     """
     path, folder = options.output_path(output, force=force)
+    if both["recipe"] == "paper" and both["heads"] is not None:
+        raise click.UsageError("'--heads' goes with '--recipe aligned'.")
+    if both["recipe"] == "paper" and both["depth_fill"] in CHOOSING:
+        raise click.UsageError(f"'--depth-fill': '{both['depth_fill']}' goes with '--recipe aligned'.")
     started = time.perf_counter()
     weights = open_weights(source)
     target = load_target(like, seed=seed)
+    target.check(output, folder=folder)
     names = align_names(target.tensors, weights, target.prefix)
     words = expand_skip(skip, names)
     with options.progress_bar("transferring", quiet=quiet) as progress:

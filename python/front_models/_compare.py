@@ -162,13 +162,17 @@ def _recommend(gains: tuple[float | None, float | None], why: str) -> tuple[str,
         return "paper", f"paper: the aligned recipe cannot be applied ({why})"
     if paper is None and aligned is None:
         return "aligned", "aligned: the target is nowhere smaller, and a wider one computes what the source does"
-    if aligned is not None and (paper is None or aligned > paper):
-        beside = "the paper's loses nothing" if paper is None else f"the paper's {paper:.2f}"
-        return "aligned", f"aligned: of what white noise would lose it keeps {aligned:.2f}, {beside}"
-    return (
-        "paper",
-        f"paper: of what white noise would lose it keeps {paper or 0:.2f}, the aligned one {aligned or 0:.2f}",
-    )
+    if aligned is None:
+        return (
+            "aligned",
+            "aligned: it takes whole layers and cuts nothing in them; of what white noise would lose the paper's keeps "
+            f"{paper:.2f}",
+        )
+    if paper is None:
+        return "paper", f"paper: it loses nothing; of what white noise would lose the aligned one keeps {aligned:.2f}"
+    if aligned > paper:
+        return "aligned", f"aligned: of what white noise would lose it keeps {aligned:.2f}, the paper's {paper:.2f}"
+    return "paper", f"paper: of what white noise would lose it keeps {paper:.2f}, the aligned one {aligned:.2f}"
 
 
 def _beside(share: float | None, white: float | None) -> str:

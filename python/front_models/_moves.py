@@ -133,11 +133,12 @@ def fits(move: Move, source: Tensor, own: Tensor) -> bool:
     return kind_of(move.target) != "head" or all(source.shape[d] == own.shape[d] for d in others)
 
 
-def moved(move: Move, source: Tensor, own: Tensor, rotated: bool) -> tuple[Tensor, float]:
-    """The new tensor in float64, and the share of the old one's energy that it took over."""
-    if move.beside == "constant":
-        return torch.full(own.shape, float(source.mean()), dtype=torch.float64, device=source.device), 1.0
+def moved(move: Move, source: Tensor, own: Tensor, rotated: bool) -> tuple[Tensor, float | None]:
+    """The new tensor in float64, and the share of the old one's energy that it took over; None: it is not a number."""
     total = float(source.square().sum())
+    if move.beside == "constant":
+        value = torch.full(own.shape, float(source.mean()), dtype=torch.float64, device=source.device)
+        return value, 1.0 if math.isfinite(total) else None
     value, kept = source, total
     if move.stream is not None:
         value = _along_stream(source, move.stream, own.shape[move.stream], rotated)
@@ -151,6 +152,8 @@ def moved(move: Move, source: Tensor, own: Tensor, rotated: bool) -> tuple[Tenso
             else:
                 value = _beside(value, own, axis, move)
             kept *= float(value.square().sum()) / before if before and value.shape[axis] < source.shape[axis] else 1.0
+    if not math.isfinite(total):
+        return value, None
     return value, min(1.0, kept / total) if total else 1.0
 
 

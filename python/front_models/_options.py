@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 
 __all__ = [
+    "CHOOSING",
     "Axes",
     "DepthFill",
     "Gain",

@@ -73,6 +73,11 @@ def _gradients(params: Sequence[Tensor], shapes: Sequence[tuple[int, int]]) -> I
             param.grad = torch.zeros_like(param)
         elif param.grad.layout is not torch.strided:  # Embedding(sparse=True); the sum with a dense gradient is dense
             param.grad = param.grad.to_dense()
+        if is_distributed(param) and param.grad.placements != param.placements:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"model: a gradient has placements {param.grad.placements}, its parameter {param.placements}; "  # type: ignore[attr-defined]
+                "allowed are the same ones"
+            )
         grad = local_of(param.grad)
         try:
             views.append(grad.view(shape))

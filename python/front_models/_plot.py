@@ -64,7 +64,7 @@ def spectrum(tensor: Tensor) -> Spectrum:
     """
     shape = matrix_shape(tuple(tensor.shape))
     matrix = tensor.detach().reshape(shape)
-    matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+    matrix = matrix.to(torch.float64 if matrix.dtype == torch.float64 else torch.float32)
     energy = front_kernels.dct2(matrix - matrix.mean(dtype=torch.float64).to(matrix.dtype)).square_().cpu()
     # The mean is gone but for rounding; without it the first block would be the only one to hold fewer coefficients.
     energy[0, 0] = 0

@@ -27,7 +27,7 @@ from front_models._moves import Move, branch_pairs, fits, match_tokens, moved, m
 from front_models._options import Progress
 from front_models._plan import FLOATS
 from front_models._report import RoleRow, TransferReport
-from front_models._roles import Role, find_axes, group_roles
+from front_models._roles import Role, find_axes, group_roles, joint_axes
 from front_models._walk import Weights, describe, named_tensors, tied_names
 
 __all__ = ["transfer_aligned", "transfer_residual"]
@@ -146,10 +146,11 @@ def _transfer(
     for move in found.values():
         if move.source not in work:
             work[move.source] = source[move.source].detach().to(torch.float64)
-    roles = group_roles(shapes, find_axes(shapes))
+    axes = joint_axes(shapes, find_axes(shapes), source_shapes, find_axes(source_shapes))
+    roles = group_roles(shapes, axes)
     writers, held = _writers(roles, like, tied, found, work, new, skip)
     result: dict[str, Tensor] = {}
-    energy: dict[str, float] = {}
+    energy: dict[str, float | None] = {}
     for done, role in enumerate(roles, 1):
         for name in role.names:
             owner = tied[name]
@@ -275,7 +276,7 @@ def _row(
     found: Mapping[str, Move],
     result: Mapping[str, Tensor],
     tied: Mapping[str, str],
-    energy: Mapping[str, float],
+    energy: Mapping[str, float | None],
     held: Mapping[str, str],
     writers: Mapping[str, str],
     skip: Sequence[str],
@@ -286,12 +287,16 @@ def _row(
     from_ = [source[found[name].source] for name in written]
     first = result[owners[0]]
     own = all(writers.get(owner, owner) == name for owner, name in zip(owners, names, strict=True))
+    shares = [energy[name] for name in written]
+    known = [share for share in shares if share is not None]
     words = [skips(skip, kind_of(role.template), role.template, name) for name in names]
     if written:
         action = "transferred"
         if len(written) < len(names):
             kept = "skipped" if any(words) else "left"
             action += f" ({len(names) - len(written)} of {len(names)} tensors {kept})"
+        if len(known) < len(shares):
+            action += " (NaN or Inf in the source)"
     elif all(word is not None for word in words):
         action = f"skipped: {words[0]}"
     elif all(owner in writers for owner in owners):
@@ -309,7 +314,7 @@ def _row(
         source_depth=len({found[name].source for name in written}) if written else None,
         target_shape=tuple(first.shape),
         target_depth=len(names),
-        energy_kept=sum(energy[name] for name in written) / len(written) if written else None,
+        energy_kept=sum(known) / len(known) if known and len(known) == len(shares) else None,
         std_source=pooled_std([statistics(tensor) for tensor in from_]) if from_ else None,
         std_target=pooled_std([statistics(result[owner]) for owner in owners])
         if own and first.dtype in FLOATS

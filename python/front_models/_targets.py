@@ -46,6 +46,17 @@ class Target:
             return self.tensors
         return ModelTensors({names[name]: tensor for name, tensor in self.tensors.items()}, self.model.config)  # type: ignore[union-attr]
 
+    def check(self, output: str | Path, *, folder: bool) -> None:
+        """What `save` needs.
+
+        Raises:
+            ValueError: `folder` is asked for, but there is no ``config.json`` to put into it.
+        """
+        if folder and self.folder is None:
+            raise ValueError(
+                f"{output}: a folder needs a {CONFIG}, and --like has none; name a .safetensors file instead"
+            )
+
     def save(
         self,
         output: Path,
@@ -72,10 +83,8 @@ class Target:
         if not folder:
             save_weights(output, tensors, force=force)
             return
-        if self.folder is None:
-            raise ValueError(
-                f"{output}: a folder needs a {CONFIG}, and --like has none; name a .safetensors file instead"
-            )
+        self.check(output, folder=True)
+        assert self.folder is not None
         with atomic_folder(output, force=force) as temporary, disk_errors(output):
             if self.model is None:
                 save_weights(temporary / WEIGHTS, tensors)
