@@ -222,6 +222,8 @@ def _fake(op: LinearOp) -> Callable[..., Tensor]:
 def _out_fake(op: LinearOp) -> Callable[..., None]:
     def fake(x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
         _contract.check_dtype(op.name, "out's dtype", out.dtype)
+        if out.device != x.device:
+            raise ValueError(f"front::{op.name}: out must be on x's device, {x.device}, got {out.device}")
         # NOTE: no tensor is made for this: inductor of torch 2.11 would find it in one of its two traces and give up.
         shape, _ = op.contract(x, *args, out_dtype=out.dtype, **kwargs)
         _contract.check_out(op.name, out, shape)

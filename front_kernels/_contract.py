@@ -244,6 +244,12 @@ def idct_pad_corner(x: Tensor, k: Sequence[int], *, norm: str = "ortho", op: str
     return x.shape, dtype
 
 
+def sample(x: Tensor, dim: int | None) -> Tensor:
+    """What vmap maps over, without data: x without this axis, on the meta device."""
+    shape = [n for d, n in enumerate(x.shape) if dim is None or d != dim % x.dim()]
+    return torch.empty(shape, dtype=x.dtype, device="meta")
+
+
 def check_alike(op: str, xs: Sequence[Tensor]) -> None:
     """Lists: tensors of one shape, one dtype and one device."""
     for i, x in enumerate(xs[1:], 1):
@@ -258,6 +264,8 @@ def check_alike(op: str, xs: Sequence[Tensor]) -> None:
                     f"front::{op}: xs must have one shape, got {show(xs[0].shape)} at 0 and {show(x.shape)} at {i}"
                 ),
             )
+        if x.device != xs[0].device:
+            _fail(op, f"xs must be on one device, got {xs[0].device} at 0 and {x.device} at {i}")
         if x.dtype != xs[0].dtype:
             first, got = (str(dtype).removeprefix("torch.") for dtype in (xs[0].dtype, x.dtype))
             _fail(op, f"xs must have one dtype, got {first} at 0 and {got} at {i}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from types import TracebackType
 
 __all__ = ["ENGINES", "PRECISIONS", "engine", "precision", "set_engine", "set_precision"]
@@ -10,23 +11,30 @@ __all__ = ["ENGINES", "PRECISIONS", "engine", "precision", "set_engine", "set_pr
 ENGINES = ("cuda", "triton")
 PRECISIONS = ("highest", "fast")
 
-_current: dict[str, str | None] = {"engine": None, "precision": "highest"}
+# Settings that were made and have not ended; the last one counts.
+_made: dict[str, list[_Set]] = {"engine": [], "precision": []}
+_lock = threading.Lock()
 
 
 class _Set:
-    """A setting that was made; as a context manager, one that ends."""
+    """A setting that was made; as a context manager, one that ends, whatever other threads have set meanwhile."""
 
     def __init__(self, name: str, value: str | None) -> None:
-        self._name, self._before = name, _current[name]
-        _current[name] = value
+        self._name, self._entered = name, False
+        self.value = value
+        with _lock:
+            # One for good replaces those before it; the last of them is kept, since this one may be for a block.
+            last = next((each for each in reversed(_made[name]) if not each._entered), None)
+            _made[name] = [*(each for each in _made[name] if each._entered or each is last), self]
 
     def __enter__(self) -> None:
-        return None
+        self._entered = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _current[self._name] = self._before
+        with _lock:
+            _made[self._name] = [each for each in _made[self._name] if each is not self]
 
 
 def check_engine(source: str, name: str | None) -> None:
@@ -70,8 +78,8 @@ def set_precision(name: str) -> _Set:
 
 def engine() -> str | None:
     """The engine that is asked for, if any."""
-    if _current["engine"] is not None:
-        return _current["engine"]
+    if _made["engine"]:
+        return _made["engine"][-1].value
     if "FRONT_ENGINE" not in os.environ:  # asked at each call of an op, where get() would raise and catch
         return None
     name = os.environ["FRONT_ENGINE"] or None
@@ -80,4 +88,4 @@ def engine() -> str | None:
 
 
 def precision() -> str:
-    return _current["precision"] or "highest"
+    return (_made["precision"][-1].value if _made["precision"] else None) or "highest"

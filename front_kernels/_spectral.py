@@ -238,6 +238,9 @@ def _fake_residual(
 def _vmap_loss(
     info: Any, in_dims: tuple[Any, ...], x: Tensor, k: Sequence[int], *, standardize: bool = False
 ) -> tuple[Tensor, int]:
+    own = _contract.sample(x, in_dims[0])
+    _contract.check_dtype("spectral_loss", "x's dtype", own.dtype)
+    _contract.lowpass(own, k, op="spectral_loss")
     losses = composed(x.movedim(in_dims[0], 0), k, standardize, None)
     return losses.flatten(1).sum(1) if losses.dim() > 1 else losses, 0
 
@@ -251,6 +254,8 @@ def _vmap_loss_many(
     standardize: bool = False,
     decay: Decay = None,
 ) -> tuple[Tensor, int]:
+    samples = [_contract.sample(x, dim) for x, dim in zip(xs, in_dims[0], strict=True)]
+    check("spectral_loss_many", samples, ks, decay)
     total = torch.zeros((), dtype=loss_dtype(xs), device=xs[0].device)
     for i, (x, dim) in enumerate(zip(xs, in_dims[0], strict=True)):
         mapped = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)

@@ -80,6 +80,9 @@ def _many_vmap_rule(op: LinearOp) -> Callable[..., tuple[list[Tensor], list[int]
     def rule(
         info: Any, in_dims: tuple[Any, ...], xs: Sequence[Tensor], *args: Any, **kwargs: Any
     ) -> tuple[list[Tensor], list[int]]:
+        samples = [_contract.sample(x, dim) for x, dim in zip(xs, in_dims[0], strict=True)]
+        op.contract(samples[0], *args, op=f"{op.name}_many", **kwargs)
+        _contract.check_alike(f"{op.name}_many", samples)
         # A matrix that is not mapped over is the same for all.
         batched = [
             x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)

@@ -333,9 +333,9 @@ def dct_crop_(x: Tensor, k: Pair, *, norm: str = "ortho") -> Tensor:
         ValueError: k, norm, the shape or the dtype is not allowed, or x overlaps itself.
         RuntimeError: x requires grad and grad mode is on.
     """
-    k0, k1 = _pair(k)
-    torch.ops.front.dct_crop_.default(x, [k0, k1], norm=norm)
-    return x[..., :k0, :k1]
+    kept = _pair(k)
+    torch.ops.front.dct_crop_.default(x, kept, norm=norm)
+    return x[..., : kept[0], : kept[1]]
 
 
 def idct_pad_(x: Tensor, k: Pair, *, norm: str = "ortho") -> Tensor:

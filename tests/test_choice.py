@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -237,6 +238,39 @@ def test_settings_refuse():
     fk.set_precision("fast")
     assert _settings.precision() == "fast"
     fk.set_precision("highest")
+
+
+def test_blocks_of_two_threads_end_in_any_order():
+    first, second = fk.set_precision("fast"), fk.set_precision("highest")
+    with contextlib.ExitStack() as one, contextlib.ExitStack() as two:
+        one.enter_context(first)
+        two.enter_context(second)
+        one.close()
+        assert _settings.precision() == "highest"
+        two.close()
+    assert _settings.precision() == "highest"
+    first, second = fk.set_engine("cuda"), fk.set_engine("triton")
+    with contextlib.ExitStack() as one, contextlib.ExitStack() as two:
+        one.enter_context(first)
+        two.enter_context(second)
+        one.close()
+        assert _settings.engine() == "triton"
+    assert _settings.engine() is None
+
+
+def test_a_block_within_what_is_set_for_good(monkeypatch):
+    monkeypatch.setitem(_settings._made, "engine", [])
+    fk.set_engine("cuda")
+    for _ in range(3):
+        with fk.set_engine("triton"):
+            assert _settings.engine() == "triton"
+        assert _settings.engine() == "cuda"
+    monkeypatch.setenv("FRONT_ENGINE", "triton")
+    with fk.set_engine(None):
+        assert _settings.engine() is None  # the one that is predicted to be faster
+    for _ in range(5):
+        fk.set_engine(None)
+    assert len(_settings._made["engine"]) <= 2
 
 
 def test_plan_for_explains():

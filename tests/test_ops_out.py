@@ -104,6 +104,16 @@ def test_autograd_is_refused(name):
 
 
 @pytest.mark.parametrize("name", FORMS)
+def test_a_result_on_another_device(name):
+    function, op = FORMS[name]
+    x = torch.randn(20, 33)
+    out = torch.empty_like(function(x))
+    for call in (lambda x, o: function(x, out=o), op):
+        with pytest.raises(ValueError, match=f"front::{name}: out must be on x's device, meta, got cpu"):
+            call(x.to("meta"), out)
+
+
+@pytest.mark.parametrize("name", FORMS)
 def test_an_inference_tensor_is_written_in_inference_mode_alone(name):
     function, op = FORMS[name]
     with torch.inference_mode():

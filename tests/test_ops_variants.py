@@ -214,6 +214,28 @@ def test_many_opcheck_and_compiled(name):
         torch.testing.assert_close(t.grad, leaf.grad)
 
 
+@pytest.mark.parametrize("name", MANY)
+def test_many_under_vmap_refuse_what_each_call_would(name):
+    many = MANY[name][0]
+    with pytest.raises(ValueError, match=rf"front::{name}_many: x must have at least 2 dimensions, got shape \[8\]"):
+        torch.vmap(lambda v: many([v], (4, 8))[0])(torch.randn(4, 8))
+    with pytest.raises(ValueError, match="xs must have one dtype, got float32 at 0 and float64 at 1"):
+        torch.vmap(lambda v: many([v, v.double()], (4, 8))[0])(torch.randn(3, 4, 8))
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_many_on_one_device(name):
+    xs = [torch.randn(6, 5), torch.empty(6, 5, device="meta")]
+    with pytest.raises(ValueError, match=f"front::{name}_many: xs must be on one device, got cpu at 0 and meta at 1"):
+        MANY[name][0](xs, (6, 5))
+
+
+@pytest.mark.parametrize("k", [(1, 2, 3), [4]])
+def test_a_corner_of_another_length(k):
+    with pytest.raises(ValueError, match=r"front::dct_crop_: k must have 2 elements \(rows, columns\), got "):
+        fk.dct_crop_(torch.randn(6, 5), k)
+
+
 def test_a_result_over_another_matrix_of_the_batch():
     x = torch.randn(4, 30, 20)
     base = torch.zeros(5, 30, 20)

@@ -122,6 +122,27 @@ def test_message(call: Callable[[], Any], message: str, where: str) -> None:
         call()
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda v: fk.spectral_loss(v[0], (1, 1)), "spectral_loss: x must have at least 2 dimensions, got shape [8]"),
+        (lambda v: fk.spectral_loss(v.int(), (1, 1)), "spectral_loss: x's dtype must be float16,"),
+        (lambda v: fk.spectral_loss(v, (5, 1)), "spectral_loss: k[0] must be between 1 and 4 (the size of x), got 5"),
+        (
+            lambda v: fk.spectral_loss_many([v], [(1, 9)]),
+            "spectral_loss_many: ks[1] must be between 1 and 8 (the size of x), got 9",
+        ),
+        (
+            lambda v: fk.spectral_loss_many([v], [(1, 1)], decay=(-1.0, 0.0)),
+            "spectral_loss_many: decay[0] must be finite and at least 0, got -1",
+        ),
+    ],
+)
+def test_vmap_refuses_what_each_call_would(call: Callable[[torch.Tensor], torch.Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        torch.vmap(call)(torch.randn(3, 4, 8))
+
+
 def test_an_inference_tensor_as_gradient() -> None:
     with torch.inference_mode():
         grad = torch.zeros(4, 6)
