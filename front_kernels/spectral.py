@@ -47,7 +47,8 @@ def spectral_loss(x: Tensor, k: Pair, *, standardize: bool = False) -> Tensor:
 
     Returns:
         A scalar, float32 (float64 for float64). Differentiable to any order. Where it is less than 1 % of the energy it
-        is computed as ``||x - lowpass(x, k)||^2``, which does not cancel.
+        is computed as ``||x - lowpass(x, k)||^2``, which does not cancel. Squares are formed in that dtype: in float32
+        the loss of elements beyond about 1e18 is infinite or, standardised, NaN, and those below 1e-22 count as 0.
 
     Raises:
         ValueError: k, the shape or the dtype is not allowed.
