@@ -240,22 +240,21 @@ def test_settings_refuse():
     fk.set_precision("highest")
 
 
-def test_blocks_of_two_threads_end_in_any_order():
-    first, second = fk.set_precision("fast"), fk.set_precision("highest")
+@pytest.mark.parametrize(
+    ("make", "get", "values", "usual"),
+    [
+        (fk.set_precision, _settings.precision, ("fast", "highest"), "highest"),
+        (fk.set_engine, _settings.engine, ("cuda", "triton"), None),
+    ],
+)
+def test_blocks_of_two_threads_end_in_any_order(make, get, values, usual):
+    first, second = map(make, values)
     with contextlib.ExitStack() as one, contextlib.ExitStack() as two:
         one.enter_context(first)
         two.enter_context(second)
         one.close()
-        assert _settings.precision() == "highest"
-        two.close()
-    assert _settings.precision() == "highest"
-    first, second = fk.set_engine("cuda"), fk.set_engine("triton")
-    with contextlib.ExitStack() as one, contextlib.ExitStack() as two:
-        one.enter_context(first)
-        two.enter_context(second)
-        one.close()
-        assert _settings.engine() == "triton"
-    assert _settings.engine() is None
+        assert get() == values[1]
+    assert get() == usual
 
 
 def test_a_block_within_what_is_set_for_good(monkeypatch):
