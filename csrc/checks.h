@@ -66,16 +66,17 @@ inline Scale norm_scale(Norm norm, int64_t n, Direction direction) {
   return divide ? Scale{1 / first, 1 / other} : Scale{first, other};
 }
 
-inline void check_rank(const char* op, const std::vector<int64_t>& sizes, int64_t least) {
+// `x`: what the tensor is called, of a list "xs[0]".
+inline void check_rank(const char* op, const std::vector<int64_t>& sizes, int64_t least, std::string_view x = "x") {
   if (static_cast<int64_t>(sizes.size()) < least)
-    fail(op, "x must have at least ", least, least == 1 ? " dimension" : " dimensions", ", got shape ",
+    fail(op, x, " must have at least ", least, least == 1 ? " dimension" : " dimensions", ", got shape ",
          shape_string(sizes));
 }
 
-inline void check_axis(const char* op, const std::vector<int64_t>& sizes, int64_t dim) {
+inline void check_axis(const char* op, const std::vector<int64_t>& sizes, int64_t dim, std::string_view x = "x") {
   const int64_t n = sizes[dim];
   if (n < 1 || n > kMaxAxis)
-    fail(op, "x must have between 1 and ", kMaxAxis, " elements along dim ", dim - static_cast<int64_t>(sizes.size()),
+    fail(op, x, " must have between 1 and ", kMaxAxis, " elements along dim ", dim - static_cast<int64_t>(sizes.size()),
          ", got shape ", shape_string(sizes));
 }
 
@@ -88,13 +89,14 @@ inline void check_pair(const char* op, const char* name, const std::vector<int64
   if (values.size() != 2) fail(op, name, " must have 2 elements (rows, columns), got ", shape_string(values));
 }
 
-inline void check_kept(const char* op, const std::string& name, int64_t value, int64_t n) {
-  if (value < 1 || value > n) fail(op, name, " must be between 1 and ", n, " (the size of x), got ", value);
+inline void check_kept(const char* op, const std::string& name, int64_t value, int64_t n, std::string_view x = "x") {
+  if (value < 1 || value > n) fail(op, name, " must be between 1 and ", n, " (the size of ", x, "), got ", value);
 }
 
-inline void check_size(const char* op, const std::string& name, int64_t value, int64_t least) {
+inline void check_size(const char* op, const std::string& name, int64_t value, int64_t least,
+                       std::string_view x = "x") {
   if (value < least || value > kMaxAxis)
-    fail(op, name, " must be between ", least, " (the size of x) and ", kMaxAxis, ", got ", value);
+    fail(op, name, " must be between ", least, " (the size of ", x, ") and ", kMaxAxis, ", got ", value);
 }
 
 inline void check_length(const char* op, const std::string& name, int64_t value) {

@@ -272,7 +272,7 @@ enum class Order : int32_t { rows_first, columns_first };
 struct MatrixPlan {
   Order order = Order::rows_first;
   AxisPlan rows, columns;              // of the transforms along a row, and along a column
-  int64_t workspace = 0;               // elements of the intermediate
+  int64_t workspace = 0;               // elements of the intermediate, in whole panels
   double rows_us = 0, columns_us = 0;  // predicted microseconds
 };
 
@@ -325,6 +325,13 @@ inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t b
   return count;
 }
 
+// Columns that an intermediate of `columns` takes: it is stored as panels of one cache line's width, but one that is
+// narrower as it is.
+inline int64_t panel_columns(int64_t columns, int64_t element_bytes) {
+  const int64_t width = kLineBytes / element_bytes;
+  return columns <= width ? columns : (columns + width - 1) / width * width;
+}
+
 // What of a matrix matters: the sizes, bytes of the elements, and whether it is stored column by column.
 struct MatrixShape {
   bool forward;  // m x n -> k0 x k1; else the transpose
@@ -333,8 +340,9 @@ struct MatrixShape {
   bool in_by_columns, out_by_columns;
 };
 
-// Rows first needs an intermediate of in_rows x out_columns, columns first one of out_rows x in_columns; it is never
-// larger than m x k1. The order is what is predicted to be faster with one thread: results do not depend on threads.
+// Rows first needs an intermediate of in_rows x out_columns, columns first one of out_rows x in_columns; but for the
+// rounding to panels it is never larger than m x k1. The order is what is predicted to be faster with one thread:
+// results do not depend on threads.
 inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   using namespace plan_detail;
   MatrixPlan best;
@@ -345,8 +353,8 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
   for (Order order : {Order::rows_first, Order::columns_first}) {
     const bool rows_first = order == Order::rows_first;
-    const int64_t workspace = rows_first ? in_rows * out_columns : out_rows * in_columns;
-    if (workspace > x.m * x.k1) continue;
+    const int64_t rows = rows_first ? in_rows : out_rows, columns = rows_first ? out_columns : in_columns;
+    if (rows * columns > x.m * x.k1) continue;
     const auto us = [&](Order which, const Machine& m) {
       return which == Order::rows_first
                  ? pass_us(best.rows.cost, rows_first ? in_rows : out_rows, x.compute_bytes,
@@ -363,7 +371,7 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
     if (best.workspace && total >= fastest) continue;
     fastest = total;
     best.order = order;
-    best.workspace = workspace;
+    best.workspace = rows * panel_columns(columns, x.compute_bytes);
     best.rows_us = us(Order::rows_first, machine);
     best.columns_us = us(Order::columns_first, machine);
   }

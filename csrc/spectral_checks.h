@@ -49,14 +49,15 @@ inline void check_grad(const char* op, const Tensor& grad, const Tensor& x, Type
   const auto found = sizes_of(grad), sizes = sizes_of(x);
   const std::string name = indexed("grads", i);
   if (found != sizes)
-    fail(op, name, " must have shape ", shape_string(sizes), ", as xs has, got ", shape_string(found));
+    fail(op, name, " must have shape ", shape_string(sizes), ", as ", indexed("xs", i), " has, got ",
+         shape_string(found));
   const DType type = dtype_of(op, (name + "'s dtype").c_str(), grad.scalar_type());
   if (type != types.in && type != types.compute) {
     const std::string own = dtype_name(x.scalar_type()), other = dtype_name(scalar_type_of(types.compute));
     fail(op, name, "'s dtype must be ", own == other ? own : own + " or " + other, ", got ",
          dtype_name(grad.scalar_type()));
   }
-  if (!same_device(grad, x)) fail(op, name, " must be on the device of xs");
+  if (!same_device(grad, x)) fail(op, name, " must be on the device of ", indexed("xs", i));
   check_distinct(op, name.c_str(), grad);
 }
 
@@ -108,10 +109,11 @@ inline void check_spectral(const char* op, const std::vector<Tensor>* grads, con
   check_decay(op, decay);
   for (size_t i = 0; i < xs.size(); ++i) {
     if (!same_device(xs[i], xs[0])) fail(op, "xs must be on one device, but ", i, " is not where the first one is");
-    const Types types = types_of(op, xs[i]);
-    const auto sizes = check_matrix(op, xs[i]);
-    check_kept(op, indexed("ks", 2 * i), ks[2 * i], sizes.end()[-2]);
-    check_kept(op, indexed("ks", 2 * i + 1), ks[2 * i + 1], sizes.end()[-1]);
+    const std::string name = indexed("xs", i);
+    const Types types = types_of(op, xs[i], {}, name);
+    const auto sizes = check_matrix(op, xs[i], name);
+    check_kept(op, indexed("ks", 2 * i), ks[2 * i], sizes.end()[-2], name);
+    check_kept(op, indexed("ks", 2 * i + 1), ks[2 * i + 1], sizes.end()[-1], name);
     if (grads) check_grad(op, (*grads)[i], xs[i], types, i);
   }
 }

@@ -5,8 +5,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <cstdlib>
+#include <numeric>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "checks.h"
@@ -116,14 +120,14 @@ struct Result {
   Result(const Tensor& out) : given(&out) {}
 };
 
-inline Types types_of(const char* op, const Tensor& x, const Result& result = {}) {
+inline Types types_of(const char* op, const Tensor& x, const Result& result = {}, const std::string& name = "x") {
   ScalarType found{};
   try {
     found = x.scalar_type();
   } catch (const std::exception&) {  // the stable ABI does not know every dtype
-    fail(op, "x's dtype must be float16, bfloat16, float32 or float64");
+    fail(op, name, "'s dtype must be float16, bfloat16, float32 or float64");
   }
-  const DType in = dtype_of(op, "x's dtype", found);
+  const DType in = dtype_of(op, (name + "'s dtype").c_str(), found);
   const DType out = result.given   ? dtype_of(op, "out's dtype", result.given->scalar_type())
                     : result.dtype ? dtype_of(op, "out_dtype", *result.dtype)
                                    : in;
@@ -143,11 +147,35 @@ inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, DType
   }
 }
 
-// What is written to must have an address of its own for every element.
-inline void check_distinct(const char* op, const char* name, const Tensor& x) {
+// Whether every element has an address of its own. An axis whose stride steps over all that the others reach can share
+// none; of two others it is a question of common multiples; three that interleave are taken not to be distinct.
+inline bool distinct(const Tensor& x) {
   const auto sizes = x.sizes(), strides = x.strides();
-  for (size_t d = 0; d < sizes.size(); ++d)
-    if (sizes[d] > 1 && strides[d] == 0) fail(op, name, " must not overlap itself, but is expanded along dim ", d);
+  std::vector<std::pair<int64_t, int64_t>> axes;  // stride and size
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] == 0) return true;
+    if (sizes[d] > 1) axes.push_back({std::abs(strides[d]), sizes[d]});
+  }
+  std::sort(axes.begin(), axes.end());
+  int64_t reach = 0;
+  for (const auto& [stride, size] : axes) reach += stride * (size - 1);
+  for (; !axes.empty(); axes.pop_back()) {
+    const auto [stride, size] = axes.back();
+    reach -= stride * (size - 1);
+    if (stride <= reach || stride == 0) break;
+  }
+  if (axes.size() != 2 || axes[0].first == 0) return axes.empty();
+  const auto [small, few] = axes[0];
+  const auto [large, many] = axes[1];
+  const int64_t common = std::gcd(small, large);
+  return large / common >= few || small / common >= many;
+}
+
+// What is written to must not overlap itself.
+inline void check_distinct(const char* op, const char* name, const Tensor& x) {
+  if (!distinct(x))
+    fail(op, name, " must not overlap itself, as shape ", shape_string(sizes_of(x)), " with strides ",
+         shape_string(to_vector(x.strides())), " does");
 }
 
 // Lists: tensors of one shape and one dtype.

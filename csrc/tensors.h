@@ -199,11 +199,11 @@ inline Tensor corner(Tensor x, int64_t rows, int64_t columns) {
   return torch::stable::narrow(upper, rank - 1, 0, columns);
 }
 
-inline std::vector<int64_t> check_matrix(const char* op, const Tensor& x) {
+inline std::vector<int64_t> check_matrix(const char* op, const Tensor& x, std::string_view name = "x") {
   auto sizes = sizes_of(x);
-  check_rank(op, sizes, 2);
-  check_axis(op, sizes, static_cast<int64_t>(sizes.size()) - 2);
-  check_axis(op, sizes, static_cast<int64_t>(sizes.size()) - 1);
+  check_rank(op, sizes, 2, name);
+  check_axis(op, sizes, static_cast<int64_t>(sizes.size()) - 2, name);
+  check_axis(op, sizes, static_cast<int64_t>(sizes.size()) - 1, name);
   return sizes;
 }
 

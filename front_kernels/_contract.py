@@ -5,6 +5,7 @@ The rules and messages are those of csrc/checks.h; tests/test_errors.py holds th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -38,8 +39,8 @@ def check_dtype(op: str, name: str, dtype: torch.dtype) -> None:
         _fail(op, f"{name} must be float16, bfloat16, float32 or float64, got {got}")
 
 
-def _types(op: str, x: Tensor, out_dtype: torch.dtype | None) -> torch.dtype:
-    check_dtype(op, "x's dtype", x.dtype)
+def _types(op: str, x: Tensor, out_dtype: torch.dtype | None, name: str = "x") -> torch.dtype:
+    check_dtype(op, f"{name}'s dtype", x.dtype)
     if out_dtype is None:
         return x.dtype
     check_dtype(op, "out_dtype", out_dtype)
@@ -51,10 +52,10 @@ def _norm(op: str, norm: str) -> None:
         _fail(op, f"norm must be 'ortho', 'backward' or 'forward', got '{norm}'")
 
 
-def check_rank(op: str, shape: Sequence[int], least: int) -> None:
+def check_rank(op: str, shape: Sequence[int], least: int, name: str = "x") -> None:
     if len(shape) < least:
         plural = "dimension" if least == 1 else "dimensions"
-        _fail(op, f"x must have at least {least} {plural}, got shape {show(shape)}")
+        _fail(op, f"{name} must have at least {least} {plural}, got shape {show(shape)}")
 
 
 def _within(op: str, least: int, value: int, most: int, message: Callable[[], str]) -> None:
@@ -65,7 +66,7 @@ def _within(op: str, least: int, value: int, most: int, message: Callable[[], st
     torch._check_value(value <= most, lambda: f"front::{op}: {message()}")
 
 
-def _axis(op: str, x: Tensor, dim: int) -> None:
+def _axis(op: str, x: Tensor, dim: int, name: str = "x") -> None:
     n, shape = x.shape[dim], x.shape
     dim = dim - x.dim() if dim >= 0 else dim
     _within(
@@ -73,7 +74,7 @@ def _axis(op: str, x: Tensor, dim: int) -> None:
         1,
         n,
         MAX_AXIS,
-        lambda: f"x must have between 1 and {MAX_AXIS} elements along dim {dim}, got shape {show(shape)}",
+        lambda: f"{name} must have between 1 and {MAX_AXIS} elements along dim {dim}, got shape {show(shape)}",
     )
 
 
@@ -88,17 +89,17 @@ def _pair(op: str, name: str, values: Sequence[int]) -> None:
         _fail(op, f"{name} must have 2 elements (rows, columns), got {show(values)}")
 
 
-def check_kept(op: str, name: str, value: int, n: int) -> None:
-    _within(op, 1, value, n, lambda: f"{name} must be between 1 and {n} (the size of x), got {value}")
+def check_kept(op: str, name: str, value: int, n: int, of: str = "x") -> None:
+    _within(op, 1, value, n, lambda: f"{name} must be between 1 and {n} (the size of {of}), got {value}")
 
 
-def _size(op: str, name: str, value: int, least: int) -> None:
+def _size(op: str, name: str, value: int, least: int, of: str) -> None:
     _within(
         op,
         least,
         value,
         MAX_AXIS,
-        lambda: f"{name} must be between {least} (the size of x) and {MAX_AXIS}, got {value}",
+        lambda: f"{name} must be between {least} (the size of {of}) and {MAX_AXIS}, got {value}",
     )
 
 
@@ -117,15 +118,33 @@ def check_out(op: str, out: Tensor, shape: Sequence[int]) -> None:
 
 
 def check_distinct(op: str, name: str, x: Tensor) -> None:
-    for dim, size in enumerate(x.shape):
-        if x.stride(dim) == 0 and size > 1:
-            _fail(op, f"{name} must not overlap itself, but is expanded along dim {dim}")
+    shape, strides = x.shape, x.stride()
+    if all(type(n) is int for n in (*shape, *strides)):
+        distinct = _distinct(shape, strides)
+    else:  # of symbols only what expand makes; the kernels see numbers
+        distinct = not any(stride == 0 and size > 1 for size, stride in zip(shape, strides, strict=True))
+    if not distinct:
+        _fail(op, f"{name} must not overlap itself, as shape {show(shape)} with strides {show(strides)} does")
 
 
-def check_matrix(op: str, x: Tensor) -> None:
-    check_rank(op, x.shape, 2)
-    _axis(op, x, -2)
-    _axis(op, x, -1)
+def _distinct(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether every element has an address of its own, as in csrc/stable.h."""
+    if 0 in shape:
+        return True
+    axes = sorted((abs(stride), size) for size, stride in zip(shape, strides, strict=True) if size > 1)
+    while axes and axes[-1][0] > sum(stride * (size - 1) for stride, size in axes[:-1]):
+        axes.pop()
+    if len(axes) != 2 or axes[0][0] == 0:
+        return not axes
+    (small, few), (large, many) = axes
+    common = math.gcd(small, large)
+    return large // common >= few or small // common >= many
+
+
+def check_matrix(op: str, x: Tensor, name: str = "x") -> None:
+    check_rank(op, x.shape, 2, name)
+    _axis(op, x, -2, name)
+    _axis(op, x, -1, name)
 
 
 def dct(
@@ -149,7 +168,7 @@ def idct(
     dim = check_dim("idct", x.dim(), dim)
     _axis("idct", x, dim)
     n = x.shape[dim] if size is None else size
-    _size("idct", "size", n, x.shape[dim])
+    _size("idct", "size", n, x.shape[dim], "x")
     _norm("idct", norm)
     return [*x.shape[:dim], n, *x.shape[dim + 1 :]], dtype
 
@@ -175,12 +194,13 @@ def dct_crop(
     norm: str = "ortho",
     out_dtype: torch.dtype | None = None,
     op: str = "dct_crop",
+    name: str = "x",
 ) -> Result:
-    dtype = _types(op, x, out_dtype)
-    check_matrix(op, x)
+    dtype = _types(op, x, out_dtype, name)
+    check_matrix(op, x, name)
     _pair(op, "k", k)
-    check_kept(op, "k[0]", k[0], x.shape[-2])
-    check_kept(op, "k[1]", k[1], x.shape[-1])
+    check_kept(op, "k[0]", k[0], x.shape[-2], name)
+    check_kept(op, "k[1]", k[1], x.shape[-1], name)
     _norm(op, norm)
     return [*x.shape[:-2], *k], dtype
 
@@ -192,12 +212,13 @@ def idct_pad(
     norm: str = "ortho",
     out_dtype: torch.dtype | None = None,
     op: str = "idct_pad",
+    name: str = "x",
 ) -> Result:
-    dtype = _types(op, x, out_dtype)
-    check_matrix(op, x)
+    dtype = _types(op, x, out_dtype, name)
+    check_matrix(op, x, name)
     _pair(op, "size", size)
-    _size(op, "size[0]", size[0], x.shape[-2])
-    _size(op, "size[1]", size[1], x.shape[-1])
+    _size(op, "size[0]", size[0], x.shape[-2], name)
+    _size(op, "size[1]", size[1], x.shape[-1], name)
     _norm(op, norm)
     return [*x.shape[:-2], *size], dtype
 

@@ -21,7 +21,7 @@ __all__ = [
     "Decay",
     "check",
     "check_decay",
-    "check_graph",
+    "check_writable",
     "compute_dtype",
     "loss_dtype",
     "needs_composed",
@@ -57,18 +57,20 @@ def check(
     for i, x in enumerate(xs):
         if x.device != xs[0].device:
             _fail(op, f"xs must be on one device, got {xs[0].device} at 0 and {x.device} at {i}")
-        _contract.check_dtype(op, "x's dtype", x.dtype)
-        _contract.check_matrix(op, x)
-        _contract.check_kept(op, f"ks[{2 * i}]", ks[2 * i], x.shape[-2])
-        _contract.check_kept(op, f"ks[{2 * i + 1}]", ks[2 * i + 1], x.shape[-1])
+        name = f"xs[{i}]"
+        _contract.check_dtype(op, f"{name}'s dtype", x.dtype)
+        _contract.check_matrix(op, x, name)
+        _contract.check_kept(op, f"ks[{2 * i}]", ks[2 * i], x.shape[-2], name)
+        _contract.check_kept(op, f"ks[{2 * i + 1}]", ks[2 * i + 1], x.shape[-1], name)
         if grads is not None:
-            _check_grad(op, f"grads[{i}]", grads[i], x)
+            _check_grad(op, i, grads[i], x)
 
 
-def _check_grad(op: str, name: str, grad: Tensor, x: Tensor) -> None:
+def _check_grad(op: str, i: int, grad: Tensor, x: Tensor) -> None:
+    name = f"grads[{i}]"
     if tuple(grad.shape) != tuple(x.shape):
         shape, found = (_contract.show(t.shape) for t in (x, grad))
-        _fail(op, f"{name} must have shape {shape}, as xs has, got {found}")
+        _fail(op, f"{name} must have shape {shape}, as xs[{i}] has, got {found}")
     _contract.check_dtype(op, f"{name}'s dtype", grad.dtype)
     compute = compute_dtype(x.dtype)
     if grad.dtype not in (x.dtype, compute):
@@ -76,7 +78,7 @@ def _check_grad(op: str, name: str, grad: Tensor, x: Tensor) -> None:
         got = str(grad.dtype).removeprefix("torch.")
         _fail(op, f"{name}'s dtype must be {' or '.join(allowed)}, got {got}")
     if grad.device != x.device:
-        _fail(op, f"{name} must be on {x.device}, as xs is, got {grad.device}")
+        _fail(op, f"{name} must be on {x.device}, as xs[{i}] is, got {grad.device}")
     _contract.check_distinct(op, name, grad)
 
 
@@ -161,10 +163,19 @@ def _grad_kernel(
     return grads
 
 
-def check_graph(op: str, grads: Sequence[Tensor]) -> None:
-    """No graph is recorded of what is added to gradients."""
+def check_writable(op: str, grads: Sequence[Tensor]) -> None:
+    """No graph is recorded of what is added to gradients, and inference tensors cannot tell that they have changed."""
     if torch.is_grad_enabled() and any(grad.requires_grad for grad in grads):
         raise RuntimeError(f"front::{op}: grads must not require grad: they are added to in place")
+    _check_not_inference(op, grads)
+
+
+def _check_not_inference(op: str, grads: Sequence[Tensor]) -> None:
+    if torch.is_inference_mode_enabled():
+        return
+    for i, grad in enumerate(grads):
+        if grad.is_inference():
+            raise inference_error(op, f"grads[{i}]")
 
 
 def _bump_version(op: Any, below_autograd: bool = True) -> Callable[..., Tensor]:
@@ -174,12 +185,13 @@ def _bump_version(op: Any, below_autograd: bool = True) -> Callable[..., Tensor]
     costs as much as some launches.
     """
 
+    name = op._schema.name.removeprefix("front::")
+
     def kernel(keyset: torch._C.DispatchKeySet, grads: Sequence[Tensor], *args: Any, **options: Any) -> Tensor:
-        if not below_autograd:
-            check_graph("spectral_grad_many_", grads)
-        for i, grad in enumerate(grads):
-            if grad.is_inference() and not torch.is_inference_mode_enabled():
-                raise inference_error("spectral_grad_many_", f"grads[{i}]")
+        if below_autograd:
+            _check_not_inference(name, grads)
+        else:
+            check_writable(name, grads)
         for grad in grads:
             torch.autograd.graph.increment_version(grad)
         with torch._C._AutoDispatchBelowADInplaceOrView():

@@ -57,14 +57,14 @@ def _many_kernels(op: LinearOp) -> tuple[Callable[..., list[Tensor]], ...]:
     def fake(xs: Sequence[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
         if not xs:
             return []
-        shape, dtype = op.contract(xs[0], *args, op=name, **kwargs)
+        shape, dtype = op.contract(xs[0], *args, op=name, name="xs[0]", **kwargs)
         _contract.check_alike(name, xs)
         return [x.new_empty(shape, dtype=dtype) for x in xs]
 
     def autograd(keyset: torch._C.DispatchKeySet, xs: Sequence[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
         graded = torch.is_grad_enabled() and any(x.requires_grad for x in xs)
         if graded or any(has_tangent(x) for x in xs):
-            op.contract(xs[0], *args, op=name, **kwargs)
+            op.contract(xs[0], *args, op=name, name="xs[0]", **kwargs)
             _contract.check_alike(name, xs)
             return [op.overload(x, *args, **kwargs) for x in xs]
         with torch._C._AutoDispatchBelowAutograd():
@@ -81,7 +81,7 @@ def _many_vmap_rule(op: LinearOp) -> Callable[..., tuple[list[Tensor], list[int]
         info: Any, in_dims: tuple[Any, ...], xs: Sequence[Tensor], *args: Any, **kwargs: Any
     ) -> tuple[list[Tensor], list[int]]:
         samples = [_contract.sample(x, dim) for x, dim in zip(xs, in_dims[0], strict=True)]
-        op.contract(samples[0], *args, op=f"{op.name}_many", **kwargs)
+        op.contract(samples[0], *args, op=f"{op.name}_many", name="xs[0]", **kwargs)
         _contract.check_alike(f"{op.name}_many", samples)
         # A matrix that is not mapped over is the same for all.
         batched = [

@@ -192,12 +192,15 @@ class Task(NamedTuple):
     dim: int | None = None
 
 
+_DIRECTIONS = {"dct2": _FORWARD, "dct_crop": _FORWARD, "idct2": _INVERSE, "idct_pad": _INVERSE}
+
+
 def _task(op: str, x: Tensor, out: Tensor, arguments: dict[str, Any]) -> Task:
     if op in ("dct", "idct"):
         return Task(_FORWARD if op == "dct" else _INVERSE, arguments["norm"], dim=arguments["dim"] % x.dim())
     if op in ("dct_resize", "lowpass"):
         return Task(_RESIZE, arguments.get("norm", "ortho"), _kept(x.shape, out.shape[-2:], arguments["k"]))
-    return Task(_FORWARD if op.startswith("dct") else _INVERSE, arguments["norm"])
+    return Task(_DIRECTIONS[op], arguments["norm"])
 
 
 def _engine_of(op: str, count: int, x: Tensor, out: Tensor, task: Task) -> str:
@@ -344,7 +347,7 @@ def _many(op: Any) -> Callable[..., list[Tensor]]:
     direction = _FORWARD if op.name == "dct_crop" else _INVERSE
 
     def kernel(xs: Sequence[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
-        shape, dtype = op.contract(xs[0], *args, op=name, **kwargs)
+        shape, dtype = op.contract(xs[0], *args, op=name, name="xs[0]", **kwargs)
         _contract.check_alike(name, xs)
         for i, x in enumerate(xs):
             _check_device(name, f"xs[{i}]", x, xs[0])

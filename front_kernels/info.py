@@ -41,10 +41,10 @@ def plan_for(
         kernel in order its "name", "blocks", "threads" and ("cuda" only) "shared_bytes", "workspace_bytes",
         "compute_dtype", "text"}. For the CPU {"rows": plan of the pass along the rows (length n),
         "columns": that along the columns (length m), "order": which is first, "workspace_bytes": size of the
-        intermediate, "compute_dtype", "predicted_us": microseconds by the cost model, "text": all that in words}. A
-        plan of a pass has the algorithm ("mixed radix", "resampled", "bluestein" or "dense"), radices, lengths, a cost
-        in vector operations per lane, the predicted "us" and a "text". The constants of the cost model are timings of
-        one machine (csrc/plan.h); on others compare predictions with each other only.
+        intermediate, whose rows are whole cache lines, "compute_dtype", "predicted_us": microseconds by the cost model,
+        "text": all that in words}. A plan of a pass has the algorithm ("mixed radix", "resampled", "bluestein" or
+        "dense"), radices, lengths, a cost in vector operations per lane, the predicted "us" and a "text". The constants
+        of the cost model are timings of one machine (csrc/plan.h); on others compare predictions with each other only.
 
     Raises:
         ValueError: shape, k, dtype, device or engine is not allowed.

@@ -165,7 +165,7 @@ def spectral_stack_grad_(
         RuntimeError: one of grads requires grad and grad mode is on.
     """
     _check_stack("spectral_stack_grad_", xs, k, decay, grads)
-    _spectral.check_graph("spectral_stack_grad_", grads)
+    _spectral.check_writable("spectral_stack_grad_", grads)
     with torch.no_grad():
         return _spectral_parts.stack_loss(list(grads), list(xs), list(k), scale, standardize, decay)
 
@@ -189,5 +189,5 @@ def _check_stack(
             raise ValueError(f"front::{op}: xs must be matrices, got shape {list(xs[0].shape)}")
     for i, (value, n) in enumerate(zip(k, (len(xs), *xs[0].shape), strict=False)):
         if not 1 <= value <= n:
-            of = "the size of x" if i else "the number of xs"
+            of = "the size of xs[0]" if i else "the number of xs"
             raise ValueError(f"front::{op}: k[{i}] must be between 1 and {n} ({of}), got {value}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch.autograd import forward_ad
@@ -118,20 +120,61 @@ def test_in_place_opcheck_and_compiled(name):
         (lambda x: fk.dct2_(x, norm="l2"), "dct2_: norm must be 'ortho', 'backward' or 'forward', got 'l2'"),
         (lambda x: fk.idct2_(x[0]), r"idct2_: x must have at least 2 dimensions, got shape \[5\]"),
         (lambda x: fk.dct2_(x.int()), "dct2_: x's dtype must be .*, got int32"),
-        (lambda x: fk.dct2_(x[:1].expand(6, 5)), "dct2_: x must not overlap itself, but is expanded along dim 0"),
+        (
+            lambda x: fk.dct2_(x[:1].expand(6, 5)),
+            r"dct2_: x must not overlap itself, as shape \[6, 5\] with strides \[0, 1\]",
+        ),
         (
             lambda x: fk.dct_crop_many([x, x[:5]], 2),
             r"dct_crop_many: xs must have one shape, got \[6, 5\] at 0 and \[5",
         ),
         (lambda x: fk.dct_crop_many([x, x[0]], 2), r"xs must have one shape, got \[6, 5\] at 0 and \[5\] at 1"),
         (lambda x: fk.idct_pad_many([x, x.double()], 9), "xs must have one dtype, got float32 at 0 and float64 at 1"),
-        (lambda x: fk.idct_pad_many([x], (5, 9)), r"idct_pad_many: size\[0\] must be between 6"),
+        (
+            lambda x: fk.idct_pad_many([x], (5, 9)),
+            r"idct_pad_many: size\[0\] must be between 6 \(the size of xs\[0\]\)",
+        ),
+        (lambda x: fk.dct_crop_many([x], (7, 2)), r"dct_crop_many: k\[0\] must be .* \(the size of xs\[0\]\), got 7"),
+        (lambda x: fk.dct_crop_many([x.int()], 2), r"dct_crop_many: xs\[0\]'s dtype must be .*, got int32"),
+        (lambda x: fk.idct_pad_many([x[0]], 9), r"idct_pad_many: xs\[0\] must have at least 2 dimensions"),
         (lambda x: fk.dct_crop_many([x], 2, norm="l2"), "dct_crop_many: norm must be"),
     ],
 )
 def test_bad_arguments(call, message, device):
     with pytest.raises(ValueError, match=message):
         call(torch.empty(6, 5, device=device))
+
+
+LAYOUTS = {
+    "rows": ((6, 5), (5, 1)),
+    "columns": ((6, 5), (1, 6)),
+    "slice": ((6, 5), (40, 3)),
+    "diagonals": ((6, 5), (7, 2)),
+    "one row": ((1, 5), (0, 1)),
+    "none": ((0, 6, 5), (0, 0, 0)),
+    "interleaved": ((3, 4), (4, 3)),  # 0 3 6 9, 4 7 10 13, 8 11 14 17
+    "windows": ((6, 5), (2, 1)),
+    "expanded": ((6, 5), (1, 0)),
+    "meeting once": ((4, 5), (4, 3)),  # 3 * 4 = 4 * 3
+    "batch of one matrix": ((2, 6, 5), (0, 5, 1)),
+    "overlapping batch": ((2, 6, 5), (29, 5, 1)),
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(("shape", "strides"), LAYOUTS.values(), ids=LAYOUTS)
+def test_only_what_overlaps_itself_is_refused(shape, strides, device):
+    places = [
+        sum(i * s for i, s in zip(index, strides, strict=True)) for index in itertools.product(*map(range, shape))
+    ]
+    x = torch.empty_strided(shape, strides, device=device)
+    if len(set(places)) == len(places):
+        fk.dct2_(x)
+    else:
+        with pytest.raises(
+            ValueError, match=r"front::dct2_: x must not overlap itself, as shape .* with strides .* does"
+        ):
+            fk.dct2_(x)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -217,7 +260,9 @@ def test_many_opcheck_and_compiled(name):
 @pytest.mark.parametrize("name", MANY)
 def test_many_under_vmap_refuse_what_each_call_would(name):
     many = MANY[name][0]
-    with pytest.raises(ValueError, match=rf"front::{name}_many: x must have at least 2 dimensions, got shape \[8\]"):
+    with pytest.raises(
+        ValueError, match=rf"front::{name}_many: xs\[0\] must have at least 2 dimensions, got shape \[8\]"
+    ):
         torch.vmap(lambda v: many([v], (4, 8))[0])(torch.randn(4, 8))
     with pytest.raises(ValueError, match="xs must have one dtype, got float32 at 0 and float64 at 1"):
         torch.vmap(lambda v: many([v, v.double()], (4, 8))[0])(torch.randn(3, 4, 8))

@@ -40,11 +40,19 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: fk.spectral_loss_many([floats(4, 6), floats(3, 3)], [(2, 7), 1]),
-        "spectral_loss_many: ks[1] must be between 1 and 6 (the size of x), got 7",
+        "spectral_loss_many: ks[1] must be between 1 and 6 (the size of xs[0]), got 7",
     ),
     (
         lambda: fk.spectral_loss_many([floats(4, 6), floats(3, 3)], [(2, 2), (4, 1)]),
-        "spectral_loss_many: ks[2] must be between 1 and 3 (the size of x), got 4",
+        "spectral_loss_many: ks[2] must be between 1 and 3 (the size of xs[1]), got 4",
+    ),
+    (
+        lambda: fk.spectral_loss_many([floats(4, 6), floats(3, 3).int()], [1, 1]),
+        f"spectral_loss_many: xs[1]'s dtype {DTYPES} int32",
+    ),
+    (
+        lambda: fk.spectral_loss_many([floats(4, 6), floats(3)], [1, 1]),
+        "spectral_loss_many: xs[1] must have at least 2 dimensions, got shape [3]",
     ),
     (
         lambda: fk.spectral_loss_many([floats(4, 6)], [1, 1]),
@@ -72,7 +80,7 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: accumulate(floats(6, 4), floats(4, 6)),
-        "spectral_grad_many_: grads[0] must have shape [4, 6], as xs has, got [6, 4]",
+        "spectral_grad_many_: grads[0] must have shape [4, 6], as xs[0] has, got [6, 4]",
     ),
     (
         lambda: accumulate(floats(4, 6).half(), floats(4, 6)),
@@ -85,7 +93,7 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     (lambda: accumulate(floats(4, 6).int(), floats(4, 6)), f"spectral_grad_many_: grads[0]'s dtype {DTYPES} int32"),
     (
         lambda: accumulate(floats(4, 1).expand(4, 6), floats(4, 6)),
-        "spectral_grad_many_: grads[0] must not overlap itself, but is expanded along dim 1",
+        "spectral_grad_many_: grads[0] must not overlap itself, as shape [4, 6] with strides [1, 0] does",
     ),
     (
         lambda: fk.spectral_stack_loss([floats(4, 6)], (1, 2)),
@@ -97,7 +105,7 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: fk.spectral_stack_loss([floats(4, 6)] * 2, (1, 2, 7)),
-        "spectral_stack_loss: k[2] must be between 1 and 6 (the size of x), got 7",
+        "spectral_stack_loss: k[2] must be between 1 and 6 (the size of xs[0]), got 7",
     ),
     (
         lambda: fk.spectral_stack_loss([floats(4, 6), floats(4, 5)], (1, 2, 2)),
@@ -130,7 +138,7 @@ def test_message(call: Callable[[], Any], message: str, where: str) -> None:
         (lambda v: fk.spectral_loss(v, (5, 1)), "spectral_loss: k[0] must be between 1 and 4 (the size of x), got 5"),
         (
             lambda v: fk.spectral_loss_many([v], [(1, 9)]),
-            "spectral_loss_many: ks[1] must be between 1 and 8 (the size of x), got 9",
+            "spectral_loss_many: ks[1] must be between 1 and 8 (the size of xs[0]), got 9",
         ),
         (
             lambda v: fk.spectral_loss_many([v], [(1, 1)], decay=(-1.0, 0.0)),
@@ -153,6 +161,14 @@ def test_an_inference_tensor_as_gradient() -> None:
     with torch.inference_mode():
         fk.spectral_grad_many_([grad], [x], [(1, 1)], 1.0)
     assert grad.any()
+
+
+def test_an_inference_tensor_as_a_stacks_gradient() -> None:
+    with torch.inference_mode():
+        grad = torch.zeros(4, 6)
+    with pytest.raises(RuntimeError, match=r"front::spectral_stack_grad_: grads\[0\]: got an inference tensor outside"):
+        fk.spectral_stack_grad_([grad], [torch.randn(4, 6)], (1, 1, 1), 1.0)
+    assert not grad.any()
 
 
 def test_an_empty_list() -> None:

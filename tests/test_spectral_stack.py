@@ -193,7 +193,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "shapes": ({"xs": [X, X.t().contiguous().t()[:3]]}, r"xs must have one shape, got \[4, 5\] at 0 and \[3, 5\] at 1"),
     "dtypes": ({"xs": [X, X.double()]}, "xs must have one dtype, got float32 at 0 and float64 at 1"),
     "rank": ({"xs": [X[None], X[None]]}, r"xs must be matrices, got shape \[1, 4, 5\]"),
-    "integers": ({"xs": [X.int(), X.int()]}, "x's dtype must be float16, .* got int32"),
+    "integers": ({"xs": [X.int(), X.int()]}, r"xs\[0\]'s dtype must be float16, .* got int32"),
     "k short": ({"k": (2, 2)}, r"k must have 3 elements \(layers, rows, columns\), got \[2, 2\]"),
     "layers 0": ({"k": (0, 2, 2)}, r"k\[0\] must be between 1 and 2 \(the number of xs\), got 0"),
     "layers 3": ({"k": (3, 2, 2)}, r"k\[0\] must be between 1 and 2 \(the number of xs\), got 3"),
@@ -230,7 +230,7 @@ def test_argument_errors_while_compiling(name: str) -> None:
     ("grads", "message"),
     [
         ([X], r"grads must have one tensor for each of xs \(2\), got 1"),
-        ([X, X[:3]], r"grads\[1\] must have shape \[4, 5\], as xs has, got \[3, 5\]"),
+        ([X, X[:3]], r"grads\[1\] must have shape \[4, 5\], as xs\[1\] has, got \[3, 5\]"),
         ([X, X.double()], r"grads\[1\]'s dtype must be float32.*, got float64"),
     ],
 )

@@ -285,6 +285,24 @@ def test_lists_are_the_sum_in_any_order_and_repeat_bit_for_bit() -> None:
     assert losses[0].item() == pytest.approx(single, rel=1e-6)
 
 
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_by_any_number_of_threads(dtype: torch.dtype, standardize: bool) -> None:
+    """Also of columns, whose blocks are taken together, as many as each thread has."""
+    x = torch.randn(700, 333, dtype=dtype).t() + 3
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            grad = torch.zeros_like(x)
+            loss = fk.spectral_grad_many_([grad], [x], [(300, 500)], 1.0, standardize=standardize)
+            results.append((loss, fk.spectral_loss(x, (300, 500), standardize=standardize), grad))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(map(torch.equal, result, results[0]))
+
+
 def test_the_two_halves_are_the_whole() -> None:
     """What GPUs and shards use, against the fused form."""
     xs = [sample((30, 22), torch.float32) for _ in range(3)] + [sample((2, 5, 9), torch.bfloat16), torch.ones(4, 4)]

@@ -146,8 +146,8 @@ void blend_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int
       auto* y = pass.out ? static_cast<Out*>(pass.out) + offset(pass.out_along, begin) : nullptr;
       for (int g = 0; g < works.count; ++g) {
         const int64_t first = (group.begin + g) * kLanes<T>;
-        *group.squares += blend_block<In, Out, T>(x + first * residual.row, y, n, pass.out_along, group.lanes[g], index,
-                                                  works[g], residual);
+        group.squares[g] += blend_block<In, Out, T>(x + first * residual.row, y, n, pass.out_along, group.lanes[g],
+                                                    index, works[g], residual);
       }
     };
     if (pass.out_type == residual.type)
@@ -163,7 +163,7 @@ void load_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& 
     load_group(pass, group, begin, n, index, works);
     if (!pass.measure) return;
     for (int g = 0; g < works.count; ++g)
-      add_moments<T>(works[g], n, index, group.lanes[g].count, *pass.measure, *group.moments);
+      add_moments<T>(works[g], n, index, group.lanes[g].count, *pass.measure, group.moments[g]);
   };
   if (!axis.taps) return load(0, axis.n, axis.forward_in, group.work);
   with_taps(axis.taps, [&](auto half) { decimate<half>(axis.n, axis.filter, axis.forward_in, group.work, load); });

@@ -3,11 +3,12 @@
 namespace front::cpu {
 namespace {
 
-Norm check(const char* op, const Tensor& x, const std::vector<int64_t>& k, const NormName& norm) {
-  const auto sizes = check_matrix(op, x);
+Norm check(const char* op, const Tensor& x, const std::vector<int64_t>& k, const NormName& norm,
+           const char* name = "x") {
+  const auto sizes = check_matrix(op, x, name);
   check_pair(op, "k", k);
-  check_kept(op, "k[0]", k[0], sizes.end()[-2]);
-  check_kept(op, "k[1]", k[1], sizes.end()[-1]);
+  check_kept(op, "k[0]", k[0], sizes.end()[-2], name);
+  check_kept(op, "k[1]", k[1], sizes.end()[-1], name);
   return parse_norm(op, norm.value);
 }
 
@@ -37,8 +38,8 @@ void dct_crop_(const Tensor& x, std::vector<int64_t> k, const NormName& norm) {
 std::vector<Tensor> dct_crop_many(std::vector<Tensor> xs, std::vector<int64_t> k, const NormName& norm,
                                   std::optional<ScalarType> out_dtype) {
   if (xs.empty()) return {};
-  const Types types = types_of("dct_crop_many", xs[0], out_dtype);
-  const Norm scale = check("dct_crop_many", xs[0], k, norm);
+  const Types types = types_of("dct_crop_many", xs[0], out_dtype, "xs[0]");
+  const Norm scale = check("dct_crop_many", xs[0], k, norm, "xs[0]");
   check_alike("dct_crop_many", xs);
   std::vector<Tensor> outs;
   for (const Tensor& x : xs) outs.push_back(empty(x, matrix_sizes(sizes_of(x), k[0], k[1]), types.out));

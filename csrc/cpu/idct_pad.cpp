@@ -3,11 +3,12 @@
 namespace front::cpu {
 namespace {
 
-Norm check(const char* op, const Tensor& x, const std::vector<int64_t>& size, const NormName& norm) {
-  const auto sizes = check_matrix(op, x);
+Norm check(const char* op, const Tensor& x, const std::vector<int64_t>& size, const NormName& norm,
+           const char* name = "x") {
+  const auto sizes = check_matrix(op, x, name);
   check_pair(op, "size", size);
-  check_size(op, "size[0]", size[0], sizes.end()[-2]);
-  check_size(op, "size[1]", size[1], sizes.end()[-1]);
+  check_size(op, "size[0]", size[0], sizes.end()[-2], name);
+  check_size(op, "size[1]", size[1], sizes.end()[-1], name);
   return parse_norm(op, norm.value);
 }
 
@@ -41,8 +42,8 @@ void idct_pad_(const Tensor& x, std::vector<int64_t> k, const NormName& norm) {
 std::vector<Tensor> idct_pad_many(std::vector<Tensor> xs, std::vector<int64_t> size, const NormName& norm,
                                   std::optional<ScalarType> out_dtype) {
   if (xs.empty()) return {};
-  const Types types = types_of("idct_pad_many", xs[0], out_dtype);
-  const Norm scale = check("idct_pad_many", xs[0], size, norm);
+  const Types types = types_of("idct_pad_many", xs[0], out_dtype, "xs[0]");
+  const Norm scale = check("idct_pad_many", xs[0], size, norm, "xs[0]");
   check_alike("idct_pad_many", xs);
   std::vector<Tensor> outs;
   for (const Tensor& x : xs) outs.push_back(empty(x, matrix_sizes(sizes_of(x), size[0], size[1]), types.out));

@@ -32,7 +32,7 @@ struct Panels {
   int64_t rows, columns, width;
 
   int64_t panel() const { return rows * width; }
-  int64_t matrix() const { return (columns + width - 1) / width * panel(); }
+  int64_t matrix() const { return rows * panel_columns(columns, size_of(type)); }
   int64_t bytes() const { return matrix() * size_of(type); }
   Along along_row() const { return {1, width, panel()}; }
 };

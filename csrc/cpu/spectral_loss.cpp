@@ -89,7 +89,7 @@ std::vector<Tensor> spectral_grad_many(const Tensor& scale, std::vector<Tensor> 
                                        bool standardize, Decay decay) {
   std::vector<Tensor> grads;
   for (const Tensor& x : xs) {
-    grads.push_back(empty(x, sizes_of(x), types_of("_spectral_grad_many", x).out));
+    grads.push_back(empty(x, sizes_of(x), types_of("_spectral_grad_many", x, {}, indexed("xs", grads.size())).out));
     torch::stable::zero_(grads.back());
   }
   const double value = dtype_of("_spectral_grad_many", "scale's dtype", scale.scalar_type()) == DType::f64
@@ -105,11 +105,11 @@ std::tuple<Tensor, Tensor> spectral_crop(std::vector<Tensor> xs, std::vector<int
   check_pair(op, "k", k);
   check_alike(op, xs);
   const auto count = static_cast<int64_t>(xs.size());
-  const Types types = types_of(op, xs[0]);
-  const auto sizes = check_matrix(op, xs[0]);
+  const Types types = types_of(op, xs[0], {}, "xs[0]");
+  const auto sizes = check_matrix(op, xs[0], "xs[0]");
   if (sizes.size() != 2) fail(op, "xs must be matrices, got shape ", shape_string(sizes));
-  if (!only_rows) check_kept(op, "k[0]", k[0], sizes[0]);
-  check_kept(op, "k[1]", k[1], sizes[1]);
+  if (!only_rows) check_kept(op, "k[0]", k[0], sizes[0], "xs[0]");
+  check_kept(op, "k[1]", k[1], sizes[1], "xs[0]");
   const int64_t rows = only_rows ? sizes[0] : k[0];
   const Tensor coefficients = empty(xs[0], {count, rows, k[1]}, types.compute);
   const Tensor spreads = empty(xs[0], {count, 4}, DType::f64);
@@ -132,8 +132,8 @@ Tensor spectral_residual_(std::vector<Tensor> grads, std::vector<Tensor> xs, con
   check_alike(op, xs);
   const auto count = static_cast<int64_t>(xs.size());
   if (!grads.empty() && grads.size() != xs.size()) fail(op, "grads must be empty or have one for each of xs");
-  const Types types = types_of(op, xs[0]);
-  const auto sizes = check_matrix(op, xs[0]), kept = sizes_of(coefficients);
+  const Types types = types_of(op, xs[0], {}, "xs[0]");
+  const auto sizes = check_matrix(op, xs[0], "xs[0]"), kept = sizes_of(coefficients);
   if (sizes.size() != 2) fail(op, "xs must be matrices, got shape ", shape_string(sizes));
   if (kept.size() != 3 || kept[0] != count || kept[1] < 1 || kept[1] > sizes[0] || kept[2] < 1 || kept[2] > sizes[1] ||
       (only_rows && kept[1] != sizes[0]) || !coefficients.is_contiguous() ||
