@@ -69,6 +69,9 @@ def test_a_target_of_one_layer_has_the_same_rows_in_both_recipes() -> None:
 def test_a_wider_target_loses_nothing() -> None:
     report = front_models.compare(trained(vit(32, 2, 64)), vit(48, 2, 96))
     assert (report.paper_gain, report.aligned_gain, report.recommended) == (None, None, "aligned")
+    assert report.reason == (
+        "aligned: the target is nowhere smaller, and it takes the source's layers, heads and units as they are"
+    )
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,3 +88,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "blocks.{}.attn.qkv.weight" in out
     assert document["reason"][:20] in out
     assert_error(capsys, main([*arguments[:2], "--like", str(tmp_path / "none.safetensors")]), 1, "none.safetensors")
+    assert main([*arguments, "--json", "--heads", "4"]) == 0
+    other = json.loads(capsys.readouterr().out)  # heads of another size are chosen by other norms
+    assert [row["paper"] for row in other["rows"]] == [row["paper"] for row in document["rows"]]
+    assert [row["aligned"] for row in other["rows"]] != [row["aligned"] for row in document["rows"]]
+    assert_error(capsys, main([*arguments, "--heads", "3"]), 1, "heads")

@@ -422,5 +422,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert all(torch.equal(written[name], spaced[name]) for name in spaced)
     assert not all(torch.equal(written[name], first[name]) for name in first)
     capsys.readouterr()
+    (folder / "config.json").unlink()
+    assert main([*arguments, "--force", "--heads", "2,2"]) == 0
+    written = load_file(out)
+    assert all(torch.equal(written[name], first[name]) for name in first)
+    capsys.readouterr()
     code = main([*arguments, "--force", "--gain", "area"])
-    assert_error(capsys, code, 1, "gain: got 'area' with recipe='aligned'")
+    assert_error(capsys, code, 2, "'--gain' goes with '--recipe paper'.")

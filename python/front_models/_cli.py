@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import torch
+from click.core import ParameterSource
 from rich import box
 from rich.table import Table
 from torch import Tensor
@@ -187,10 +188,7 @@ def transfer_command(
       front transfer gpt2/ --like small-gpt2-config/ -o small/ --recipe aligned
     """
     path, folder = options.output_path(output, force=force)
-    if both["recipe"] == "paper" and both["heads"] is not None:
-        raise click.UsageError("'--heads' goes with '--recipe aligned'.")
-    if both["recipe"] == "paper" and both["depth_fill"] in CHOOSING:
-        raise click.UsageError(f"'--depth-fill': '{both['depth_fill']}' goes with '--recipe aligned'.")
+    _check_recipe(**both, gain=gain)
     started = time.perf_counter()
     weights = open_weights(source)
     target = load_target(like, seed=seed)
@@ -215,9 +213,12 @@ def transfer_command(
 @cli.command("compare")
 @click.argument("source", metavar="SRC", callback=options.named)
 @LIKE
-@options.seed_option
+@options.heads_option
+@options.config_seed_option
 @options.reporting_options
-def compare_command(source: str, like: str, seed: int, as_json: bool, quiet: bool) -> None:
+def compare_command(
+    source: str, like: str, heads: tuple[int, int] | None, seed: int, as_json: bool, quiet: bool
+) -> None:
     """Show what each recipe would keep of SRC in a model like TARGET, and which one that speaks for.
 
     Beside each share stands what would be kept of white noise: where they are the same, nothing is gained over a random
@@ -231,7 +232,7 @@ def compare_command(source: str, like: str, seed: int, as_json: bool, quiet: boo
     target = load_target(like, seed=seed)
     names = align_names(target.tensors, weights, target.prefix)
     with options.progress_bar("comparing", quiet=quiet) as progress:
-        report = compare(weights, target.renamed(names), progress=progress)
+        report = compare(weights, target.renamed(names), heads=heads, progress=progress)
     if as_json:
         options.print_json({"command": "compare", "source": source, "like": like, **report.to_dict()})
     else:
@@ -278,6 +279,26 @@ def inspect_command(file: str, plot: str | None, force: bool, aligned: bool, as_
     options.print_table(report)
     if plot is not None:
         click.echo(f"wrote {plot}")
+
+
+def _check_recipe(recipe: str, heads: tuple[int, int] | None, depth_fill: str, **others: Any) -> None:
+    """Which options go with a recipe; raises click.UsageError for others."""
+    given = click.get_current_context().get_parameter_source("depth_fill") is ParameterSource.COMMANDLINE
+    if recipe == "paper":
+        if heads is not None:
+            raise click.UsageError("'--heads' goes with '--recipe aligned'.")
+        if depth_fill in CHOOSING:
+            raise click.UsageError(f"'--depth-fill': '{depth_fill}' goes with '--recipe aligned'.")
+        return
+    if given and depth_fill not in CHOOSING:
+        raise click.UsageError(
+            f"'--depth-fill': '{depth_fill}' goes with '--recipe paper'; with aligned: {' or '.join(CHOOSING[::-1])}."
+        )
+    plain = {"gain": "none", "keep_ratio": 1.0, "mlp_axes": "both", "depth": True, "select_n": None}
+    for name, value in plain.items():
+        if others[name] != value:
+            option = "no-depth" if name == "depth" else name.replace("_", "-")
+            raise click.UsageError(f"'--{option}' goes with '--recipe paper'.")
 
 
 def _gene_row(role: GeneRole) -> dict[str, Any]:

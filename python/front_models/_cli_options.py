@@ -19,7 +19,9 @@ from front_models._atomic import check_output
 from front_models._kinds import check_skip
 
 __all__ = [
+    "config_seed_option",
     "extraction_options",
+    "heads_option",
     "initialization_options",
     "named",
     "output_options",
@@ -84,14 +86,32 @@ skip_option = click.option(
     help="Leave these roles as they are: qkv, o, mlp, norm, embed, head, or patterns on names such as 'blocks.0.*'; "
     "separated by commas, or given several times.",
 )
-seed_option = click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    metavar="N",
-    default=0,
-    show_default=True,
-    help="For the initial values of a model built from a config, and for --depth-fill random.",
-)
+
+
+def _seed_option(more: str = "") -> Callable[[F], F]:
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        metavar="N",
+        default=0,
+        show_default=True,
+        help=f"For the initial values of a model built from a config{more}.",
+    )
+
+
+def _heads_option(start: str) -> Callable[[F], F]:
+    return click.option(
+        "--heads",
+        callback=_heads,
+        metavar="N[,KV]",
+        help=f"{start} of a layer of SRC, and key/value heads where they are others. Without it, what the config.json "
+        "beside SRC says.",
+    )
+
+
+seed_option = _seed_option(", and for --depth-fill random")
+config_seed_option = _seed_option()
+heads_option = _heads_option("For the aligned recipe: attention heads")
 extraction_options: Callable[[F], F] = _compose(
     click.option(
         "--keep-ratio",
@@ -125,8 +145,8 @@ def _initialization_options(*fills: str, more: str = "") -> Callable[[F], F]:
             type=click.Choice(["none", "area", "ortho"]),
             default="none",
             show_default=True,
-            help="Scale each axis by n_target/n_kept (area) or sqrt(n_target/n_source) (ortho). Without a gain, "
-            "weights grow when a model shrinks: see 'std before' and 'std after' in the report.",
+            help="Scale each axis of a matrix by n_target/n_kept (area) or sqrt(n_target/n_source) (ortho), the layers "
+            "never. Without a gain, weights grow when a model shrinks: see 'std before' and 'std after' in the report.",
         ),
         click.option(
             "--depth-fill",
@@ -164,13 +184,7 @@ transfer_options: Callable[[F], F] = _compose(
         "transform along the stream alone and choose units, heads and layers (ViT, BERT, GPT-2, Llama). Of the "
         "transform's other options it takes --depth-fill.",
     ),
-    click.option(
-        "--heads",
-        callback=_heads,
-        metavar="N[,KV]",
-        help="With --recipe aligned: attention heads of a layer of SRC, and key/value heads where they are others. "
-        "Without it, what the config.json beside SRC says.",
-    ),
+    _heads_option("With --recipe aligned: attention heads"),
 )
 reporting_options: Callable[[F], F] = _compose(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table."),

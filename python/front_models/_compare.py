@@ -28,7 +28,8 @@ class CompareRow:
     Attributes:
         role, kind: as in a transfer's report.
         elements: of the source's tensors together.
-        paper, aligned: share of the source's energy that the recipe keeps; None where it transfers nothing.
+        paper, aligned: share of the source's energy that the recipe keeps, each as `RoleRow.energy_kept` defines it:
+            the paper's without mean and over the layers, too; None where it transfers nothing.
         paper_white, aligned_white: what it would keep of white noise: the share of the coefficients, or of the
             channels, units and heads.
     """
@@ -161,7 +162,10 @@ def _recommend(gains: tuple[float | None, float | None], why: str) -> tuple[str,
     if why:
         return "paper", f"paper: the aligned recipe cannot be applied ({why})"
     if paper is None and aligned is None:
-        return "aligned", "aligned: the target is nowhere smaller, and a wider one computes what the source does"
+        return (
+            "aligned",
+            "aligned: the target is nowhere smaller, and it takes the source's layers, heads and units as they are",
+        )
     if aligned is None:
         return (
             "aligned",

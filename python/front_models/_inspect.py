@@ -113,7 +113,8 @@ def inspect_weights(
     One tensor at a time is read and transformed; with `aligned`, all that touch the residual stream.
 
     Args:
-        source: A mapping of names to tensors, a module, or a path (see `open_weights`).
+        source: A mapping of names to tensors, a module, or a path: a .safetensors, .pt, .pth or .bin file, or a
+            folder with model.safetensors.
         aligned: Also measure, along the residual stream, what `align` changes.
         progress: Called with (roles done, roles in all, role) after each role.
 

@@ -137,8 +137,11 @@ def moved(move: Move, source: Tensor, own: Tensor, rotated: bool) -> tuple[Tenso
     """The new tensor in float64, and the share of the old one's energy that it took over; None: it is not a number."""
     total = float(source.square().sum())
     if move.beside == "constant":
-        value = torch.full(own.shape, float(source.mean()), dtype=torch.float64, device=source.device)
-        return value, 1.0 if math.isfinite(total) else None
+        mean = float(source.mean())
+        value = torch.full(own.shape, mean, dtype=torch.float64, device=source.device)
+        if not math.isfinite(total):
+            return value, None
+        return value, mean**2 * source.numel() / total if total else 1.0
     value, kept = source, total
     if move.stream is not None:
         value = _along_stream(source, move.stream, own.shape[move.stream], rotated)

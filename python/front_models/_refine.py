@@ -77,6 +77,7 @@ def refine(
             penalty is the share of energy outside the lowest half of the frequencies.
         clip_grad_norm: the largest norm of all gradients together; None: not clipped.
         checkpoint: a file, in a folder that is there.
+        checkpoint_every: steps between two of them, at least 1.
         progress: False: no bar.
 
     Returns:

@@ -115,7 +115,8 @@ def initialize(
         target: a module, or a mapping of names to its tensors; any strides, shapes and floating-point dtypes. What the
             gene lacks, integer tensors, tables, and a classifier head with another number of classes stay as they are.
         gene: what `extract` gave; it is not changed.
-        gain: None; `area` multiplies each transformed axis by n_target / n_kept; `ortho` by sqrt(n_target / n_source).
+        gain: None; `area` multiplies each transformed axis of a matrix by n_target / n_kept; `ortho` by
+            sqrt(n_target / n_source). Never the layers, along which weights are multiplied by sqrt(L / L').
         depth_fill: the depth slots beyond n hold 0 (`zero`) or draws from N(mean, std) of the kept block (`random`); or
             the slots hold each kept coefficient in order, repeated as evenly as possible (`consistence`); or the
             inverse is taken at the source's depth and its first L' layers are used (`repeat`).
@@ -202,7 +203,8 @@ def transfer(
 
     Args:
         source: the trained model, as in `extract`.
-        like: the model to start: a mapping of names to tensors, a module, or a path. It gives the result its names,
+        like: the model to start: a mapping of names to tensors, a module, or the path of weights (from a folder that
+            has only a config.json the command `front transfer` builds the model). It gives the result its names,
             shapes, dtypes, devices and ties, and the values of what is not transferred.
         keep_ratio, mlp_axes, depth, skip: as in `extract`; `skip` counts for both sides.
         gain, depth_fill, select_n, generator: as in `initialize`.
