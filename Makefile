@@ -8,8 +8,9 @@
 # make bench-cpu   README's table of the CPU: peers, dtypes and instruction sets; appends to bench/results/cpu.csv and
 #                  makes the table and docs/cpu.png of it.  make bench-report   only the table and the picture
 # make proof-quick   starts of small models compared on real data, and that their order is what it was: minutes on two cores
-# make proof   all starts (from MiniLM the leading ones) on one target, one seed, the best with three: about 40 minutes on two cores; it goes on where it was
-# make proof-full   docs/RESULTS.md: every target, all starts, three seeds: hours (ARGS="--device cuda").  make proof-report   the page and its pictures
+# make proof   all starts (from MiniLM the leading ones) on one target, one seed, the best with three: 40 minutes on two quick cores, twice that on slow ones; it goes on where it was.
+#              Ledger, page and pictures in build/proof
+# make proof-full   experiments/results/proof.csv and docs/RESULTS.md: every target, all starts, three seeds: hours (ARGS="--device cuda").  make proof-report   the page and its pictures
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
 .PHONY: setup demo test test-asan bench bench-short bench-spectral bench-cpu bench-report proof-quick proof proof-full proof-report lint format clean
 
@@ -74,8 +75,12 @@ proof-quick: $(VENV)/.built
 	rm -rf build/proof-quick
 	$(BIN)/python -m experiments --set quick --check --out build/proof-quick --cache build/proof-quick $(ARGS)
 
-proof proof-full: $(VENV)/.built $(VENV)/.model
-	$(BIN)/python -m experiments --set $(patsubst proof-%,%,$@) $(ARGS)
+proof: $(VENV)/.built $(VENV)/.model
+	$(BIN)/python -m experiments --set proof --out build/proof $(ARGS)
+	$(BIN)/python -m experiments.report build/proof/proof.csv --out build/proof
+
+proof-full: $(VENV)/.built $(VENV)/.model
+	$(BIN)/python -m experiments --set full $(ARGS)
 	$(BIN)/python -m experiments.report
 
 proof-report: $(VENV)/.built

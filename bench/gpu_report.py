@@ -6,11 +6,11 @@ import csv
 from pathlib import Path
 
 from front_kernels.bench.cases import label
+from front_kernels.bench.ledger import between_markers
 from report import markdown
 
 ROOT = Path(__file__).parent.parent
 LEDGER = Path(__file__).parent / "results" / "gpu.csv"
-BEGIN, END = "<!-- gpu table: begin -->\n", "<!-- gpu table: end -->\n"
 OURS = "front"
 # NOTE: those with a star compute every coefficient. Products in TF32 and bfloat16 are less exact than ours.
 PEERS = {
@@ -49,11 +49,7 @@ def table(rows: list[Row]) -> str:
 
 
 def updated(readme: str, rows: list[Row]) -> str:
-    head, begin, rest = readme.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"README.md lacks the lines {BEGIN.strip()} and {END.strip()}")
-    return head + BEGIN + table(newest(rows)) + END + tail
+    return between_markers(readme, "gpu table", table(newest(rows)))
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import ledger
+from front_kernels.bench.ledger import between_markers
 from ledger import CASES, COMPARED, PACKAGES, Case, Row
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- cpu table: begin -->\n", "<!-- cpu table: end -->\n"
 RUN = ("cpu", "threads", "isa", *PACKAGES, "commit")  # the same in all rows of one run
 PEERS, ISAS = "peers", "isas"  # what a row compares with; the other kinds of rows are dtypes, compared with float32
 OTHERS = {  # columns of the second table: kind of row, its ratio
@@ -117,11 +117,7 @@ def errors(rows: list[Row]) -> str:
 
 def updated(readme: str, runs: list[Run]) -> str:
     """The README with its table, whatever it held before, made of the runs."""
-    head, begin, rest = readme.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"README.md lacks the lines {BEGIN.strip()} and {END.strip()}")
-    return head + BEGIN + "\n".join(tables(run) for run in runs) + END + tail
+    return between_markers(readme, "cpu table", "\n".join(tables(run) for run in runs))
 
 
 def draw(runs: list[Run], path: Path) -> None:

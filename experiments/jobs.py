@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from experiments import measures, sources
-from experiments.starts import CONTROLS, PAPER, PLUS, RANDOM, RIVALS, STARTS
+from experiments.starts import PAPER, PLUS, RANDOM, RIVALS, STARTS
 from experiments.tasks import FULL, QUICK, TASKS, Size, Task, data_of
 from experiments.training import train, train_together
 
@@ -142,12 +142,12 @@ def _finalists(relations: slice = slice(None)) -> Stage:
 
 
 FIRST, OTHERS = slice(0, 1), slice(1, None)
-_FOLLOWERS = tuple(name for name in STARTS if name not in LEAD and name not in CONTROLS)
+_FOLLOWERS = tuple(name for name in STARTS if name not in LEAD)
 TUNING: tuple[Stage, ...] = (_tuning(LEAD), _tuning(_FOLLOWERS))
 LEADING: tuple[Stage, ...] = (_tuning(LEAD), _all(LEAD, SEEDS, FIRST), _all(LEAD, SEEDS, OTHERS))
 SETS: dict[str, tuple[Stage, ...]] = {
     "quick": (_all(QUICK_STARTS, SEEDS, tasks=QUICK),),
     "lead": LEADING,
-    "proof": (*TUNING, _all(tuple(CONTROLS), 1, FIRST), _finalists(FIRST)),
+    "proof": (*TUNING, _finalists(FIRST)),
     "full": (*LEADING, *TUNING, _all(tuple(STARTS), 1), _finalists(), _all(tuple(STARTS), SEEDS)),
 }

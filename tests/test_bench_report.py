@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- cpu table: begin -->\n", "<!-- cpu table: end -->\n"
 Row = dict[str, str]
 
 
@@ -108,9 +109,9 @@ def test_each_instruction_set_has_its_newest_run(report, run):
         ("avx2", "A", "1.0"),
         ("avx2", "old", "1.0"),
     ]
-    text = report.updated(f"head\n{report.BEGIN}stale\n{report.END}tail\n", found)
-    assert text.startswith(f"head\n{report.BEGIN}A, 2 threads, avx512; ")
-    assert text.endswith(f"{report.END}tail\n")
+    text = report.updated(f"head\n{BEGIN}stale\n{END}tail\n", found)
+    assert text.startswith(f"head\n{BEGIN}A, 2 threads, avx512; ")
+    assert text.endswith(f"{END}tail\n")
     assert text.count("A, 2 threads, avx2; ") == 1
     assert "stale" not in text
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -362,6 +363,22 @@ def test_rows_of_other_data_are_in_no_table(tmp_path: Path) -> None:
     assert "| aligned | 1 | 0.003 | 0.900 |" in text
     another = [row("random", "0:0.1 20:0.1") | {"relation": "wider", "data": "theirs"}]
     assert measures.comparable([*FIXTURE, *another]) == [*FIXTURE, *another]  # of another target
+
+
+def test_a_source_that_has_fewer_rows_is_named_and_can_be_asked_for(tmp_path: Path) -> None:
+    own = [each | {"origin": "own"} for each in FIXTURE[:-1]]
+    path = tmp_path / "proof.csv"
+    ledger.append([*FIXTURE, *own], path)
+    run = CliRunner().invoke(report.main, [str(path), "--out", str(tmp_path)])
+    assert run.exit_code == 0, run.output
+    assert f"vision: {len(own)} rows of source own are in no table; --origin own is for them" in run.output
+    run = CliRunner().invoke(report.main, [str(path), "--out", str(tmp_path), "--origin", "own"])
+    assert run.exit_code == 0, run.output
+    assert "no table" not in run.output
+    assert "source 6x96, own, loss" in (tmp_path / "RESULTS.md").read_text()
+    run = CliRunner().invoke(report.main, [str(path), "--out", str(tmp_path), "--origin", "other"])
+    assert run.exit_code == 2
+    assert "--origin: got other, of which the ledger has no rows" in run.output
 
 
 def test_report(tmp_path: Path) -> None:
