@@ -46,10 +46,13 @@ def set_engine(name: str | None) -> _Set:
     """Makes every op on a CUDA tensor use one engine, or, with None, the one that is predicted to be faster.
 
     For the whole process, from now on; `with set_engine("triton"): ...` for a block (backward passes run in another
-    thread, so the setting is not one thread's). Before `FRONT_ENGINE`, the environment variable that does the same.
+    thread, so the setting is not one thread's). It takes precedence over the environment variable FRONT_ENGINE.
 
     Args:
-        name: "cuda" (FFT-shaped kernels), "triton" (GEMM-shaped kernels) or None.
+        name: "cuda" (FFT-shaped kernels), "triton" (GEMM-shaped kernels) or None, whatever FRONT_ENGINE says.
+
+    Returns:
+        A context manager whose end undoes this call; nothing needs to be entered.
 
     Raises:
         ValueError: name is none of these. That an engine is missing is an error of the op.
@@ -61,7 +64,7 @@ def set_engine(name: str | None) -> _Set:
 def set_precision(name: str) -> _Set:
     """How precise the products of GEMM-shaped kernels on a CUDA tensor must be.
 
-    For the whole process, from now on; `with set_precision("fast"): ...` for a block.
+    For the whole process, from now on; `with set_precision("fast"): ...` for a block, as `set_engine`.
 
     Args:
         name: "highest", the default: relative L2 error at most 1e-6 (float32 results of float32) or 1e-5 (of 16-bit

@@ -5,9 +5,16 @@ Notation: ``D_n`` is the orthonormal DCT-II matrix of order n, ``D_n[u, i] = s_u
 any axes before them a batch.
 
 Common to all: x may be non-contiguous; its batch may be empty. float16, bfloat16 and float32 compute in float32,
-float64 (as input or `out_dtype`) in float64; the result is contiguous and has x's dtype unless `out_dtype` says
-otherwise. Differentiable to any order in reverse and forward mode; works under torch.compile, torch.export,
-torch.func. NaN and Inf propagate within their lane or matrix. Bad arguments raise ValueError.
+float64 (as input or `out_dtype`) in float64. NaN and Inf propagate within their lane or matrix. Bad values raise
+ValueError (what is no int, torch's own error). Works under torch.compile, torch.export, torch.func.
+
+The functional forms return a contiguous tensor of x's dtype unless `out_dtype` says otherwise, and are differentiable
+to any order in reverse and forward mode. `out=` and in-place forms write where they are told to, in any strides that
+do not overlap, and raise RuntimeError under autograd.
+
+Devices: the CPU, and CUDA devices of compute capability 8.0 or later (RuntimeError on others), where axes have at most
+2**24 elements, odd lengths 2**23 (ValueError; 2**30 on the CPU). There NotImplementedError says that no engine can run,
+and why: `front_kernels.build_info`. Neither tensors nor work ever move to another device.
 """
 
 from __future__ import annotations

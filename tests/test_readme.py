@@ -9,6 +9,7 @@ import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 FENCES = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+HEADINGS = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
 
 
 def test_there_are_fences():
@@ -26,4 +27,8 @@ def test_fence(code, tmp_path, monkeypatch, capsys):
 def test_links_lead_somewhere():
     root = Path(__file__).parent.parent
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (root / target).is_file(), target
+        if target.startswith("#"):
+            headings = {re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-") for line in HEADINGS}
+            assert target[1:] in headings, target
+        else:
+            assert target.startswith("https://") or (root / target).is_file(), target
