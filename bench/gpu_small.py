@@ -8,6 +8,7 @@ The inputs are made on the CPU, so that no kernels but ours run. Exit status 1 i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,17 @@ def into(op: Callable[..., Tensor], *args: object, shape: tuple[int, int]) -> Op
 
 
 # Lengths and shares of tests/gpu/test_gpu_ops.py: what an engine compiles for each it finds in its cache after them.
+def added(op: Callable[..., Tensor], k: Any) -> Op:
+    """The gradients that a spectral op adds to."""
+
+    def call(x: Tensor) -> list[Tensor]:
+        grads = [torch.ones_like(each) for each in x]
+        op(grads, list(x), k, 0.5, standardize=True)
+        return grads
+
+    return call
+
+
 CASES: dict[str, tuple[Op, tuple[int, ...], torch.dtype]] = {
     "dct": (lambda x: fk.dct(x, 12), (3, 48), torch.float32),
     "dct dim 0": (lambda x: fk.dct(x, 8, 0, norm="backward"), (33, 9), torch.float32),
@@ -57,6 +69,16 @@ CASES: dict[str, tuple[Op, tuple[int, ...], torch.dtype]] = {
     "lowpass_": (lambda x: fk.lowpass_(x.clone(), (8, 8)), (48, 33), torch.float32),
     "dct_crop_many": (lambda x: fk.dct_crop_many(list(x), (12, 8)), (70, 48, 33), torch.float32),
     "idct_pad_many": (lambda x: fk.idct_pad_many(list(x), (33, 48)), (5, 8, 12), torch.float32),
+    "spectral_loss": (lambda x: fk.spectral_loss(x, (12, 8)), (48, 33), torch.float32),
+    "spectral_loss_many": (
+        lambda x: fk.spectral_loss_many(list(x), [12] * 3, decay=(1, 2)),
+        (3, 48, 33),
+        torch.float32,
+    ),
+    "spectral_grad_many_": (added(fk.spectral_grad_many_, [(12, 8)] * 3), (3, 48, 33), torch.float32),
+    "spectral_grad_many_ of rows": (added(fk.spectral_grad_many_, [(1, 8)] * 3), (3, 1, 33), torch.bfloat16),
+    "spectral_stack_loss": (lambda x: fk.spectral_stack_loss(list(x), (2, 12, 8)), (3, 48, 33), torch.float32),
+    "spectral_stack_grad_": (added(fk.spectral_stack_grad_, (2, 12, 8)), (3, 48, 33), torch.float32),
 }
 
 

@@ -189,7 +189,8 @@ def run(
     for launch in launches:
         args = bytearray(launch["args"])
         keep, memory = [], []
-        for offset, table in launch["tables"]:
+        tables = launch["tables"]()
+        for offset, table in tables:
             aligned = np.zeros(len(table) + 64, np.uint8)
             start = -aligned.ctypes.data % 64
             aligned[start : start + len(table)] = np.frombuffer(table, np.uint8)
@@ -207,7 +208,7 @@ def run(
         kernel = getattr(compiled(launch["name"], launch["source"], headers), launch["name"])
         raw = ctypes.create_string_buffer(bytes(args), len(args))
         kernel(raw, ctypes.c_longlong(0), ctypes.c_longlong(launch["blocks"]), ctypes.byref(report))
-        for b, m in zip(buffers, array[len(launch["tables"]) :], strict=True):
+        for b, m in zip(buffers, array[len(tables) :], strict=True):
             b.requested += m.requested
             b.sectors += m.sectors
         banks = {}

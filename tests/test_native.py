@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import front_kernels as fk
+
 ROOT = Path(__file__).parent.parent
 CPU, NATIVE = ROOT / "csrc" / "cpu", ROOT / "tests" / "native"
 TESTS = ("axis_test", "spectral_test", "pairs_test")
@@ -45,11 +47,20 @@ def objects(tmp_path_factory):
     return [compile_object(s, folder) for s in (*sources, *(NATIVE / f"{test}.cpp" for test in TESTS))]
 
 
+VECTORS = {  # as CMakeLists.txt compiles them
+    "generic": [16],
+    "avx2": [32, "-mavx2", "-mfma"],
+    "avx512": [64, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"],
+}
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("sanitizers")  # one process, so that it compiles once
-@pytest.mark.parametrize("vector_bytes", [16, 64])
-def test_kernels_under_sanitizers(objects, tmp_path, vector_bytes):
-    isa = ["-DFRONT_ISA=generic", "-DFRONT_ISA_ENTRY=kGeneric", f"-DFRONT_VECTOR_BYTES={vector_bytes}"]
+@pytest.mark.parametrize("isa", dict.fromkeys(["generic", fk.build_info()["cpu_isa"]]))
+def test_kernels_under_sanitizers(objects, tmp_path, isa):
+    """The narrowest vectors, and the widest that this machine has, with their own stores around the caches."""
+    vector_bytes, *flags = VECTORS[isa]
+    isa = ["-DFRONT_ISA=generic", "-DFRONT_ISA_ENTRY=kGeneric", f"-DFRONT_VECTOR_BYTES={vector_bytes}", *flags]
     kernels = [compile_object(CPU / "axis_isa.cpp", tmp_path, *isa), *objects[: -len(TESTS)]]
     for test, main in zip(TESTS, objects[-len(TESTS) :], strict=True):
         subprocess.run(["g++", *FLAGS, *map(str, (main, *kernels)), "-o", str(tmp_path / test)], check=True)

@@ -37,7 +37,10 @@ def test_results_larger_than_the_caches(large, offset, extra, dtype):
     x, exact = large
     out = placed(LARGE, offset, extra, dtype)
     fk.dct2(x, out=out)
-    assert relative(out, exact) <= (5e-7 if dtype == torch.float32 else torch.finfo(dtype).eps)
+    if dtype == torch.float32:
+        assert relative(out, exact) <= 5e-7
+    else:  # every element is the nearest there is, or next to it where the exact value is near the middle
+        assert ((out.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5).all()
     whole = out._base if out._base is not None else out
     untouched = torch.ones_like(whole, dtype=torch.bool)
     untouched[:, offset : offset + LARGE[1]] = False

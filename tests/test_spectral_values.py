@@ -126,7 +126,12 @@ def test_any_strides_of_tensor_and_gradient(dtype: torch.dtype, standardize: boo
             base = torch.full((50, 70), 2.0, dtype=wide(dtype))
             gradient = layouts(base)[name_g]
             gradient.fill_(2.0)
+            whole = gradient if gradient._base is None else gradient._base
+            around = torch.ones_like(whole, dtype=torch.bool)
+            around.as_strided(gradient.shape, gradient.stride(), gradient.storage_offset()).fill_(False)
+            before = whole[around]
             fk.spectral_grad_many_([gradient], [x], [k], 0.5, standardize=standardize)
+            assert torch.equal(whole[around], before), (name_x, name_g)
             _, exact, scale = dense(x, k, standardize)
             found = (gradient.to(torch.float64) - 2) / 0.5
             # what is added to 2.0 is rounded to its steps
@@ -172,7 +177,7 @@ SHARES = {1.0: 1e-5, 1e-3: 1e-5, 1e-6: 1e-4, 1e-9: 2e-3}
 
 
 @pytest.mark.parametrize("standardize", [False, True])
-@pytest.mark.parametrize(("shape", "k"), [((512, 384), (128, 96)), ((1, 4096), (1, 700)), ((2048, 512), (100, 60))])
+@pytest.mark.parametrize(("shape", "k"), [((512, 384), (128, 96)), ((1, 1024), (1, 175)), ((2048, 512), (100, 60))])
 @pytest.mark.parametrize("share", SHARES)
 def test_small_shares_do_not_cancel(
     share: float, shape: tuple[int, int], k: tuple[int, int], standardize: bool
@@ -348,8 +353,8 @@ test_small_shares_do_not_cancel(1e-6, (512, 384), (128, 96), True)
 """
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "generic"])
-def test_every_instruction_set(isa: str) -> None:
+@pytest.mark.parametrize("isa", [isa for isa in fk.build_info()["cpu_isas"] if isa != fk.build_info()["cpu_isa"]])
+def test_every_other_instruction_set(isa: str) -> None:
     environment = {**os.environ, "FRONT_CPU_ISA": isa}
     arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), isa]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)

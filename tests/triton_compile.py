@@ -6,12 +6,11 @@ A program of its own, since Triton decides when it is imported whether kernels a
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -129,26 +128,14 @@ def source(step: plan.Step, types: dict[str | int, torch.dtype]) -> tuple[ASTSou
     return ASTSource(step.kernel, signature, constexprs=fixed, attrs=attributes), options
 
 
-def assembled(text: str) -> str:
-    """What ptxas -v reports. Triton ships two, and one may be too old for what Triton makes for newer architectures."""
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    architecture = re.search(r"\.target (\w+)", text)
-    if architecture is None:
-        raise RuntimeError("the code names no architecture")
-    failures = []
-    for tool in (tools / "ptxas", tools / "ptxas-blackwell"):
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "kernel.ptx"
-            file.write_text(text)
-            command = [tool, "-v", f"--gpu-name={architecture[1]}", file, "-o", Path(folder) / "kernel.cubin"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return done.stderr
-        failures.append(done.stderr)
-    raise RuntimeError("\n".join(failures))
+def compiled_for(architecture: str, code: ASTSource, options: dict[str, Any]) -> tuple[Any, str]:
+    """The kernel, and what ptxas reports of it (`ptxas -v`, with the options that Triton gives it)."""
+    with contextlib.redirect_stdout(io.StringIO()) as log:
+        compiled = triton.compile(code, target=TARGETS[architecture], options=options)
+    return compiled, log.getvalue()
 
 
-def resources(compiled: Any, architecture: str) -> dict[str, Any]:
+def resources(compiled: Any, report: str, architecture: str) -> dict[str, Any]:
     if architecture.startswith("gfx"):
         text = compiled.asm["amdgcn"]
         registers, scratch = (
@@ -156,7 +143,6 @@ def resources(compiled: Any, architecture: str) -> dict[str, Any]:
         )
         return {"registers": registers, "spills": scratch, "instructions": sorted(set(re.findall(r"v_mfma\w*", text)))}
     text = compiled.asm["ptx"]
-    report = assembled(text)
     registers = re.search(r"Used (\d+) registers", report)
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
     if registers is None or spills is None:
@@ -170,6 +156,8 @@ def resources(compiled: Any, architecture: str) -> dict[str, Any]:
 
 
 def main(architecture: str) -> None:
+    triton.knobs.nvidia.dump_ptxas_log = True
+    triton.knobs.compilation.always_compile = True  # no report comes from the cache
     gpu = engines.Gpu("unknown", architecture, 132, nvidia=architecture.startswith("sm"))
     found = []
     everything: list[tuple[str, plan.Plan, dict[str | int, torch.dtype]]] = []
@@ -183,7 +171,7 @@ def main(architecture: str) -> None:
             everything.append((f"{str(dtype)[6:]} {large}->{small} loss, {half}", planned, given))
     if architecture != "sm_90":  # elsewhere one step of each kind is enough: of most coefficients, if there are several
         everything.sort(key=lambda each: -max(int(n) for n in re.findall(r"->(\d+)", each[0])))
-    kinds = set()
+    kinds, made = set(), {}
     for name, planned, given in everything:
         types = dict(given)
         types |= {i: temporary.dtype for i, temporary in enumerate(planned.temporaries)}
@@ -194,7 +182,10 @@ def main(architecture: str) -> None:
                 continue
             kinds.add(kind)
             code, options = source(step, types)
-            compiled = triton.compile(code, target=TARGETS[architecture], options=options)
+            known = code.hash(), str(options)
+            if known not in made:
+                made[known] = compiled_for(architecture, code, options)
+            compiled, report = made[known]
             text = compiled.asm["ttgir"]
             loop = text[text.index("scf.for") :] if "scf.for" in text else ""
             found.append(
@@ -205,7 +196,7 @@ def main(architecture: str) -> None:
                     "shared": compiled.metadata.shared,
                     "terms": step.arguments.get("TERMS", 1),
                     "sums": loop.count("arith.addf"),
-                    **resources(compiled, architecture),
+                    **resources(compiled, report, architecture),
                 }
             )
     print(json.dumps(found))
