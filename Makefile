@@ -21,6 +21,8 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 # What CUDA kernels are compiled ahead for, where a CUDA toolkit is found: one architecture here, others at run time.
 export FRONT_CUDA_ARCHS ?= 90
+# Modules are compiled when they are first imported; most never are.
+export PIP_NO_COMPILE ?= 1
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
 CXX_FILES := $(CSRC) $(wildcard tests/native/*.cpp bench/native/*.cpp)
 
