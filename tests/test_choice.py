@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -255,6 +256,21 @@ def test_blocks_of_two_threads_end_in_any_order(make, get, values, usual):
         one.close()
         assert get() == values[1]
     assert get() == usual
+
+
+@pytest.mark.parametrize(
+    ("make", "get", "value", "usual"),
+    [
+        (fk.set_precision, _settings.precision, "fast", "highest"),
+        (fk.set_engine, _settings.engine, "triton", None),
+    ],
+)
+def test_a_setting_counts_in_other_threads(make, get, value, usual):
+    """As autograd's, which run backward passes on a GPU."""
+    with ThreadPoolExecutor(1) as other:
+        with make(value):
+            assert other.submit(get).result() == value
+        assert other.submit(get).result() == usual
 
 
 def test_a_block_within_what_is_set_for_good(monkeypatch):

@@ -235,6 +235,13 @@ def test_nan_anywhere_reaches_every_result(n):
     matrices[torch.arange(n), torch.arange(n), torch.arange(n).flip(0)] = math.nan
     assert fk.dct_crop(matrices, 1).isnan().all()
     assert fk.idct_pad(matrices, n + 1).isnan().all()
+    assert fk.dct2(matrices).isnan().all()
+    assert fk.idct2(matrices).isnan().all()
+    assert fk.dct_resize(matrices, (n + 2, max(1, n - 2))).isnan().all()
+    assert fk.lowpass(matrices, 1).isnan().all()
+    assert all(y.isnan().all() for y in fk.dct_crop_many(list(matrices), 1))
+    fk.lowpass_(matrices, 1)
+    assert matrices.isnan().all()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -251,6 +258,10 @@ def test_nan_and_inf_stay_in_their_lane(bad, n):
     z = fk.dct_crop(batch, 4)
     assert not z[1].isfinite().any()
     assert z[[0, 2]].isfinite().all()
+    for op in (fk.dct2, fk.idct2, lambda v: fk.dct_resize(v, 30), lambda v: fk.lowpass(v, 4)):
+        z = op(batch)
+        assert not z[1].isfinite().any()
+        assert z[[0, 2]].isfinite().all()
 
 
 @pytest.mark.parametrize("n", [51, 64])

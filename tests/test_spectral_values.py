@@ -277,6 +277,18 @@ def model_like() -> tuple[list[Tensor], list[tuple[int, int]]]:
     return [torch.randn(shape) for shape in shapes], [(max(1, m // 2), max(1, n // 3)) for m, n in shapes]
 
 
+def test_the_range_of_float32() -> None:
+    """Squares are formed in the transform's dtype, as the docstring says."""
+    x = torch.randn(16, 16)
+    usual = fk.spectral_loss(x, 4).item()
+    assert fk.spectral_loss(1e18 * x, 4).item() == pytest.approx(1e36 * usual, rel=1e-5)
+    assert fk.spectral_loss(1e19 * x, 4).item() == math.inf
+    assert fk.spectral_loss(1e19 * x, 4, standardize=True).isnan()
+    assert fk.spectral_loss(1e-18 * x, 4).item() == pytest.approx(1e-36 * usual, rel=1e-5)
+    assert fk.spectral_loss(1e-24 * x, 4).item() == 0
+    assert fk.spectral_loss(1e-24 * x.double(), 4).item() == pytest.approx(1e-48 * usual, rel=1e-5)
+
+
 def test_lists_are_the_sum_in_any_order_and_repeat_bit_for_bit() -> None:
     xs, ks = model_like()
     grads = [[torch.zeros_like(x) for x in xs] for _ in range(3)]
