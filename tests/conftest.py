@@ -6,10 +6,6 @@ import os
 # of two threads each on two cores took more than 300 seconds for what takes 17 with this (test_transfer_memory).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Inductor: no pool of processes that import torch for one kernel each, and no header compiled ahead.
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
-
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
