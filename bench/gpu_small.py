@@ -2,7 +2,8 @@
 
     compute-sanitizer --tool memcheck python bench/gpu_small.py
 
-The inputs are made on the CPU, so that no kernels but ours run. Exit status 1 if a result differs.
+The inputs are made on the CPU, so that no kernels but ours run, and torch's between the halves of a stack's loss. Exit
+status 1 if a result differs.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ def into(op: Callable[..., Tensor], *args: object, shape: tuple[int, int]) -> Op
     return call
 
 
-# Lengths and shares of tests/gpu/test_gpu_ops.py: what an engine compiles for each it finds in its cache after them.
 def added(op: Callable[..., Tensor], k: Any) -> Op:
     """The gradients that a spectral op adds to."""
 
     def call(x: Tensor) -> list[Tensor]:
-        grads = [torch.ones_like(each) for each in x]
+        grads = [torch.ones(each.shape, dtype=each.dtype).to(each.device) for each in x]
         op(grads, list(x), k, 0.5, standardize=True)
         return grads
 
     return call
 
 
+# Lengths and shares of tests/gpu/test_gpu_ops.py: what an engine compiles for each it finds in its cache after them.
 CASES: dict[str, tuple[Op, tuple[int, ...], torch.dtype]] = {
     "dct": (lambda x: fk.dct(x, 12), (3, 48), torch.float32),
     "dct dim 0": (lambda x: fk.dct(x, 8, 0, norm="backward"), (33, 9), torch.float32),

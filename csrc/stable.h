@@ -175,7 +175,7 @@ inline bool distinct(const Tensor& x) {
 inline void check_distinct(const char* op, const char* name, const Tensor& x) {
   if (!distinct(x))
     fail(op, name, " must not overlap itself, as shape ", shape_string(sizes_of(x)), " with strides ",
-         shape_string(to_vector(x.strides())), " does");
+         shape_string(to_vector(x.strides())), " may");
 }
 
 // Lists: tensors of one shape and one dtype.

@@ -120,15 +120,16 @@ def best(rows: Sequence[Row], task: str, relation: str, starts: Iterable[str], c
 
 def measured(rows: Sequence[Row], task: str, relation: str, rates: Iterable[float]) -> tuple[str, list[Measured]]:
     """The random start that is the reference, the one with the lower last loss over all seeds, and all runs: of every
-    start those at its tuned rate, or where there are none at the one with most seeds."""
-    here = [row for row in rows if (row["task"], row["relation"]) == (task, relation)]
+    start those at the rate that was tuned with the same source, or where there are none at the one with most seeds."""
+    here = [row for row in comparable(rows) if target_of(row) == (task, relation)]
+    same_source = [row for row in rows if here and lineage(row) == lineage(here[0])]
     chosen: dict[str, list[Row]] = {}
     for start in dict.fromkeys(row["start"] for row in here):
         by_rate: dict[float, list[Row]] = {}
         for row in here:
             if row["start"] == start:
                 by_rate.setdefault(float(row["lr"]), []).append(row)
-        rate = tuned(rows, task, start, rates)
+        rate = tuned(same_source, task, start, rates)
         chosen[start] = by_rate[rate] if rate in by_rate else max(by_rate.values(), key=len)
     randoms = {start: [curve_of(row) for row in chosen[start]] for start in RANDOM if start in chosen}
     if not randoms:

@@ -314,7 +314,7 @@ def picture(path: Path, title: str, reference: str, runs: Sequence[Measured], st
 
 def write(rows: Sequence[Row], out: Path) -> Path:
     every, rows = rows, comparable(rows)
-    found = find(rows)
+    found = find(every)
     parts = [
         about(rows),
         "## Where each recipe wins\n",
@@ -351,17 +351,22 @@ def write(rows: Sequence[Row], out: Path) -> Path:
 def main(ledgers: tuple[Path, ...], out: Path, origins: tuple[str, ...]) -> None:
     """RESULTS.md and pictures from ledgers; without any from experiments/results/proof.csv, and README's table."""
     rows = [row for path in ledgers or (RESULTS / "proof.csv",) for row in ledger.read(path)]
+    if origins and out == DOCS:
+        raise click.UsageError("--origin goes with --out: docs/RESULTS.md is of all sources")
     if unknown := set(origins) - {row["origin"] for row in rows}:
         raise click.UsageError(f"--origin: got {', '.join(sorted(unknown))}, of which the ledger has no rows")
     rows = [row for row in rows if not origins or row["origin"] in origins]
-    if not find(comparable(rows)):
+    if not find(rows):
         raise click.UsageError("LEDGERS: they have no finished target with a random start")
     for (task, _, origin), count in left_out(rows).items():
-        click.echo(f"{task}: {count} rows of source {origin} are in no table; --origin {origin} is for them", err=True)
+        click.echo(
+            f"{task}: {count} rows of source {origin} are in no table; --origin {origin} --out FOLDER is for them",
+            err=True,
+        )
     click.echo(write(rows, out))
     if not ledgers and not origins and out == DOCS:
         readme = DOCS.parent / "README.md"
-        readme.write_text(ledger.between_markers(readme.read_text(), "starts table", worth(find(comparable(rows)))))
+        readme.write_text(ledger.between_markers(readme.read_text(), "starts table", worth(find(rows))))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ target see the same data, so this says what a start is worth for the same task i
 N(0, 1) unless a head reads them too. The reference of all ratios is, for every target, the one of the two with the
 lower last loss; beside "random", what most would compare with, ratios have a column of their own. AdamW at a
 constant rate, for each start that of three with the lowest last loss for one seed and one target per task ({rates});
-a start without all three is at the rate that most of its rows have. Losses are of a fixed validation set, every 5
+a start without all three is at the rate that most of its rows have, and where targets of a task are of two sources
+("Machines and sources") each has the rates of its own. Losses are of a fixed validation set, every 5
 steps up to 50, then every 10.
 
 - *steps*: to the first validation at or below the reference's last loss for the same seed, median over seeds; "-": not
@@ -38,11 +39,10 @@ TASKS_SAY = {
     "minilm": """\
 - **minilm**: 10 masked of 62 WordPieces of the standard library's docstrings, every tenth module for validation, and
   of pydoc's topics; a BERT whose head is its word embeddings. The source is MiniLM (all-MiniLM-L6-v2), which has no
-  such head, trained for {source_steps} steps of the same kind first. {steps} steps are few: a random start does not
-  quite reach 5.98, the loss of word frequencies alone, and ratios say how soon another comes as far. Only the leading
-  starts are tried, rates at 3x192 alone (at other sizes another would suit some better); BERT's queries,
-  keys and values are apart as they are, so that "split" changes nothing, and a narrower post-norm target is
-  rotated, not exactly.
+  such head, trained for {source_steps} steps of the same kind first. {steps} steps are few: a random start learns
+  about how frequent words are, and ratios say how soon another comes as far. Only the leading starts are tried;
+  BERT's queries, keys and values are apart as they are, so that "split" changes nothing, and a narrower post-norm
+  target is rotated, not exactly.
 """,
 }
 PAPER_SAYS = (

@@ -124,7 +124,7 @@ def check_distinct(op: str, name: str, x: Tensor) -> None:
     else:  # of symbols only what expand makes; the kernels see numbers
         distinct = not any(stride == 0 and size > 1 for size, stride in zip(shape, strides, strict=True))
     if not distinct:
-        _fail(op, f"{name} must not overlap itself, as shape {show(shape)} with strides {show(strides)} does")
+        _fail(op, f"{name} must not overlap itself, as shape {show(shape)} with strides {show(strides)} may")
 
 
 def _distinct(shape: Sequence[int], strides: Sequence[int]) -> bool:

@@ -10,7 +10,7 @@ ValueError (what is no int, torch's own error). Works under torch.compile, torch
 
 The functional forms return a contiguous tensor of x's dtype unless `out_dtype` says otherwise, and are differentiable
 to any order in reverse and forward mode. `out=` and in-place forms write where they are told to, in any strides that
-do not overlap, and raise RuntimeError under autograd.
+do not overlap (of three axes that interleave it is not decided: refused), and raise RuntimeError under autograd.
 
 Devices: the CPU, and CUDA devices of compute capability 8.0 or later (RuntimeError on others), where axes have at most
 2**24 elements, odd lengths 2**23 (ValueError; 2**30 on the CPU). There NotImplementedError says that no engine can run,

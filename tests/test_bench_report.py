@@ -139,7 +139,7 @@ def test_other_dtypes_and_instruction_sets_are_a_table_of_their_own(ledger, repo
 
 
 def test_a_readme_without_markers_is_refused(report, run):
-    with pytest.raises(SystemExit, match="lacks the lines <!-- cpu table: begin -->"):
+    with pytest.raises(ValueError, match="lacks the lines <!-- cpu table: begin -->"):
         report.updated("text\n", report.newest(run()))
 
 

@@ -179,7 +179,7 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
         (["--recipe", "aligned", "--gain", "ortho"], "'--gain' goes with '--recipe paper'."),
         (["--recipe", "aligned", "--keep-ratio", "0.5"], "'--keep-ratio' goes with '--recipe paper'."),
         (["--recipe", "aligned", "--mlp-axes", "hidden"], "'--mlp-axes' goes with '--recipe paper'."),
-        (["--recipe", "aligned", "--no-depth"], "'--no-depth' goes with '--recipe paper'."),
+        (["--recipe", "aligned", "--no-depth"], "'--depth' goes with '--recipe paper'."),
         (["--recipe", "aligned", "--select-n", "1"], "'--select-n' goes with '--recipe paper'."),
         (
             ["--recipe", "aligned", "--depth-fill", "zero"],

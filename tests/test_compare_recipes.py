@@ -70,7 +70,7 @@ def test_a_wider_target_loses_nothing() -> None:
     report = front_models.compare(trained(vit(32, 2, 64)), vit(48, 2, 96))
     assert (report.paper_gain, report.aligned_gain, report.recommended) == (None, None, "aligned")
     assert report.reason == (
-        "aligned: the target is nowhere smaller, and it takes the source's layers, heads and units as they are"
+        "aligned: the target is nowhere smaller, and it leaves out none of the source's layers, heads and units"
     )
 
 

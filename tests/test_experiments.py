@@ -371,14 +371,35 @@ def test_a_source_that_has_fewer_rows_is_named_and_can_be_asked_for(tmp_path: Pa
     ledger.append([*FIXTURE, *own], path)
     run = CliRunner().invoke(report.main, [str(path), "--out", str(tmp_path)])
     assert run.exit_code == 0, run.output
-    assert f"vision: {len(own)} rows of source own are in no table; --origin own is for them" in run.output
+    assert f"vision: {len(own)} rows of source own are in no table; --origin own --out FOLDER is for them" in run.output
     run = CliRunner().invoke(report.main, [str(path), "--out", str(tmp_path), "--origin", "own"])
     assert run.exit_code == 0, run.output
     assert "no table" not in run.output
     assert "source 6x96, own, loss" in (tmp_path / "RESULTS.md").read_text()
     run = CliRunner().invoke(report.main, [str(path), "--out", str(tmp_path), "--origin", "other"])
     assert run.exit_code == 2
+    assert CliRunner().invoke(report.main, ["--origin", "s"]).exit_code == 2  # it would replace docs/RESULTS.md
     assert "--origin: got other, of which the ledger has no rows" in run.output
+
+
+def test_rates_are_tuned_with_the_same_source() -> None:
+    """Another source's rates say nothing, though the target that they were tuned on is of that one."""
+    rates = [row("paper", f"0:3.0 20:{last}", lr=lr) for lr, last in ((1e-3, 1.0), (3e-3, 0.9), (1e-2, 0.5))]
+    wider = [r | {"relation": "wider", "target": "6x144"} for r in (row("random", "0:3.0 20:1.0"), *rates)]
+    another = [r | {"origin": "t", "curve": "0:3.0 20:0.1"} for r in rates[:1]]
+    another += [
+        r | {"origin": "t"} for r in (row("random", "0:3.0 20:1.0", seed=1), row("random", "0:3.0 20:1.0"), *rates[1:])
+    ]
+    _, runs = measures.measured([*another, *rates, *wider], "vision", "wider", VISION.rates)
+    assert [run.lr for run in runs if run.start == "paper"] == [1e-2]
+
+
+def test_the_readmes_table_is_the_ledgers() -> None:
+    root = Path(__file__).parent.parent
+    rows, readme = ledger.read(root / "experiments/results/proof.csv"), (root / "README.md").read_text()
+    assert ledger.between_markers(readme, "starts table", report.worth(report.find(rows))) == readme
+    with pytest.raises(ValueError, match="lacks the lines <!-- other: begin --> and <!-- other: end -->"):
+        ledger.between_markers(readme, "other", "")
 
 
 def test_report(tmp_path: Path) -> None:

@@ -59,9 +59,9 @@ VECTORS = {  # as CMakeLists.txt compiles them
 @pytest.mark.parametrize("isa", dict.fromkeys(["generic", fk.build_info()["cpu_isa"]]))
 def test_kernels_under_sanitizers(objects, tmp_path, isa):
     """The narrowest vectors, and the widest that this machine has, with their own stores around the caches."""
-    vector_bytes, *flags = VECTORS[isa]
-    isa = ["-DFRONT_ISA=generic", "-DFRONT_ISA_ENTRY=kGeneric", f"-DFRONT_VECTOR_BYTES={vector_bytes}", *flags]
-    kernels = [compile_object(CPU / "axis_isa.cpp", tmp_path, *isa), *objects[: -len(TESTS)]]
+    vector_bytes, *more = VECTORS[isa]
+    flags = ["-DFRONT_ISA=generic", "-DFRONT_ISA_ENTRY=kGeneric", f"-DFRONT_VECTOR_BYTES={vector_bytes}", *more]
+    kernels = [compile_object(CPU / "axis_isa.cpp", tmp_path, *flags), *objects[: -len(TESTS)]]
     for test, main in zip(TESTS, objects[-len(TESTS) :], strict=True):
         subprocess.run(["g++", *FLAGS, *map(str, (main, *kernels)), "-o", str(tmp_path / test)], check=True)
         run = subprocess.run([str(tmp_path / test)], capture_output=True, text=True, check=False)

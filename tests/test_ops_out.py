@@ -161,7 +161,7 @@ def test_errors(where):
             fk.dct2(x, out=torch.empty(1, 4, 6))
         with pytest.raises(ValueError, match=r"^front::dct2: out's dtype must be float16, .* got int64$"):
             fk.dct2(x, out=torch.empty(4, 6, dtype=torch.int64))
-        message = r"^front::dct2: out must not overlap itself, as shape \[4, 6\] with strides \[{}, {}\] does$"
+        message = r"^front::dct2: out must not overlap itself, as shape \[4, 6\] with strides \[{}, {}\] may$"
         with pytest.raises(ValueError, match=message.format(1, 0)):
             fk.dct2(x, out=torch.empty(4, 1).expand(4, 6))
         with pytest.raises(ValueError, match=message.format(2, 1)):

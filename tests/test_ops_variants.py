@@ -172,7 +172,7 @@ def test_only_what_overlaps_itself_is_refused(shape, strides, device):
         fk.dct2_(x)
     else:
         with pytest.raises(
-            ValueError, match=r"front::dct2_: x must not overlap itself, as shape .* with strides .* does"
+            ValueError, match=r"front::dct2_: x must not overlap itself, as shape .* with strides .* may"
         ):
             fk.dct2_(x)
 

@@ -302,11 +302,13 @@ def test_lists_are_the_sum_in_any_order_and_repeat_bit_for_bit() -> None:
     assert losses[0].item() == pytest.approx(single, rel=1e-6)
 
 
+@pytest.mark.parametrize("by_columns", [False, True])
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_by_any_number_of_threads(dtype: torch.dtype, standardize: bool) -> None:
-    """Also of columns, whose blocks are taken together, as many as each thread has."""
+def test_by_any_number_of_threads(dtype: torch.dtype, standardize: bool, by_columns: bool) -> None:
+    """Of columns, too, whose blocks are taken together, as many as each thread has."""
     x = torch.randn(700, 333, dtype=dtype).t() + 3
+    x = x if by_columns else x.contiguous()
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):

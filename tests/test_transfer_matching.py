@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import front_models
 import models
+from front_models import _moves
 from test_align import trained
 from test_transfer_residual import ALIGNED, PLAIN
 
@@ -240,3 +242,13 @@ def test_a_pattern_skips_the_only_layer() -> None:
     )
     assert actions(report)["transformer.h.{}.attn.c_attn.weight"] == "skipped: transformer.h.{}.attn.*"
     assert actions(report)["transformer.h.{}.mlp.c_fc.weight"] == "transferred"
+
+
+def test_a_scale_that_becomes_one_number_keeps_that_numbers_energy() -> None:
+    scale = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    move = _moves.Move("new", "old", 0, 1.0, "constant")
+    value, kept = _moves.moved(move, scale, torch.zeros(3), rotated=True)
+    assert torch.equal(value, torch.full((3,), 2.5, dtype=torch.float64))
+    assert kept == pytest.approx(4 * 2.5**2 / (1 + 4 + 9 + 16))
+    assert _moves.moved(move, scale * math.nan, torch.zeros(3), rotated=True)[1] is None
+    assert _moves.moved(move, scale * 0, torch.zeros(3), rotated=True)[1] == 1

@@ -58,13 +58,13 @@ def between_markers(text: str, name: str, body: str) -> str:
     """The text with what stands between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->`` replaced.
 
     Raises:
-        SystemExit: it lacks these lines.
+        ValueError: it lacks these lines.
     """
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
     head, found, rest = text.partition(begin)
     _, closed, tail = rest.partition(end)
     if not (found and closed):
-        raise SystemExit(f"README.md lacks the lines {begin.strip()} and {end.strip()}")
+        raise ValueError(f"the text lacks the lines {begin.strip()} and {end.strip()}")
     return head + begin + body + end + tail
 
 

@@ -188,7 +188,7 @@ def transfer_command(
       front transfer gpt2/ --like small-gpt2-config/ -o small/ --recipe aligned
     """
     path, folder = options.output_path(output, force=force)
-    _check_recipe(**both, gain=gain)
+    _check_recipe(both["recipe"], both["heads"], both["depth_fill"])
     started = time.perf_counter()
     weights = open_weights(source)
     target = load_target(like, seed=seed)
@@ -281,24 +281,26 @@ def inspect_command(file: str, plot: str | None, force: bool, aligned: bool, as_
         click.echo(f"wrote {plot}")
 
 
-def _check_recipe(recipe: str, heads: tuple[int, int] | None, depth_fill: str, **others: Any) -> None:
+def _check_recipe(recipe: str, heads: tuple[int, int] | None, depth_fill: str) -> None:
     """Which options go with a recipe; raises click.UsageError for others."""
-    given = click.get_current_context().get_parameter_source("depth_fill") is ParameterSource.COMMANDLINE
+    context = click.get_current_context()
+
+    def given(name: str) -> bool:
+        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
     if recipe == "paper":
         if heads is not None:
             raise click.UsageError("'--heads' goes with '--recipe aligned'.")
         if depth_fill in CHOOSING:
             raise click.UsageError(f"'--depth-fill': '{depth_fill}' goes with '--recipe aligned'.")
         return
-    if given and depth_fill not in CHOOSING:
+    if given("depth_fill") and depth_fill not in CHOOSING:
         raise click.UsageError(
             f"'--depth-fill': '{depth_fill}' goes with '--recipe paper'; with aligned: {' or '.join(CHOOSING[::-1])}."
         )
-    plain = {"gain": "none", "keep_ratio": 1.0, "mlp_axes": "both", "depth": True, "select_n": None}
-    for name, value in plain.items():
-        if others[name] != value:
-            option = "no-depth" if name == "depth" else name.replace("_", "-")
-            raise click.UsageError(f"'--{option}' goes with '--recipe paper'.")
+    for name in ("gain", "keep_ratio", "mlp_axes", "depth", "select_n"):
+        if given(name):
+            raise click.UsageError(f"'--{name.replace('_', '-')}' goes with '--recipe paper'.")
 
 
 def _gene_row(role: GeneRole) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def _recommend(gains: tuple[float | None, float | None], why: str) -> tuple[str,
     if paper is None and aligned is None:
         return (
             "aligned",
-            "aligned: the target is nowhere smaller, and it takes the source's layers, heads and units as they are",
+            "aligned: the target is nowhere smaller, and it leaves out none of the source's layers, heads and units",
         )
     if aligned is None:
         return (

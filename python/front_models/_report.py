@@ -32,7 +32,8 @@ class RoleRow:
         energy_kept: share in [0, 1] of the standardised source role's orthonormal DCT energy (both axes and depth)
             that lies in the block that was placed; None where nothing was placed or the share is not a number. By the
             aligned recipe: share of the squares of the aligned source (means included) along the stream, times that
-            along units, heads and the like; the mean over the tensors that were taken. Compare either with white
+            along units, heads and the like (of a norm's scale that becomes one number, that number's share); the mean
+            over the tensors that were taken. Compare either with white
             noise's share (`front_models.compare`), not with the other.
         std_source: standard deviation of the source role's tensors together, None where nothing was transferred.
         std_target: standard deviation of the target role's tensors together after the call, None for tensors that are
