@@ -54,6 +54,15 @@ struct Residual {
   double* squares;  // per block of lanes, the sum of r^2: zeros at first; room for as many as there are lanes
 };
 
+// Lanes that are not the rows of a matrix, but their halves: lane r is made of the rows around 2r and 2r + 1, as they are
+// loaded, by the filter of the transform across them (cpu/decimate.h).
+struct Halving {
+  int64_t rows;         // of the matrix; 0: the lanes are the rows
+  int64_t stride;       // from row to row
+  int taps;             // of the filter
+  const float* filter;  // its second half
+};
+
 struct AxisPass {
   Direction direction;
   int64_t n;                // transform length
@@ -69,6 +78,8 @@ struct AxisPass {
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest
   const Measure* measure;       // of a forward pass, or null
   const Residual* residual;     // of an inverse pass, or null
+  Halving halving;              // of a forward pass over rows in float32, whose elements are adjacent
+  bool halved;                  // the values come filtered, n / 2 of them
 };
 
 // Both axes of many matrices, all of one shape and one layout.

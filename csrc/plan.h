@@ -114,6 +114,9 @@ struct Filter {
 };
 constexpr Filter kFilters[] = {{8, 10, 0, 512}, {4, 18, 12, 1024}};
 constexpr double kTapCost = 0.5;  // per value and tap
+inline double filter_cost(int64_t values, int taps) { return kTapCost * taps * static_cast<double>(values); }
+// Of n columns of two rows.
+inline double halving_cost(int64_t n, int taps) { return filter_cost(2 * n, taps); }
 
 // Points that stay in the innermost cache while several stages pass over them.
 constexpr int64_t kNearBytes = 24 << 10;
@@ -213,7 +216,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes) {
     AxisPlan half = plan_fft(n / 2, kept, compute_bytes);
     half.n = n;
     half.taps = filter.taps;
-    half.cost += kTapCost * filter.taps * static_cast<double>(n);
+    half.cost += filter_cost(n, filter.taps);
     if (half.cost < best.cost) best = std::move(half);
   }
   best.wide = compute_bytes == 4 && best.fused() && !best.taps && n >= kWideValues;
@@ -272,6 +275,7 @@ enum class Order : int32_t { rows_first, columns_first };
 struct MatrixPlan {
   Order order = Order::rows_first;
   AxisPlan rows, columns;              // of the transforms along a row, and along a column
+  bool halved = false;                 // the columns are decimated first, so that half as many rows are transformed
   int64_t workspace = 0;               // elements of the intermediate, in whole panels
   double rows_us = 0, columns_us = 0;  // predicted microseconds
 };
@@ -311,15 +315,15 @@ inline double pass_us(double cost, int64_t lanes, int64_t compute_bytes, PassSid
 inline bool writes_around_caches(int64_t bytes_moved, const Machine& m) { return bytes_moved > m.shared_cache; }
 
 // How many blocks of a pass over adjacent lanes are transformed together, so that rows are moved in longer pieces than
-// one vector: a cache line, or up to four where the matrix is not cached and their work arrays still are; but no thread
-// goes without.
+// one vector: a cache line, or up to four where the matrix is not in the cores' caches and their work arrays still are;
+// but no thread goes without.
 constexpr int64_t kMostLines = 4, kMostSideBySide = kMostLines * kLineBytes / 16;  // 16: the narrowest vectors
 inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t bytes_moved, const Machine& m) {
   const int64_t line = std::max<int64_t>(1, kLineBytes / m.vector_bytes);
   int64_t count = 1;
   while (2 * count * m.threads <= blocks && count < kMostLines * line) {
     const bool near = 2 * count * work_bytes <= m.own_cache / 2;
-    if (count >= line && (bytes_moved <= m.own_cache || !near)) break;
+    if (count >= line && (bytes_moved <= m.own_cache * m.threads || !near)) break;
     count *= 2;
   }
   return count;
@@ -330,6 +334,13 @@ inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t b
 inline int64_t panel_columns(int64_t columns, int64_t element_bytes) {
   const int64_t width = kLineBytes / element_bytes;
   return columns <= width ? columns : (columns + width - 1) / width * width;
+}
+
+// Whether a forward transform, rows first, filters the columns while it loads the rows: rows that are halved cost the
+// taps, and save half of what they cost themselves. Of k1 columns, that make at least a panel.
+inline bool halves_rows(const AxisPlan& rows, const AxisPlan& columns, int64_t compute_bytes) {
+  return columns.taps && rows.kept * compute_bytes >= kLineBytes &&
+         rows.cost > plan_detail::halving_cost(rows.n, columns.taps);
 }
 
 // What of a matrix matters: the sizes, bytes of the elements, and whether it is stored column by column.
@@ -351,18 +362,24 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   best.columns = plan_axis(x.m, x.k0, x.compute_bytes);
   const int64_t in_rows = x.forward ? x.m : x.k0, in_columns = x.forward ? x.n : x.k1;
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
+  const bool halves = x.forward && !x.in_by_columns && halves_rows(best.rows, best.columns, x.compute_bytes);
   for (Order order : {Order::rows_first, Order::columns_first}) {
-    const bool rows_first = order == Order::rows_first;
-    const int64_t rows = rows_first ? in_rows : out_rows, columns = rows_first ? out_columns : in_columns;
+    const bool rows_first = order == Order::rows_first, halved = halves && rows_first;
+    const int64_t lanes = rows_first ? halved ? in_rows / 2 : in_rows : out_rows;
+    const int64_t rows = lanes, columns = rows_first ? out_columns : in_columns;
     if (rows * columns > x.m * x.k1) continue;
+    const double row_cost = best.rows.cost + (halved ? halving_cost(x.n, best.columns.taps) : 0);
+    const double column_cost = best.columns.cost - (halved ? filter_cost(x.m, best.columns.taps) : 0);
     const auto us = [&](Order which, const Machine& m) {
       return which == Order::rows_first
-                 ? pass_us(best.rows.cost, rows_first ? in_rows : out_rows, x.compute_bytes,
-                           {in_columns, rows_first ? x.in_bytes : x.compute_bytes, rows_first && x.in_by_columns},
+                 ? pass_us(row_cost, lanes, x.compute_bytes,
+                           {(halved ? 2 : 1) * in_columns, rows_first ? x.in_bytes : x.compute_bytes,
+                            rows_first && x.in_by_columns},
                            {out_columns, rows_first ? x.compute_bytes : x.out_bytes, !rows_first && x.out_by_columns},
                            m)
-                 : pass_us(best.columns.cost, rows_first ? out_columns : in_columns, x.compute_bytes,
-                           {in_rows, rows_first ? x.compute_bytes : x.in_bytes, !rows_first && !x.in_by_columns},
+                 : pass_us(column_cost, rows_first ? out_columns : in_columns, x.compute_bytes,
+                           {rows_first ? rows : in_rows, rows_first ? x.compute_bytes : x.in_bytes,
+                            !rows_first && !x.in_by_columns},
                            {out_rows, rows_first ? x.out_bytes : x.compute_bytes, rows_first && !x.out_by_columns}, m);
     };
     Machine alone = machine;
@@ -371,6 +388,7 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
     if (best.workspace && total >= fastest) continue;
     fastest = total;
     best.order = order;
+    best.halved = halved;
     best.workspace = rows * panel_columns(columns, x.compute_bytes);
     best.rows_us = us(Order::rows_first, machine);
     best.columns_us = us(Order::columns_first, machine);

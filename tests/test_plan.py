@@ -89,27 +89,49 @@ def test_plan_for_names_both_axes():
     assert fk.plan_for((64, 64))["rows"]["kept"] == 64
 
 
+MACHINE = [64, 1 << 20, 32 << 20, 2]
+
+
 def test_plan_for_predicts_and_explains():
     plan = fk.plan_for((4096, 4096), 512)
     assert plan["order"] == "rows first"
-    assert plan["workspace_bytes"] == 4 * 4096 * 512
-    assert fk.plan_for((4096, 999), (600, 100))["workspace_bytes"] == 4 * 4096 * 112  # in whole cache lines
-    assert fk.plan_for((4096, 999), (600, 9))["workspace_bytes"] == 4 * 4096 * 9  # but a narrow one
+    assert plan["workspace_bytes"] == 4 * 2048 * 512  # of halved rows
+    assert fk.plan_for((4096, 999), (2000, 100))["workspace_bytes"] == 4 * 4096 * 112  # in whole cache lines
+    assert fk.plan_for((4096, 999), (2000, 9))["workspace_bytes"] == 4 * 4096 * 9  # but a narrow one
     assert plan["predicted_us"] == plan["rows"]["us"] + plan["columns"]["us"]
     assert plan["rows"]["us"] > 5 * plan["columns"]["us"]  # 4096 rows, 512 columns
     first, second, total = plan["text"].splitlines()
     assert first.startswith("rows: dct 4096 -> 512")
     assert second.startswith("columns: dct 4096 -> 512")
     assert f"{plan['predicted_us']:.0f} us" in total
+    assert "of 2048 rows" in first
+
+
+@pytest.mark.parametrize(
+    ("forward", "shape", "k", "element_bytes", "halved"),
+    [
+        (True, (4096, 4096), (512, 512), 4, True),
+        (True, (4096, 4096), (1024, 1024), 2, True),
+        (True, (11008, 4096), (2752, 4096), 4, True),  # the rows are not decimated themselves
+        (True, (4096, 4096), (1025, 1024), 4, False),  # nor are the columns
+        (True, (4096, 4096), (512, 15), 4, False),  # less than a panel
+        (True, (4096, 64), (1024, 32), 4, False),  # such short rows are dearer to filter than to transform
+        (True, (4096, 4096), (512, 512), 8, False),  # float64 is never decimated
+        (False, (4096, 4096), (512, 512), 4, False),
+        (True, (4096, 4096), (64, 4096), 4, False),  # columns first
+    ],
+)
+def test_which_rows_are_halved(forward, shape, k, element_bytes, halved):
+    plan = _C.plan_matrix(forward, *shape, *k, element_bytes, MACHINE)
+    assert plan["halved"] == halved
+    if halved:
+        assert plan["workspace_bytes"] == 4 * shape[0] // 2 * k[1]
 
 
 def test_more_coefficients_or_bytes_are_predicted_to_take_longer():
     times = [fk.plan_for((4096, 4096), k)["predicted_us"] for k in (8, 64, 512, 2048, 4096)]
     assert times == sorted(times)
     assert fk.plan_for((768, 768), 384, torch.float64)["predicted_us"] > fk.plan_for((768, 768), 384)["predicted_us"]
-
-
-MACHINE = [64, 1 << 20, 32 << 20, 2]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ int64_t cache_bytes(int name, int64_t otherwise) {
 
 int64_t bytes_moved(const AxisPass& pass) {
   const bool inverse = pass.direction == Direction::inverse, forward = pass.direction == Direction::forward;
-  const int64_t in = inverse ? pass.kept : pass.n, out = forward ? pass.kept : inverse ? pass.n : pass.size;
+  const int64_t values = pass.halved ? pass.n / 2 : pass.halving.rows ? 2 * pass.n : pass.n;
+  const int64_t in = inverse ? pass.kept : values, out = forward ? pass.kept : inverse ? pass.n : pass.size;
   return lane_count(pass) * (in * size_of(pass.in_type) + out * size_of(pass.out_type));
 }
 
@@ -78,9 +79,10 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const int64_t work = 2 * std::max(axis.work, second.work) * isa().vector_bytes;
   const LaneDim inner = pass.lane_dims ? pass.lanes[pass.lane_dims - 1] : LaneDim{1, 0, 0};
   const bool adjacent = inner.in_stride == 1 || inner.out_stride == 1;  // else no two blocks are side by side
-  const int64_t together = adjacent ? blocks_side_by_side(work, blocks, moved, machine) : 1;
+  const int64_t together = adjacent && !pass.halving.rows ? blocks_side_by_side(work, blocks, moved, machine) : 1;
   pass.around_caches = writes_around_caches(moved, machine);
-  const auto bytes = static_cast<size_t>(work * together + (resize ? pass.kept * isa().vector_bytes : 0));
+  const int64_t beside = resize ? pass.kept : pass.halving.rows ? kStrip + width : 0;  // vectors
+  const auto bytes = static_cast<size_t>(work * together + beside * isa().vector_bytes);
   const int64_t grain = std::max<int64_t>(1, kGrainPoints / (pass.n * width * together));
   parallel_for(executor, (blocks + together - 1) / together, grain, [&](int64_t begin, int64_t end) {
     const Workspace scratch(bytes);

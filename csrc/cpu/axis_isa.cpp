@@ -11,6 +11,7 @@
 #include "bluestein.h"
 #include "decimate.h"
 #include "dense.h"
+#include "halve.h"
 #include "pairs.h"
 #include "residual.h"
 
@@ -34,11 +35,11 @@ void spread_points(const AxisView<T>& axis, Complex<T>* z) {
 }
 
 // Values -> kept coefficients: real number forward_in[i] -> coefficient_at[k] of the work array, or, of an axis that is
-// fused, -> elsewhere[k stride].
+// fused, -> place.first[k place.stride].
 template <class T>
-void forward(const AxisView<T>& axis, Complex<T>* z, T* elsewhere = nullptr, int64_t stride = 0) {
+void forward(const AxisView<T>& axis, Complex<T>* z, Place<T> place = {}) {
   if (axis.dense) return dense_forward<T>(axis, reinterpret_cast<Vector<T>*>(z));
-  if (axis.length % 2 == 0) return forward_pairs(axis, z, elsewhere, stride);
+  if (axis.length % 2 == 0) return forward_pairs(axis, z, place);
   for (int64_t j = 0; j < axis.half; ++j) z[j].im = Vector<T>{};
   run_dfts(axis, z);
   combine_points(axis, z);
@@ -79,6 +80,7 @@ struct Group {
   int64_t begin;         // the first block
   Moments* moments;      // where what a pass measures of them goes
   double* squares;
+  Strip* strip;  // of a pass that halves rows
 };
 
 // The longest group from block `begin` on.
@@ -106,6 +108,12 @@ void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int6
                 Works<T> works) {
   with_type<T>(pass.in_type, [&](auto in) {
     using In = decltype(in);
+    if constexpr (std::is_same_v<T, float>)
+      if (pass.halving.rows)
+        return with_taps(pass.halving.taps, [&](auto half) {
+          load_halved<half>(static_cast<const In*>(pass.in), pass.n, begin, n, pass.halving, group.begin * kLanes<T>,
+                            index, works.first, *group.strip);
+        });
     const auto* x = static_cast<const In*>(pass.in) + offset(pass.in_along, begin);
     if (works.count > 1 && group.in_row)
       return load_side_by_side<In, T>(x + group.lanes[0].in[0], n, pass.in_along, index, works);
@@ -165,7 +173,7 @@ void load_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& 
     for (int g = 0; g < works.count; ++g)
       add_moments<T>(works[g], n, index, group.lanes[g].count, *pass.measure, group.moments[g]);
   };
-  if (!axis.taps) return load(0, axis.n, axis.forward_in, group.work);
+  if (!axis.taps || pass.halved) return load(0, axis.length, axis.forward_in, group.work);
   with_taps(axis.taps, [&](auto half) { decimate<half>(axis.n, axis.filter, axis.forward_in, group.work, load); });
 }
 
@@ -181,15 +189,27 @@ void store_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>&
   with_taps(axis.taps, [&](auto half) { interpolate<half>(axis.n, axis.filter, axis.inverse_out, group.work, store); });
 }
 
-// Where block g's coefficients go if they are written as the vectors they are, one by one; else null.
+// Whether the coefficients may be written as the vectors they are, one by one: to a cached result, or around the caches,
+// where a vector is a line. Blocks that are taken together, to move longer pieces, gain nothing in the latter.
 template <class T>
-T* output_vectors(const AxisPass& pass, const Group<T>& group, int g) {
-  const Lanes<T>& lanes = group.lanes[g];
-  const bool one_by_one = lanes.count == kLanes<T> && lanes.out_adjacent && !in_vectors<T>(pass.out_along);
-  const bool in_pieces = group.work.count > 1 && group.out_row;  // of several blocks
+bool writes_vectors(const AxisPass& pass, const AxisView<T>& axis) {
   const bool converted = pass.out_type != (std::is_same_v<T, double> ? DType::f64 : DType::f32);
-  if (converted || pass.around_caches || pass.out_along.run || in_pieces || !one_by_one) return nullptr;
-  return static_cast<T*>(pass.out) + lanes.out[0];
+  const int64_t stride = pass.out_along.stride;
+  if (pass.direction != Direction::forward || !axis.fused || converted || pass.out_along.run || stride == 1)
+    return false;
+  const bool lines = reinterpret_cast<uintptr_t>(pass.out) % kLineBytes == 0 && stride % kLanes<T> == 0;
+  return !pass.around_caches || (kWholeLine<T> && lines);
+}
+
+// Where block g's coefficients go if they are.
+template <class T>
+Place<T> output_vectors(const AxisPass& pass, const Group<T>& group, int g) {
+  const Lanes<T>& lanes = group.lanes[g];
+  auto* y = static_cast<T*>(pass.out);
+  const bool in_pieces = group.work.count > 1 && group.out_row;  // of several blocks
+  if (lanes.count != kLanes<T> || !lanes.out_adjacent || in_pieces) return {};
+  if (pass.around_caches && !whole_lines<T, T>(y, pass.out_along, &lanes, 1, false)) return {};
+  return {y + lanes.out[0], pass.out_along.stride, pass.around_caches};
 }
 
 // `back` is the second transform of resize. The scratch holds `side_by_side` work arrays, and resize's coefficients.
@@ -201,21 +221,26 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   Group<T> group;
   group.work = {static_cast<Vector<T>*>(scratch), 2 * points, 1};
   Vector<T>* coefficients = group.work[static_cast<int>(blocks.side_by_side)];
+  const bool vectors = writes_vectors(pass, axis);
+  const int64_t most = vectors && pass.around_caches ? 1 : blocks.side_by_side;
+  Strip strip{reinterpret_cast<Vector<float>*>(coefficients), 0, 0};
+  group.strip = &strip;
   for (int64_t b = blocks.begin; b < blocks.end; b += group.work.count) {
-    find_group(pass, b, blocks.end, blocks.side_by_side, group);
+    find_group(pass, b, blocks.end, most, group);
     group.begin = b;
+    strip.begin = strip.end = 0;
     group.moments = pass.measure ? pass.measure->blocks + b : nullptr;
     group.squares = pass.residual ? pass.residual->squares + b : nullptr;
     if (first_forward)
       load_values(pass, axis, group);
     else
       load_group(pass, group, 0, axis.kept, axis.coefficient_at, group.work);
-    bool at_once = last_forward && axis.fused;
-    for (int g = 0; g < group.work.count; ++g) at_once = at_once && output_vectors(pass, group, g);
+    bool at_once = vectors;
+    for (int g = 0; g < group.work.count; ++g) at_once = at_once && output_vectors(pass, group, g).first;
     for (int g = 0; g < group.work.count; ++g) {
       auto* z = reinterpret_cast<Complex<T>*>(group.work[g]);
       if (at_once)
-        forward(axis, z, output_vectors(pass, group, g), pass.out_along.stride);
+        forward(axis, z, output_vectors(pass, group, g));
       else if (first_forward)
         forward(axis, z);
       else

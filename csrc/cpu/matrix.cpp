@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <tuple>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "lanes.h"
 #include "memory.h"
 #include "parallel.h"
+#include "tables.h"
 
 namespace front::cpu {
 namespace {
@@ -37,40 +39,48 @@ struct Panels {
   Along along_row() const { return {1, width, panel()}; }
 };
 
-// The planner takes as long as the smallest transforms: what it said is remembered. The order depends neither on the
-// number of threads nor on what else of the machine could change while the process lives.
-Order order_of(const MatrixShape& x, const Machine& machine) {
+struct Way {
+  Order order;
+  bool halved;
+};
+
+// The planner takes as long as the smallest transforms: what it said is remembered. It depends neither on the number of
+// threads nor on what else of the machine could change while the process lives.
+Way way_of(const MatrixShape& x, const Machine& machine) {
   static std::mutex mutex;
-  static auto* known = new std::map<std::tuple<bool, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>, Order>;
+  static auto* known = new std::map<std::tuple<bool, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>, Way>;
   const int64_t bytes = (x.in_bytes * 16 + x.compute_bytes) * 16 + x.out_bytes;
   const std::tuple key{x.forward, x.m, x.n, x.k0, x.k1, bytes, x.in_by_columns, x.out_by_columns};
   const std::lock_guard<std::mutex> lock(mutex);
   if (const auto found = known->find(key); found != known->end()) return found->second;
   if (known->size() >= kPlansKept) known->clear();
-  return (*known)[key] = plan_matrix(x, machine).order;
+  const MatrixPlan plan = plan_matrix(x, machine);
+  return (*known)[key] = {plan.order, plan.halved};
 }
 
 class Transform {
  public:
   Transform(const MatrixPass& pass, const Machine& machine) : p_(pass) {
-    if (p_.direction != Direction::resize)
-      order_ = order_of({p_.direction == Direction::forward, p_.m, p_.n, p_.k0, p_.k1, size_of(p_.in_type),
-                         size_of(p_.compute_type), size_of(p_.out_type), std::abs(p_.in_row) < std::abs(p_.in_column),
-                         std::abs(p_.out_row) < std::abs(p_.out_column)},
-                        machine);
-    if (p_.measure) order_ = Order::rows_first;
-    if (p_.residual) order_ = Order::columns_first;
+    Way way = way_of({p_.direction != Direction::inverse, p_.m, p_.n, p_.k0, p_.k1, size_of(p_.in_type),
+                      size_of(p_.compute_type), size_of(p_.out_type), std::abs(p_.in_row) < std::abs(p_.in_column),
+                      std::abs(p_.out_row) < std::abs(p_.out_column)},
+                     machine);
+    if (p_.direction == Direction::resize) way.order = Order::rows_first;
+    if (p_.measure) way = {Order::rows_first, false};
+    if (p_.residual) way = {Order::columns_first, false};
+    order_ = way.order;
     const bool rows_first = order_ == Order::rows_first;
+    if (rows_first && way.halved && p_.in_column == 1) filter_ = axis_tables<float>(p_.m, p_.k0, p_.columns);
     panels_.type = p_.compute_type;
     switch (p_.direction) {
       case Direction::forward:
-        panels_.rows = rows_first ? p_.m : p_.k0, panels_.columns = rows_first ? p_.k1 : p_.n;
+        panels_.rows = filter_ ? p_.m / 2 : rows_first ? p_.m : p_.k0, panels_.columns = rows_first ? p_.k1 : p_.n;
         break;
       case Direction::inverse:
         panels_.rows = rows_first ? p_.k0 : p_.m, panels_.columns = rows_first ? p_.n : p_.k1;
         break;
       case Direction::resize:
-        panels_.rows = std::max(p_.m, p_.size0), panels_.columns = p_.k1;
+        panels_.rows = std::max(filter_ ? p_.m / 2 : p_.m, p_.size0), panels_.columns = p_.k1;
     }
     panels_.width = std::min(kLineBytes / size_of(p_.compute_type), panels_.columns);  // a narrow matrix is one panel
     // The longest batch axis is cut into groups, the others are walked.
@@ -82,6 +92,7 @@ class Transform {
       walked_.erase(longest);
     }
     group_ = std::clamp<int64_t>(kGroupBytes / panels_.bytes(), 1, std::max<int64_t>(grouped_.size, 1));
+    if (filter_) group_ = 1;  // its rows fill vectors, and are the only lanes
     chunks_ = (grouped_.size + group_ - 1) / group_;
     tasks_ = p_.count * chunks_;
     for (const LaneDim& dim : walked_) tasks_ *= dim.size;
@@ -133,17 +144,22 @@ class Transform {
     row.scale = p_.rows;
     row.measure = p_.measure;
     row.residual = p_.residual;
+    if (filter_) {
+      const AxisView<float> filter = filter_->view();
+      row.halving = {p_.m, p_.in_row, filter.taps, filter.filter};
+      column.halved = true;
+    }
     back.direction = Direction::inverse;
     back.n = p_.size1;
     back.scale = p_.rows_back;
     if (p_.direction == Direction::resize) {
       row.direction = Direction::forward;
-      rows_to_panels(row, x, mid, p_.m, count, executor);
+      rows_to_panels(row, x, mid, count, executor);
       const Side inside{mid.data, mid.type, mid.width, 1, mid.matrix()};  // from panels to the same panels
       panels_to_columns(column, mid, inside, mid.panel(), count, executor);
       panels_to_rows(back, mid, y, p_.size0, count, executor);
     } else if (order_ == Order::rows_first) {
-      rows_to_panels(row, x, mid, mid.rows, count, executor);
+      rows_to_panels(row, x, mid, count, executor);
       panels_to_columns(column, mid, y, mid.width * y.column, count, executor);
     } else {
       columns_to_panels(column, x, mid, count, executor);
@@ -155,10 +171,10 @@ class Transform {
     if (size != 1) pass.lanes[pass.lane_dims++] = {size, in_stride, out_stride};
   }
 
-  static void rows_to_panels(AxisPass pass, const Side& side, const Panels& mid, int64_t rows, int64_t matrices,
-                             const Executor& executor) {
+  void rows_to_panels(AxisPass pass, const Side& side, const Panels& mid, int64_t matrices,
+                      const Executor& executor) const {
     add_lanes(pass, matrices, side.matrix, mid.matrix());
-    add_lanes(pass, rows, side.row, mid.width);
+    add_lanes(pass, filter_ ? p_.m / 2 : p_.direction == Direction::resize ? p_.m : mid.rows, side.row, mid.width);
     pass.in = side.data, pass.in_type = side.type, pass.in_along = {side.column, 0, 0};
     pass.out = mid.data, pass.out_type = mid.type, pass.out_along = mid.along_row();
     run_axis(pass, executor);
@@ -218,6 +234,7 @@ class Transform {
   Panels panels_{};
   std::vector<LaneDim> walked_;
   LaneDim grouped_{1, 0, 0};
+  std::shared_ptr<const AxisTables<float>> filter_;  // its columns are decimated while its rows are loaded, by these
   int64_t group_, chunks_, tasks_;
 };
 

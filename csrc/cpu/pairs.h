@@ -26,7 +26,7 @@ FRONT_INLINE const StageView<T>& last_stage(const AxisView<T>& axis) {
 FRONT_INLINE int64_t part(int64_t q, int64_t half) { return q / 2 * 2 * half + q % 2; }
 
 // Where coefficient q half + r of a forward transform goes: to its place in the work array, or elsewhere, `stride`
-// elements after each other.
+// elements after each other, around the caches if they are whole, aligned lines.
 template <class T>
 struct InWork {
   Vector<T>* first;
@@ -34,14 +34,25 @@ struct InWork {
 
   FRONT_INLINE void store(int64_t q, int64_t r, Vector<T> x) const { first[part(q, half) + 2 * r] = x; }
 };
-template <class T>
+template <class T, bool kAround>
 struct Elsewhere {
   T* first;
   int64_t half, stride;
 
   FRONT_INLINE void store(int64_t q, int64_t r, Vector<T> x) const {
-    FRONT_ISA::store<T>(first + (q * half + r) * stride, x);
+    T* at = first + (q * half + r) * stride;
+    if constexpr (kAround)
+      stream_bytes(at, &x);
+    else
+      FRONT_ISA::store<T>(at, x);
   }
+};
+// What the caller says of it.
+template <class T>
+struct Place {
+  T* first;  // null: the work array
+  int64_t stride;
+  bool around_caches;
 };
 
 template <class T>
@@ -64,13 +75,25 @@ FRONT_INLINE const C* last_twiddles(const AxisView<T>& axis) {
     return axis.wide_twiddles;
 }
 
+// How many times the kept coefficients go round the points of a spectrum.
+enum class Runs {
+  any,
+  one,        // at most once
+  one_whole,  // exactly once: nothing to ask for each coefficient
+  two,
+  two_whole,
+};
+
 // Calls f(q, k, mirrored) for the kept coefficients of a pair: k % half is b if mirrored, else a.
-template <int kRuns, class F>
+template <Runs kRuns, class F>
 FRONT_INLINE void for_coefficients(int64_t a, int64_t b, int64_t half, int64_t kept, F f) {
-  const int64_t runs = kRuns ? kRuns : (kept + half - 1) / half;
-  for (int64_t q = 0, k = 0; q < runs; ++q, k += half) {
-    if (k + a < kept) f(q, k + a, false);
-    if (a != b && k + b < kept) f(q, k + b, true);
+  constexpr bool kWhole = kRuns == Runs::one_whole || kRuns == Runs::two_whole;
+  const int64_t runs = kRuns == Runs::any ? (kept + half - 1) / half : kRuns <= Runs::one_whole ? 1 : 2;
+#pragma GCC unroll 2
+  for (int64_t q = 0; q < runs; ++q) {
+    const int64_t k = q * half;
+    if (kWhole || k + a < kept) f(q, k + a, false);
+    if (a != b && (kWhole || k + b < kept)) f(q, k + b, true);
   }
 }
 
@@ -78,7 +101,7 @@ template <int kSplit>
 constexpr int kMostParts = kSplit ? kSplit : plan_detail::kLargestSplit;
 
 // The coefficients of points a and b of every subsequence, which `p` and `m` hold.
-template <int kSplit, int kRuns, class T, class Places>
+template <int kSplit, Runs kRuns, class T, class Places>
 FRONT_INLINE void combine_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Complex<T>* p, const Complex<T>* m,
                                const Places& out) {
   const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
@@ -96,7 +119,7 @@ FRONT_INLINE void combine_pair(const AxisView<T>& axis, int64_t a, int64_t b, co
 }
 
 // The transpose of `combine_pair`: points with re and im exchanged.
-template <int kSplit, int kRuns, class C, class T>
+template <int kSplit, Runs kRuns, class C, class T>
 FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Part<C, T>& z, Complex<C>* p,
                               Complex<C>* m) {
   const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
@@ -147,9 +170,10 @@ FRONT_INLINE void for_mirrors(int64_t k, int64_t span, F f) {
 }
 
 // The last stage of each subsequence's DFT, and the coefficients.
-template <int R, int kSplit, int kRuns, class T, class Places>
-void last_stage_and_pairs(const AxisView<T>& axis, Complex<T>* z, Places out) {
-  const StageView<T>& stage = last_stage(axis);
+template <int R, int kSplit, Runs kRuns, class T, class Places>
+void last_stage_and_pairs(const AxisView<T>& view, Complex<T>* __restrict z, Places out) {
+  const AxisView<T> axis = view;  // a copy, that no store can change
+  const StageView<T> stage = last_stage(axis);
   const int64_t span = stage.span;
   const auto transform = [&](int64_t k, Complex<T>* points) FRONT_INLINED {
     for (int s = 0; s < kSplit; ++s) {
@@ -173,8 +197,9 @@ void last_stage_and_pairs(const AxisView<T>& axis, Complex<T>* z, Places out) {
 
 // Its transpose: the coefficients' points, and the first stage of DFTs by decimation in frequency. Computed in C, a
 // vector of C after the other.
-template <int R, int kSplit, int kRuns, class C, class T>
-void pairs_and_first_stage(const AxisView<T>& axis, Complex<T>* work) {
+template <int R, int kSplit, Runs kRuns, class C, class T>
+void pairs_and_first_stage(const AxisView<T>& view, Complex<T>* work) {
+  const AxisView<T> axis = view;
   const int64_t span = last_stage(axis).span;
   const C* twiddles = last_twiddles<C>(axis);
   for_butterflies(span, [&](int64_t k, auto mirrors) FRONT_INLINED {
@@ -209,7 +234,7 @@ void combine_pairs(const AxisView<T>& axis, Complex<T>* z) {
     const int64_t b = a ? half - a : 0;
     if (a >= axis.kept && b >= axis.kept) continue;
     for (int64_t s = 0; s < split; ++s) p[s] = z[s * half + a], m[s] = z[s * half + b];
-    combine_pair<kSplit, 0>(axis, a, b, p, m, in_work(axis, z));
+    combine_pair<kSplit, Runs::any>(axis, a, b, p, m, in_work(axis, z));
   }
 }
 
@@ -219,7 +244,7 @@ void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
   Complex<T> p[kMostParts<kSplit>], m[kMostParts<kSplit>];
   for (int64_t a = 0; 2 * a <= half; ++a) {
     const int64_t b = a ? half - a : 0;
-    spread_pair<kSplit, 0>(axis, a, b, Part<T, T>(z, 0), p, m);
+    spread_pair<kSplit, Runs::any>(axis, a, b, Part<T, T>(z, 0), p, m);
     for (int64_t s = 0; s < split; ++s) {
       z[s * half + a] = p[s];
       if (a != b) z[s * half + b] = m[s];
@@ -227,16 +252,24 @@ void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
   }
 }
 
-// f(radix of the last stage, split, runs), all constants, of an axis that is AxisPlan::fused.
-template <class T, class F>
+// f(radix of the last stage, split, runs), all constants, of an axis that is AxisPlan::fused. With kWhole, runs that are
+// whole have code of their own.
+template <bool kWhole, class T, class F>
 void with_fused(const AxisView<T>& axis, F f) {
+  const auto with_runs = [&](auto radix, auto split, auto runs, auto whole) {
+    if constexpr (kWhole)
+      if (axis.kept % axis.half == 0) return f(radix, split, whole);
+    f(radix, split, runs);
+  };
   const auto with_radix = [&](auto radix) {
+    constexpr Constant<Runs::one> kOne;
+    constexpr Constant<Runs::one_whole> kOneWhole;
     if constexpr (radix > 2 && radix < 8)
-      if (axis.split == 2) return f(radix, Constant<2>{}, Constant<1>{});
+      if (axis.split == 2) return with_runs(radix, Constant<2>{}, kOne, kOneWhole);
     if (axis.kept <= axis.half)
-      f(radix, Constant<1>{}, Constant<1>{});
+      with_runs(radix, Constant<1>{}, kOne, kOneWhole);
     else
-      f(radix, Constant<1>{}, Constant<2>{});
+      with_runs(radix, Constant<1>{}, Constant<Runs::two>{}, Constant<Runs::two_whole>{});
   };
   switch (last_stage(axis).radix) {
     case 2:
@@ -258,7 +291,7 @@ void with_fused(const AxisView<T>& axis, F f) {
 template <class T, class Places>
 void forward_fused(const AxisView<T>& axis, Complex<T>* z, const Places& out) {
   const FftView<T>& fft = axis.dft.fft;
-  with_fused(axis, [&](auto radix, auto split, auto runs) {
+  with_fused<std::is_same_v<T, float>>(axis, [&](auto radix, auto split, auto runs) {
     for (int64_t j = 0; fft.stages > 1 && j < split * radix; ++j)
       run_stages(z + j * last_stage(axis).span, fft, fft.stages - 1);
     last_stage_and_pairs<radix, split, runs>(axis, z, out);
@@ -269,7 +302,7 @@ void forward_fused(const AxisView<T>& axis, Complex<T>* z, const Places& out) {
 template <class T>
 void inverse_fused(const AxisView<T>& axis, Complex<T>* z) {
   const FftView<T>& fft = axis.dft.fft;
-  with_fused(axis, [&](auto radix, auto split, auto runs) {
+  with_fused<false>(axis, [&](auto radix, auto split, auto runs) {
     if (std::is_same_v<T, float> && axis.wide_combine)
       pairs_and_first_stage<radix, split, runs, double>(axis, z);
     else
@@ -296,14 +329,18 @@ void with_split(int64_t split, F f) {
   }
 }
 
-// The DFTs, and the coefficients in place of their results; or, fused, wherever else they shall lie.
+// The DFTs, and the coefficients in place of their results; or, fused, at another place.
 template <class T>
-void forward_pairs(const AxisView<T>& axis, Complex<T>* z, T* elsewhere, int64_t stride) {
-  if (axis.fused)
-    return elsewhere ? forward_fused(axis, z, Elsewhere<T>{elsewhere, axis.half, stride})
-                     : forward_fused(axis, z, in_work(axis, z));
-  run_dfts(axis, z);
-  with_split(axis.split, [&](auto split) { combine_pairs<split>(axis, z); });
+void forward_pairs(const AxisView<T>& axis, Complex<T>* z, Place<T> place) {
+  if (!axis.fused) {
+    run_dfts(axis, z);
+    return with_split(axis.split, [&](auto split) { combine_pairs<split>(axis, z); });
+  }
+  if (!place.first) return forward_fused(axis, z, in_work(axis, z));
+  if constexpr (kWholeLine<T>)
+    if (place.around_caches)
+      return forward_fused(axis, z, Elsewhere<T, true>{place.first, axis.half, place.stride});
+  forward_fused(axis, z, Elsewhere<T, false>{place.first, axis.half, place.stride});
 }
 
 // The transpose, on points with re and im exchanged.

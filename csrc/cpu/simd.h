@@ -235,6 +235,10 @@ FRONT_INLINE void stream_bytes(void* p, const void* line) {
 template <class T, class Out>
 constexpr int kVectorsPerLine = kLineBytes / (kLanes<T> * sizeof(Out));
 
+// Of a vector itself.
+template <class T>
+constexpr bool kWholeLine = kVectorsPerLine<T, T> == 1;
+
 template <class T, class Out>
 FRONT_INLINE void stream_line(Out* p, const Vector<T> (&v)[kVectorsPerLine<T, Out>]) {
   alignas(kLineBytes) Out line[kLineBytes / sizeof(Out)];

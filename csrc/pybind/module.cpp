@@ -77,6 +77,7 @@ PYBIND11_MODULE(_C, m) {
         const front::MatrixPlan p = front::plan_matrix(shape, {machine[0], machine[1], machine[2], machine[3]});
         py::dict plan;
         plan["order"] = p.order == front::Order::rows_first ? "rows first" : "columns first";
+        plan["halved"] = p.halved;
         plan["workspace_bytes"] = p.workspace * compute_bytes;
         plan["rows"] = axis_dict(p.rows);
         plan["columns"] = axis_dict(p.columns);

@@ -1,0 +1,114 @@
+"""Rows that the columns' filter halves while they are loaded (csrc/cpu/halve.h), against float64."""
+
+from __future__ import annotations
+
+import pytest
+import scipy.fft
+import torch
+
+import front_kernels as fk
+
+# Of the last block one to all lanes are used; rows end within a vector, a strip (1024 values) and a piece that is
+# filtered along (64); rows that are decimated themselves, by either filter, that are not, and of odd length.
+CASES = [
+    ((512, 512), (64, 64)),
+    ((516, 600), (64, 75)),
+    ((544, 1028), (68, 128)),
+    ((1024, 611), (256, 40)),
+    ((1028, 2051), (257, 200)),
+    ((1032, 3000), (258, 1500)),
+    ((1060, 1100), (265, 275)),
+    ((2048, 4096), (16, 16)),
+    ((2752, 2176), (688, 100)),
+]
+
+
+def relative(result: torch.Tensor, exact: torch.Tensor) -> float:
+    return ((result.double() - exact).norm() / exact.norm()).item()
+
+
+def coefficients(x: torch.Tensor, k: tuple[int, int]) -> torch.Tensor:
+    return torch.from_numpy(scipy.fft.dctn(x.double().numpy(), axes=(-2, -1), norm="ortho"))[..., : k[0], : k[1]]
+
+
+def values(c: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    padded = torch.zeros(*c.shape[:-2], *shape, dtype=torch.float64)
+    padded[..., : c.shape[-2], : c.shape[-1]] = c
+    return torch.from_numpy(scipy.fft.idctn(padded.numpy(), axes=(-2, -1), norm="ortho"))
+
+
+def within(shape: tuple[int, ...], columns: slice, dtype: torch.dtype) -> torch.Tensor:
+    """Noise, as a part of rows that hold NaN elsewhere."""
+    torch.manual_seed(sum(shape))
+    x = torch.full((*shape[:-1], shape[-1] + 24), float("nan"), dtype=dtype)[..., columns]
+    return x.copy_(torch.randn(x.shape))
+
+
+@pytest.mark.parametrize(("shape", "k"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_crop(shape, k, dtype):
+    assert fk.plan_for(shape, k, dtype)["halved"]
+    x = within(shape, slice(11, -13), dtype)
+    out = torch.full((k[0], k[1] + 5), -7.0, dtype=dtype)
+    fk.dct_crop(x, k, out=out[:, 2:-3])
+    limit = 2.2e-7 if dtype == torch.float32 else torch.finfo(dtype).eps
+    assert relative(out[:, 2:-3], coefficients(x, k)) <= limit
+    assert (out[:, :2] == -7).all()
+    assert (out[:, -3:] == -7).all()
+
+
+@pytest.mark.parametrize(("shape", "k"), CASES)
+def test_lowpass_and_resize(shape, k):
+    x = within(shape, slice(1, -23), torch.float32)
+    exact = coefficients(x, k)
+    assert relative(fk.lowpass(x, k), values(exact, shape)) <= 3e-7
+    for size in ((k[0] + 3, 2 * k[1]), (shape[0] + 80, shape[1] // 2)):
+        kept = coefficients(x, (min(k[0], size[0]), min(k[1], size[1])))
+        assert relative(fk.dct_resize(x, size, k=k), values(kept, size)) <= 3e-7
+
+
+def test_batches_lists_and_in_place():
+    shape, k = (516, 600), (64, 75)
+    x = within((3, 2, *shape), slice(7, -17), torch.float32)
+    exact = coefficients(x, k)
+    assert relative(fk.dct_crop(x, k), exact) <= 2.2e-7
+    assert relative(fk.dct_crop(x.transpose(0, 1), k), exact.transpose(0, 1)) <= 2.2e-7
+    matrices = [x[0, 0], x[2, 1], x[1, 0].contiguous()]
+    for y, matrix in zip(fk.dct_crop_many(matrices, k), matrices, strict=True):
+        assert torch.equal(y, fk.dct_crop(matrix, k))
+    same = x[0, 0].clone()
+    assert torch.equal(fk.lowpass_(same, k), fk.lowpass(x[0, 0], k))
+
+
+@pytest.mark.parametrize(("shape", "k"), CASES[:4])
+def test_other_layouts_are_not_halved(shape, k):
+    """Rows whose elements lie apart, and matrices that are stored by columns, give the same."""
+    x = within(shape, slice(0, -24), torch.float32)
+    y, exact = fk.dct_crop(x, k), coefficients(x, k)
+    apart = torch.full((shape[0], 2 * shape[1]), float("nan"))[:, ::2].copy_(x)
+    for same in (apart, x.t().contiguous().t()):
+        found = fk.dct_crop(same, k)
+        assert relative(found, exact) <= 2.2e-7
+        assert relative(found, y.double()) <= 2.2e-7
+    mirrored = fk.dct_crop(x.flip(0).contiguous(), k)  # every other coefficient of the columns changes its sign
+    assert relative(mirrored[::2], exact[::2]) <= 2.2e-7
+    assert relative(mirrored[1::2], -exact[1::2]) <= 2.2e-7
+
+
+def test_the_gradient_is_the_transpose():
+    x = within((1060, 1100), slice(24, None), torch.float32).requires_grad_()
+    y = fk.dct_crop(x, (265, 275))
+    g = torch.randn_like(y)
+    y.backward(g)
+    assert relative(x.grad, values(g.double(), x.shape)) <= 3e-7
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_result_does_not_depend_on_threads(threads):
+    x = within((1028, 2051), slice(3, -21), torch.float32)
+    expected, before = fk.dct_crop(x, (257, 200)), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(fk.dct_crop(x, (257, 200)), expected)
+    finally:
+        torch.set_num_threads(before)
