@@ -115,6 +115,10 @@ struct Filter {
 constexpr Filter kFilters[] = {{8, 10, 0, 512}, {4, 18, 12, 1024}};
 constexpr double kTapCost = 0.5;  // per value and tap
 inline double filter_cost(int64_t values, int taps) { return kTapCost * taps * static_cast<double>(values); }
+// Vectors so short have no FMA on x86, and few of their lanes share rows: the long filter takes more than it saves, a
+// tenth of 4096 x 4096 -> 1024 x 1024.
+constexpr int64_t kNarrowBytes = 16;
+constexpr int kMostNarrowTaps = 10;
 // Of n columns of two rows.
 inline double halving_cost(int64_t n, int taps) { return filter_cost(2 * n, taps); }
 
@@ -338,9 +342,11 @@ inline int64_t panel_columns(int64_t columns, int64_t element_bytes) {
 
 // Whether a forward transform, rows first, filters the columns while it loads the rows: rows that are halved cost the
 // taps, and save half of what they cost themselves. Of k1 columns, that make at least a panel.
-inline bool halves_rows(const AxisPlan& rows, const AxisPlan& columns, int64_t compute_bytes) {
-  return columns.taps && rows.kept * compute_bytes >= kLineBytes &&
-         rows.cost > plan_detail::halving_cost(rows.n, columns.taps);
+inline bool halves_rows(const AxisPlan& rows, const AxisPlan& columns, int64_t compute_bytes, const Machine& m) {
+  using namespace plan_detail;
+  if (!columns.taps || rows.kept * compute_bytes < kLineBytes) return false;
+  if (m.vector_bytes <= kNarrowBytes && columns.taps > kMostNarrowTaps) return false;
+  return rows.cost > halving_cost(rows.n, columns.taps);
 }
 
 // What of a matrix matters: the sizes, bytes of the elements, and whether it is stored column by column.
@@ -362,7 +368,7 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   best.columns = plan_axis(x.m, x.k0, x.compute_bytes);
   const int64_t in_rows = x.forward ? x.m : x.k0, in_columns = x.forward ? x.n : x.k1;
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
-  const bool halves = x.forward && !x.in_by_columns && halves_rows(best.rows, best.columns, x.compute_bytes);
+  const bool halves = x.forward && !x.in_by_columns && halves_rows(best.rows, best.columns, x.compute_bytes, machine);
   for (Order order : {Order::rows_first, Order::columns_first}) {
     const bool rows_first = order == Order::rows_first, halved = halves && rows_first;
     const int64_t lanes = rows_first ? halved ? in_rows / 2 : in_rows : out_rows;

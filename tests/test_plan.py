@@ -128,6 +128,12 @@ def test_which_rows_are_halved(forward, shape, k, element_bytes, halved):
         assert plan["workspace_bytes"] == 4 * shape[0] // 2 * k[1]
 
 
+def test_narrow_vectors_take_the_short_filter_only():
+    machine = [16, *MACHINE[1:]]
+    assert _C.plan_matrix(True, 4096, 4096, 512, 512, 4, machine)["halved"]
+    assert not _C.plan_matrix(True, 4096, 4096, 1024, 1024, 4, machine)["halved"]
+
+
 def test_more_coefficients_or_bytes_are_predicted_to_take_longer():
     times = [fk.plan_for((4096, 4096), k)["predicted_us"] for k in (8, 64, 512, 2048, 4096)]
     assert times == sorted(times)
