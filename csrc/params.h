@@ -54,8 +54,8 @@ struct Residual {
   double* squares;  // per block of lanes, the sum of r^2: zeros at first; room for as many as there are lanes
 };
 
-// Lanes that are not the rows of a matrix, but their halves: lane r is made of the rows around 2r and 2r + 1, as they are
-// loaded, by the filter of the transform across them (cpu/decimate.h).
+// Lanes that are not the rows of a matrix, but half as many: lane r is made of the rows around 2r and 2r + 1, as they
+// are loaded, by the filter of the transform across them (cpu/halved_rows.h). They are the only lane axis.
 struct Halving {
   int64_t rows;         // of the matrix; 0: the lanes are the rows
   int64_t stride;       // from row to row
@@ -79,7 +79,7 @@ struct AxisPass {
   const Measure* measure;       // of a forward pass, or null
   const Residual* residual;     // of an inverse pass, or null
   Halving halving;              // of a forward pass over rows in float32, whose elements are adjacent
-  bool halved;                  // the values come filtered, n / 2 of them
+  bool filtered;                // of a forward pass or resize: n / 2 values, of which `halving` has made the n
 };
 
 // Both axes of many matrices, all of one shape and one layout.

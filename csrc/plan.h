@@ -115,11 +115,11 @@ struct Filter {
 constexpr Filter kFilters[] = {{8, 10, 0, 512}, {4, 18, 12, 1024}};
 constexpr double kTapCost = 0.5;  // per value and tap
 inline double filter_cost(int64_t values, int taps) { return kTapCost * taps * static_cast<double>(values); }
-// Vectors so short have no FMA on x86, and few of their lanes share rows: the long filter takes more than it saves, a
-// tenth of 4096 x 4096 -> 1024 x 1024.
+// Few lanes of such short vectors share rows, and on x86 they have no FMA: the long filter takes more than it saves, a
+// tenth of 4096 x 4096 -> 1024 x 1024 there.
 constexpr int64_t kNarrowBytes = 16;
-constexpr int kMostNarrowTaps = 10;
-// Of n columns of two rows.
+constexpr int kMostNarrowTaps = kFilters[0].taps;
+// Of one halved row of n values.
 inline double halving_cost(int64_t n, int taps) { return filter_cost(2 * n, taps); }
 
 // Points that stay in the innermost cache while several stages pass over them.
@@ -324,10 +324,11 @@ inline bool writes_around_caches(int64_t bytes_moved, const Machine& m) { return
 constexpr int64_t kMostLines = 4, kMostSideBySide = kMostLines * kLineBytes / 16;  // 16: the narrowest vectors
 inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t bytes_moved, const Machine& m) {
   const int64_t line = std::max<int64_t>(1, kLineBytes / m.vector_bytes);
+  const int64_t own = std::min(m.own_cache * m.threads, m.shared_cache);
   int64_t count = 1;
   while (2 * count * m.threads <= blocks && count < kMostLines * line) {
     const bool near = 2 * count * work_bytes <= m.own_cache / 2;
-    if (count >= line && (bytes_moved <= m.own_cache * m.threads || !near)) break;
+    if (count >= line && (bytes_moved <= own || !near)) break;
     count *= 2;
   }
   return count;
@@ -340,22 +341,23 @@ inline int64_t panel_columns(int64_t columns, int64_t element_bytes) {
   return columns <= width ? columns : (columns + width - 1) / width * width;
 }
 
-// Whether a forward transform, rows first, filters the columns while it loads the rows: rows that are halved cost the
-// taps, and save half of what they cost themselves. Of k1 columns, that make at least a panel.
-inline bool halves_rows(const AxisPlan& rows, const AxisPlan& columns, int64_t compute_bytes, const Machine& m) {
-  using namespace plan_detail;
-  if (!columns.taps || rows.kept * compute_bytes < kLineBytes) return false;
-  if (m.vector_bytes <= kNarrowBytes && columns.taps > kMostNarrowTaps) return false;
-  return rows.cost > halving_cost(rows.n, columns.taps);
-}
-
-// What of a matrix matters: the sizes, bytes of the elements, and whether it is stored column by column.
+// What of a matrix matters: the sizes, bytes of the elements, whether it is stored column by column, and whether the
+// elements of the input's rows are adjacent.
 struct MatrixShape {
   bool forward;  // m x n -> k0 x k1; else the transpose
   int64_t m, n, k0, k1;
   int64_t in_bytes, compute_bytes, out_bytes;
-  bool in_by_columns, out_by_columns;
+  bool in_by_columns, out_by_columns, in_adjacent;
 };
+
+// Whether a forward transform, rows first, filters the columns while it loads the rows: rows that are halved cost the
+// taps, and save half of what they cost themselves. Of k1 columns, that make at least a panel.
+inline bool halves_rows(const MatrixShape& x, const AxisPlan& rows, const AxisPlan& columns, const Machine& machine) {
+  using namespace plan_detail;
+  if (!x.forward || !x.in_adjacent || !columns.taps || x.k1 * x.compute_bytes < kLineBytes) return false;
+  if (machine.vector_bytes <= kNarrowBytes && columns.taps > kMostNarrowTaps) return false;
+  return rows.cost > halving_cost(x.n, columns.taps);
+}
 
 // Rows first needs an intermediate of in_rows x out_columns, columns first one of out_rows x in_columns; but for the
 // rounding to panels it is never larger than m x k1. The order is what is predicted to be faster with one thread:
@@ -368,21 +370,20 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   best.columns = plan_axis(x.m, x.k0, x.compute_bytes);
   const int64_t in_rows = x.forward ? x.m : x.k0, in_columns = x.forward ? x.n : x.k1;
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
-  const bool halves = x.forward && !x.in_by_columns && halves_rows(best.rows, best.columns, x.compute_bytes, machine);
+  const bool halves = halves_rows(x, best.rows, best.columns, machine);
   for (Order order : {Order::rows_first, Order::columns_first}) {
     const bool rows_first = order == Order::rows_first, halved = halves && rows_first;
-    const int64_t lanes = rows_first ? halved ? in_rows / 2 : in_rows : out_rows;
-    const int64_t rows = lanes, columns = rows_first ? out_columns : in_columns;
+    const int64_t read = halved ? 2 : 1;  // rows for one
+    const int64_t rows = rows_first ? in_rows / read : out_rows, columns = rows_first ? out_columns : in_columns;
     if (rows * columns > x.m * x.k1) continue;
     const double row_cost = best.rows.cost + (halved ? halving_cost(x.n, best.columns.taps) : 0);
     const double column_cost = best.columns.cost - (halved ? filter_cost(x.m, best.columns.taps) : 0);
     const auto us = [&](Order which, const Machine& m) {
       return which == Order::rows_first
-                 ? pass_us(row_cost, lanes, x.compute_bytes,
-                           {(halved ? 2 : 1) * in_columns, rows_first ? x.in_bytes : x.compute_bytes,
-                            rows_first && x.in_by_columns},
-                           {out_columns, rows_first ? x.compute_bytes : x.out_bytes, !rows_first && x.out_by_columns},
-                           m)
+                 ? pass_us(
+                       row_cost, rows, x.compute_bytes,
+                       {read * in_columns, rows_first ? x.in_bytes : x.compute_bytes, rows_first && x.in_by_columns},
+                       {out_columns, rows_first ? x.compute_bytes : x.out_bytes, !rows_first && x.out_by_columns}, m)
                  : pass_us(column_cost, rows_first ? out_columns : in_columns, x.compute_bytes,
                            {rows_first ? rows : in_rows, rows_first ? x.compute_bytes : x.in_bytes,
                             !rows_first && !x.in_by_columns},

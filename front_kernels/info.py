@@ -40,12 +40,13 @@ def plan_for(
         by the cost model (_costs.py) of each engine that there is, "absent": why another is out, "launches": for each
         kernel in order its "name", "blocks", "threads" and ("cuda" only) "shared_bytes", "workspace_bytes",
         "compute_dtype", "text"}. For the CPU {"rows": plan of the pass along the rows (length n),
-        "columns": that along the columns (length m), "order": which is first, "halved": whether the columns are decimated
-        while the rows are loaded, so that half as many are transformed, "workspace_bytes": size of the intermediate,
-        whose rows are whole cache lines, "compute_dtype", "predicted_us": microseconds by the cost model,
-        "text": all that in words}. A plan of a pass has the algorithm ("mixed radix", "resampled", "bluestein" or
-        "dense"), radices, lengths, a cost in vector operations per lane, the predicted "us" and a "text". The constants
-        of the cost model are timings of one machine (csrc/plan.h); on others compare predictions with each other only.
+        "columns": that along the columns (length m), "order": which is first, "halved": whether the columns are
+        decimated while the rows, whose elements are adjacent, are loaded, so that half as many are transformed,
+        "workspace_bytes": size of the intermediate, whose rows are whole cache lines, "compute_dtype",
+        "predicted_us": microseconds by the cost model, "text": all that in words}. A plan of a pass has the algorithm
+        ("mixed radix", "resampled", "bluestein" or "dense"), radices, lengths, a cost in vector operations per lane,
+        the predicted "us" and a "text". The constants of the cost model are timings of one machine (csrc/plan.h); on
+        others compare predictions with each other only.
 
     Raises:
         ValueError: shape, k, dtype, device or engine is not allowed.

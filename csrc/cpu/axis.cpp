@@ -61,7 +61,7 @@ int64_t cache_bytes(int name, int64_t otherwise) {
 
 int64_t bytes_moved(const AxisPass& pass) {
   const bool inverse = pass.direction == Direction::inverse, forward = pass.direction == Direction::forward;
-  const int64_t values = pass.halved ? pass.n / 2 : pass.halving.rows ? 2 * pass.n : pass.n;
+  const int64_t values = pass.filtered ? pass.n / 2 : pass.halving.rows ? 2 * pass.n : pass.n;
   const int64_t in = inverse ? pass.kept : values, out = forward ? pass.kept : inverse ? pass.n : pass.size;
   return lane_count(pass) * (in * size_of(pass.in_type) + out * size_of(pass.out_type));
 }

@@ -11,7 +11,7 @@
 #include "bluestein.h"
 #include "decimate.h"
 #include "dense.h"
-#include "halve.h"
+#include "halved_rows.h"
 #include "pairs.h"
 #include "residual.h"
 
@@ -173,7 +173,7 @@ void load_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& 
     for (int g = 0; g < works.count; ++g)
       add_moments<T>(works[g], n, index, group.lanes[g].count, *pass.measure, group.moments[g]);
   };
-  if (!axis.taps || pass.halved) return load(0, axis.length, axis.forward_in, group.work);
+  if (!axis.taps || pass.filtered) return load(0, axis.length, axis.forward_in, group.work);
   with_taps(axis.taps, [&](auto half) { decimate<half>(axis.n, axis.filter, axis.forward_in, group.work, load); });
 }
 
@@ -189,8 +189,8 @@ void store_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>&
   with_taps(axis.taps, [&](auto half) { interpolate<half>(axis.n, axis.filter, axis.inverse_out, group.work, store); });
 }
 
-// Whether the coefficients may be written as the vectors they are, one by one: to a cached result, or around the caches,
-// where a vector is a line. Blocks that are taken together, to move longer pieces, gain nothing in the latter.
+// Whether the coefficients may be written as the vectors they are, one by one: to a cached result, or around the
+// caches, where a vector is a line.
 template <class T>
 bool writes_vectors(const AxisPass& pass, const AxisView<T>& axis) {
   const bool converted = pass.out_type != (std::is_same_v<T, double> ? DType::f64 : DType::f32);
@@ -222,7 +222,9 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   group.work = {static_cast<Vector<T>*>(scratch), 2 * points, 1};
   Vector<T>* coefficients = group.work[static_cast<int>(blocks.side_by_side)];
   const bool vectors = writes_vectors(pass, axis);
-  const int64_t most = vectors && pass.around_caches ? 1 : blocks.side_by_side;
+  // Around the caches longer pieces are no gain, and of panels, one vector wide, there are none to read either.
+  const bool panels = pass.in_along.stride == kLanes<T>;
+  const int64_t most = vectors && pass.around_caches && panels ? 1 : blocks.side_by_side;
   Strip strip{reinterpret_cast<Vector<float>*>(coefficients), 0, 0};
   group.strip = &strip;
   for (int64_t b = blocks.begin; b < blocks.end; b += group.work.count) {

@@ -14,8 +14,8 @@ template <class T>
 using BlockKernel = void (*)(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
                              const Blocks& blocks, void* scratch);
 
-// Columns at a time of rows that are halved as they are loaded (Halving): so many that each row is read in long pieces, so
-// few that the next lanes still find the rows that they share in the core's cache.
+// Columns at a time of rows that are halved as they are loaded (Halving): so many that each row is read in long pieces,
+// so few that the next lanes still find the rows that they share in the core's cache.
 constexpr int kStrip = 1024;
 
 struct Isa {

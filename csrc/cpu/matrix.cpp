@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <tuple>
 #include <vector>
@@ -39,48 +38,59 @@ struct Panels {
   Along along_row() const { return {1, width, panel()}; }
 };
 
-struct Way {
+struct Choice {
   Order order;
-  bool halved;
+  int taps;  // of the filter that halves rows; 0: none does
 };
 
 // The planner takes as long as the smallest transforms: what it said is remembered. It depends neither on the number of
 // threads nor on what else of the machine could change while the process lives.
-Way way_of(const MatrixShape& x, const Machine& machine) {
+Choice choice_of(const MatrixShape& x, bool resize, const Machine& machine) {
   static std::mutex mutex;
-  static auto* known = new std::map<std::tuple<bool, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>, Way>;
+  static auto* known = new std::map<std::tuple<bool, int64_t, int64_t, int64_t, int64_t, int64_t, int>, Choice>;
   const int64_t bytes = (x.in_bytes * 16 + x.compute_bytes) * 16 + x.out_bytes;
-  const std::tuple key{x.forward, x.m, x.n, x.k0, x.k1, bytes, x.in_by_columns, x.out_by_columns};
+  const int layout = (x.in_by_columns * 2 + x.out_by_columns) * 2 + x.in_adjacent;
+  const std::tuple key{x.forward, x.m, x.n, x.k0, x.k1, bytes, layout * 2 + resize};
   const std::lock_guard<std::mutex> lock(mutex);
   if (const auto found = known->find(key); found != known->end()) return found->second;
   if (known->size() >= kPlansKept) known->clear();
+  if (resize) {  // always rows first
+    const AxisPlan rows = plan_axis(x.n, x.k1, x.compute_bytes), columns = plan_axis(x.m, x.k0, x.compute_bytes);
+    return (*known)[key] = {Order::rows_first, halves_rows(x, rows, columns, machine) ? columns.taps : 0};
+  }
   const MatrixPlan plan = plan_matrix(x, machine);
-  return (*known)[key] = {plan.order, plan.halved};
+  return (*known)[key] = {plan.order, plan.halved ? plan.columns.taps : 0};
 }
 
 class Transform {
  public:
   Transform(const MatrixPass& pass, const Machine& machine) : p_(pass) {
-    Way way = way_of({p_.direction != Direction::inverse, p_.m, p_.n, p_.k0, p_.k1, size_of(p_.in_type),
-                      size_of(p_.compute_type), size_of(p_.out_type), std::abs(p_.in_row) < std::abs(p_.in_column),
-                      std::abs(p_.out_row) < std::abs(p_.out_column)},
-                     machine);
-    if (p_.direction == Direction::resize) way.order = Order::rows_first;
-    if (p_.measure) way = {Order::rows_first, false};
-    if (p_.residual) way = {Order::columns_first, false};
-    order_ = way.order;
-    const bool rows_first = order_ == Order::rows_first;
-    if (rows_first && way.halved && p_.in_column == 1) filter_ = axis_tables<float>(p_.m, p_.k0, p_.columns);
+    const MatrixShape shape{p_.direction != Direction::inverse,
+                            p_.m,
+                            p_.n,
+                            p_.k0,
+                            p_.k1,
+                            size_of(p_.in_type),
+                            size_of(p_.compute_type),
+                            size_of(p_.out_type),
+                            std::abs(p_.in_row) < std::abs(p_.in_column),
+                            std::abs(p_.out_row) < std::abs(p_.out_column),
+                            p_.in_column == 1};
+    choice_ = choice_of(shape, p_.direction == Direction::resize, machine);
+    if (p_.measure) choice_ = {Order::rows_first, 0};
+    if (p_.residual) choice_ = {Order::columns_first, 0};
+    const bool rows_first = choice_.order == Order::rows_first;
+    const int64_t loaded = choice_.taps ? p_.m / 2 : p_.m;  // rows, of a pass over them that comes first
     panels_.type = p_.compute_type;
     switch (p_.direction) {
       case Direction::forward:
-        panels_.rows = filter_ ? p_.m / 2 : rows_first ? p_.m : p_.k0, panels_.columns = rows_first ? p_.k1 : p_.n;
+        panels_.rows = rows_first ? loaded : p_.k0, panels_.columns = rows_first ? p_.k1 : p_.n;
         break;
       case Direction::inverse:
         panels_.rows = rows_first ? p_.k0 : p_.m, panels_.columns = rows_first ? p_.n : p_.k1;
         break;
       case Direction::resize:
-        panels_.rows = std::max(filter_ ? p_.m / 2 : p_.m, p_.size0), panels_.columns = p_.k1;
+        panels_.rows = std::max(loaded, p_.size0), panels_.columns = p_.k1;
     }
     panels_.width = std::min(kLineBytes / size_of(p_.compute_type), panels_.columns);  // a narrow matrix is one panel
     // The longest batch axis is cut into groups, the others are walked.
@@ -92,7 +102,7 @@ class Transform {
       walked_.erase(longest);
     }
     group_ = std::clamp<int64_t>(kGroupBytes / panels_.bytes(), 1, std::max<int64_t>(grouped_.size, 1));
-    if (filter_) group_ = 1;  // its rows fill vectors, and are the only lanes
+    if (choice_.taps) group_ = 1;  // its rows fill vectors, and are the only lanes
     chunks_ = (grouped_.size + group_ - 1) / group_;
     tasks_ = p_.count * chunks_;
     for (const LaneDim& dim : walked_) tasks_ *= dim.size;
@@ -144,10 +154,9 @@ class Transform {
     row.scale = p_.rows;
     row.measure = p_.measure;
     row.residual = p_.residual;
-    if (filter_) {
-      const AxisView<float> filter = filter_->view();
-      row.halving = {p_.m, p_.in_row, filter.taps, filter.filter};
-      column.halved = true;
+    if (choice_.taps) {
+      row.halving = {p_.m, p_.in_row, choice_.taps, filter_half(choice_.taps)};
+      column.filtered = true;
     }
     back.direction = Direction::inverse;
     back.n = p_.size1;
@@ -158,7 +167,7 @@ class Transform {
       const Side inside{mid.data, mid.type, mid.width, 1, mid.matrix()};  // from panels to the same panels
       panels_to_columns(column, mid, inside, mid.panel(), count, executor);
       panels_to_rows(back, mid, y, p_.size0, count, executor);
-    } else if (order_ == Order::rows_first) {
+    } else if (choice_.order == Order::rows_first) {
       rows_to_panels(row, x, mid, count, executor);
       panels_to_columns(column, mid, y, mid.width * y.column, count, executor);
     } else {
@@ -174,7 +183,7 @@ class Transform {
   void rows_to_panels(AxisPass pass, const Side& side, const Panels& mid, int64_t matrices,
                       const Executor& executor) const {
     add_lanes(pass, matrices, side.matrix, mid.matrix());
-    add_lanes(pass, filter_ ? p_.m / 2 : p_.direction == Direction::resize ? p_.m : mid.rows, side.row, mid.width);
+    add_lanes(pass, choice_.taps ? p_.m / 2 : p_.direction == Direction::inverse ? p_.k0 : p_.m, side.row, mid.width);
     pass.in = side.data, pass.in_type = side.type, pass.in_along = {side.column, 0, 0};
     pass.out = mid.data, pass.out_type = mid.type, pass.out_along = mid.along_row();
     run_axis(pass, executor);
@@ -230,11 +239,10 @@ class Transform {
   }
 
   const MatrixPass& p_;
-  Order order_ = Order::rows_first;
+  Choice choice_;
   Panels panels_{};
   std::vector<LaneDim> walked_;
   LaneDim grouped_{1, 0, 0};
-  std::shared_ptr<const AxisTables<float>> filter_;  // its columns are decimated while its rows are loaded, by these
   int64_t group_, chunks_, tasks_;
 };
 

@@ -88,7 +88,8 @@ enum class Runs {
 template <Runs kRuns, class F>
 FRONT_INLINE void for_coefficients(int64_t a, int64_t b, int64_t half, int64_t kept, F f) {
   constexpr bool kWhole = kRuns == Runs::one_whole || kRuns == Runs::two_whole;
-  const int64_t runs = kRuns == Runs::any ? (kept + half - 1) / half : kRuns <= Runs::one_whole ? 1 : 2;
+  constexpr bool kOnce = kRuns == Runs::one || kRuns == Runs::one_whole;
+  const int64_t runs = kRuns == Runs::any ? (kept + half - 1) / half : kOnce ? 1 : 2;
 #pragma GCC unroll 2
   for (int64_t q = 0; q < runs; ++q) {
     const int64_t k = q * half;
@@ -171,7 +172,7 @@ FRONT_INLINE void for_mirrors(int64_t k, int64_t span, F f) {
 
 // The last stage of each subsequence's DFT, and the coefficients.
 template <int R, int kSplit, Runs kRuns, class T, class Places>
-void last_stage_and_pairs(const AxisView<T>& view, Complex<T>* __restrict z, Places out) {
+void last_stage_and_pairs(const AxisView<T>& view, Complex<T>* z, Places out) {
   const AxisView<T> axis = view;  // a copy, that no store can change
   const StageView<T> stage = last_stage(axis);
   const int64_t span = stage.span;
@@ -252,8 +253,8 @@ void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
   }
 }
 
-// f(radix of the last stage, split, runs), all constants, of an axis that is AxisPlan::fused. With kWhole, runs that are
-// whole have code of their own.
+// f(radix of the last stage, split, runs), all constants, of an axis that is AxisPlan::fused. With kWhole, runs that
+// are whole have code of their own.
 template <bool kWhole, class T, class F>
 void with_fused(const AxisView<T>& axis, F f) {
   const auto with_runs = [&](auto radix, auto split, auto runs, auto whole) {
@@ -338,8 +339,7 @@ void forward_pairs(const AxisView<T>& axis, Complex<T>* z, Place<T> place) {
   }
   if (!place.first) return forward_fused(axis, z, in_work(axis, z));
   if constexpr (kWholeLine<T>)
-    if (place.around_caches)
-      return forward_fused(axis, z, Elsewhere<T, true>{place.first, axis.half, place.stride});
+    if (place.around_caches) return forward_fused(axis, z, Elsewhere<T, true>{place.first, axis.half, place.stride});
   forward_fused(axis, z, Elsewhere<T, false>{place.first, axis.half, place.stride});
 }
 

@@ -1,6 +1,7 @@
 #include "tables.h"
 
 #include <cmath>
+#include <iterator>
 #include <list>
 #include <map>
 #include <mutex>
@@ -53,6 +54,17 @@ const plan_detail::Filter& filter_of(int taps) {
 }
 
 }  // namespace
+
+const float* filter_half(int taps) {
+  constexpr size_t kCount = std::size(plan_detail::kFilters);
+  static const auto* halves = [] {
+    auto* all = new std::vector<float>[kCount];  // never destroyed: ops may run while the process exits
+    for (size_t i = 0; i < kCount; ++i)
+      for (double tap : filter_taps(plan_detail::kFilters[i])) all[i].push_back(static_cast<float>(tap));
+    return all;
+  }();
+  return halves[&filter_of(taps) - plan_detail::kFilters].data();
+}
 
 template <class T>
 AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft,

@@ -56,6 +56,9 @@ class AxisTables {
   std::vector<int32_t> forward_in_, inverse_out_, coefficient_at_;
 };
 
+// The second half of decimate.h's filter of so many taps, which lives as long as the process.
+const float* filter_half(int taps);
+
 // Cached, the DFT's part by length alone; the least recently used go first once a cache exceeds its limit, and what
 // exceeds the limit by itself is not kept. At most 40 MiB of axes per compute type, and as much of their DFTs, and
 // resampled ones. wide: for an inverse that may compute its fused step in double.

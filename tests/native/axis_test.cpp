@@ -269,7 +269,8 @@ void check_halved(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType
   pass.in_along = {1, 0, 0}, pass.out_along = out.along();
   pass.lanes[pass.lane_dims++] = {lanes, row, width};
   pass.halving = {rows, row, filter.taps, filter.filter};
-  front::cpu::run_axis(pass, {serial, 1}, front::cpu::machine(1));
+  const auto at_once = [](int64_t count, int64_t, front::ParallelBody body, void* context) { body(0, count, context); };
+  front::cpu::run_axis(pass, {at_once, 1}, front::cpu::machine(1));  // blocks follow each other in one buffer
 
   double error = 0, scale = 0;
   for (int64_t l = 0; l < lanes; ++l) {
@@ -278,7 +279,8 @@ void check_halved(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType
       const int64_t up = 2 * l - t, down = 2 * l + 1 + t;  // reflected
       const int64_t above = up < 0 ? -1 - up : up, below = down < rows ? down : 2 * rows - 1 - down;
       for (int64_t i = 0; i < n; ++i)
-        lane[i] += static_cast<double>(filter.filter[t]) * (get(x, above * row + i, type) + get(x, below * row + i, type));
+        lane[i] +=
+            static_cast<double>(filter.filter[t]) * (get(x, above * row + i, type) + get(x, below * row + i, type));
     }
     for (double v : lane) scale += v * v;
     const auto expected = by_definition(Direction::forward, n, kept, lane);
@@ -331,7 +333,9 @@ int main() {
   const front::Machine two{32, 1 << 20, 32 << 20, 2};
   for (auto [blocks, expected] : {std::pair<int64_t, int64_t>{1, 1}, {3, 1}, {4, 2}, {8, 4}, {1000, 8}})
     front::blocks_side_by_side(1000, blocks, int64_t{1} << 30, two) == expected ? ++passed : ++failed;
-  front::blocks_side_by_side(1000, 1000, 1000, two) == 2 ? ++passed : ++failed;                 // cached: a line
+  front::blocks_side_by_side(1000, 1000, 1000, two) == 2 ? ++passed : ++failed;     // cached: a line
+  front::blocks_side_by_side(1000, 1000, 2 << 20, two) == 2 ? ++passed : ++failed;  // by both cores together
+  front::blocks_side_by_side(1000, 1000, 3 << 20, two) == 8 ? ++passed : ++failed;
   front::blocks_side_by_side(1 << 20, 1000, int64_t{1} << 30, two) == 2 ? ++passed : ++failed;  // long: a line
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;

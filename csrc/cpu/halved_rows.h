@@ -54,7 +54,8 @@ void fill_strip(const In* x, const Halving& halving, int64_t first, Strip& strip
       return load<float>(p);
     };
     const int64_t vectors = n / W * W;
-    const auto rest = [&](const In* p, bool) FRONT_INLINED { return load_some<float>(p, static_cast<int>(n - vectors)); };
+    const auto rest = [&](const In* p, bool)
+                          FRONT_INLINED { return load_some<float>(p, static_cast<int>(n - vectors)); };
     for (int64_t i = 0; i < vectors; i += W) filter(i, whole);
     if (vectors < n) filter(vectors, rest);
   }
