@@ -7,13 +7,26 @@ products stay behind half of the tensor cores' peak. Other devices' rates go wit
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["DEVICES", "Device", "Problem", "cuda_us", "device_named", "problems_of", "too_large", "triton_us"]
+from . import _C
+
+__all__ = [
+    "DEVICES",
+    "Device",
+    "Problem",
+    "cuda_us",
+    "device_named",
+    "problems_of",
+    "too_large",
+    "too_long",
+    "triton_us",
+]
 
 
 @dataclass(frozen=True)
@@ -132,24 +145,45 @@ def problems_of(
     ]
 
 
-def largest_factor(n: int) -> int:
-    """The largest prime factor."""
-    most, p = 1, 2
-    while p * p <= n:
-        while n % p == 0:
-            most, n = p, n // p
-        p += 1
-    return max(most, n)
+# csrc/cuda's Hardware of an H200: multiprocessors, shared memory of a block and of a multiprocessor. The others take
+# the same lengths but for the longest few.
+_HARDWARE = (132, 227 << 10, 228 << 10)
+
+
+@functools.lru_cache(maxsize=4096)
+def _steps(n: int, real_bytes: int) -> int:
+    """Passes over an axis of n points that its way through memory is worth; 0: it is transformed in shared memory.
+
+    Raises:
+        ValueError: the CUDA engine does not transform such an axis.
+    """
+    if _C.cuda_axis_plan(n, n, real_bytes, 1, _HARDWARE, 0)["radices"]:
+        return 0
+    return _CONVOLUTION if _C.cuda_large_plan(n, real_bytes, _HARDWARE)["convolve"] else _THROUGH_MEMORY
+
+
+def too_long(problem: Problem) -> str | None:
+    """Why the FFT-shaped kernels cannot, if an axis is too long for them."""
+    for n, _, _, _ in problem.contiguous_first:
+        try:
+            _steps(n, problem.compute.itemsize)
+        except ValueError as error:
+            return str(error).removeprefix("front: ").partition(". Move x")[0]
+    return None
 
 
 def cuda_us(problem: Problem, device: Device) -> float:
-    """Of the FFT-shaped kernels: the longer side of each pass, plus twice the shorter, at one rate."""
+    """Of the FFT-shaped kernels: the longer side of each pass, plus twice the shorter, at one rate.
+
+    Raises:
+        ValueError: an axis is `too_long`.
+    """
     total = 0.0
     wide = 2 if problem.compute == torch.float64 else 1
     for n, k, lanes, _ in problem.contiguous_first:
         # A long axis goes through memory, and one without radices is a convolution of twice its length or more: four or
         # five steps each, in which it does not matter how much is kept. The inverse takes as long.
-        steps = _CONVOLUTION if largest_factor(n) > 61 else _THROUGH_MEMORY if n > 32768 else 0
+        steps = _steps(n, problem.compute.itemsize)
         points = steps * n or n + 2 * k
         total += wide * problem.matrices * lanes * points / device.points + device.launch_us
     return total

@@ -80,8 +80,9 @@ def _absent(name: str, gpu: Gpu) -> str | None:
                 "this build of front_kernels has no CUDA engine; build it where a CUDA toolkit (12.8 or later) is "
                 "found (FRONT_CUDA=1 makes its absence an error)"
             )
-        return None if gpu.nvidia else f"it is for NVIDIA's GPUs, and this is an {gpu.name}"
-    if not _has_triton():
+        if not gpu.nvidia:
+            return f"it is for NVIDIA's GPUs, and this is an {gpu.name}"
+    elif not _has_triton():
         return "Triton is not installed (pip install triton)"
     if gpu.nvidia and gpu.capability < 80:
         return f"it needs sm_80 or later, and {gpu.name} is {gpu.architecture}"
@@ -106,12 +107,14 @@ class Choice:
 @functools.lru_cache(maxsize=4096)
 def _chosen(problems: tuple[_costs.Problem, ...], gpu: Gpu, asked: str | None, precision: str) -> Choice:
     absent = {name: why for name in _settings.ENGINES if (why := _absent(name, gpu)) is not None}
+    if "cuda" not in absent and (long := next(filter(None, map(_costs.too_long, problems)), None)) is not None:
+        absent["cuda"] = long
     device = _costs.device_named(gpu.name)
-    predicted = {
-        "cuda": sum(_costs.cuda_us(problem, device) for problem in problems),
-        "triton": sum(_costs.triton_us(problem, precision, device) for problem in problems),
-    }
-    predicted = {name: us for name, us in predicted.items() if name not in absent}
+    predicted = {}
+    if "cuda" not in absent:
+        predicted["cuda"] = sum(_costs.cuda_us(problem, device) for problem in problems)
+    if "triton" not in absent:
+        predicted["triton"] = sum(_costs.triton_us(problem, precision, device) for problem in problems)
     if asked is not None and asked in absent:
         raise NotImplementedError(f"engine {asked!r} was asked for, but {absent[asked]}")
     if not predicted:

@@ -89,8 +89,8 @@ def test_the_faster_one_by_the_model(shape, k, dtype, forward, back, inverse):
     ("at", "message"),
     [
         (
-            problem((1, 1 << 27), (1, 64), SINGLE),
-            "its basis for length n = 134217728 with k = 64 kept would take 32.0 GiB (more than 1)",
+            problem((1, 1 << 23), (1, 64), SINGLE),
+            "its basis for length n = 8388608 with k = 64 kept would take 2.0 GiB (more than 1)",
         ),
         (
             problem((64, 64), (64, 64), SINGLE, count=1 << 20),
@@ -176,10 +176,54 @@ def test_the_order_of_passes_needs_fewer_products():
 
 
 @pytest.mark.parametrize(
-    ("n", "expected"), [(1, 1), (8192, 2), (30522, 5087), (61, 61), (151936, 1187), (2 * 3 * 7, 7)]
+    ("n", "dtype", "expected"),
+    [
+        *((n, SINGLE, "shared") for n in (1, 8192, 11008, 30030, 33000)),
+        *((n, SINGLE, "memory") for n in (19683, 65536)),
+        *((n, SINGLE, "convolution") for n in (30522, 151936, 6016, 3392, 59 * 64)),
+        *((n, DOUBLE, "memory") for n in (28672, 32768)),
+        *((n, DOUBLE, "convolution") for n in (11008, 4600)),
+    ],
 )
-def test_largest_factor(n, expected):
-    assert _costs.largest_factor(n) == expected
+def test_how_an_axis_goes_is_the_cuda_engines_own_answer(n, dtype, expected):
+    """By the kernels that it launches, and by the cost that is predicted."""
+    kind = 2 if dtype == SINGLE else 3
+    along = (0, n, n, [1, 1], [kind] * 3, "ortho", 0, 0, [(4096, n, n)], 0, list(_costs._HARDWARE))
+    launches, _ = fk._C.cuda_axis_launches(*along)
+    name = launches[0]["name"]
+    assert ("convolve" in name, "through" in name or "down" in name) == (
+        expected == "convolution",
+        expected != "shared",
+    )
+    steps = {"shared": 0, "memory": _costs._THROUGH_MEMORY, "convolution": _costs._CONVOLUTION}[expected]
+    assert _costs._steps(n, dtype.itemsize) == steps
+    rate = _costs.device_named("NVIDIA H200")
+    points = (steps * n or 3 * n) * 4096 * (2 if dtype == DOUBLE else 1)
+    axis = _costs.Problem(1, (n, 4096), (n, None), False, dtype, dtype)
+    assert _costs.cuda_us(axis, rate) == pytest.approx(points / rate.points + rate.launch_us)
+
+
+@pytest.mark.parametrize(
+    ("shape", "k"), [((6016, 6016), (64, 64)), ((24064, 768), (256, 256)), ((4096, 3392), (64, 64))]
+)
+def test_products_where_the_other_engine_would_convolve(shape, k):
+    assert engines.choose([problem(shape, k, SINGLE)], engines.H200).engine == "triton"
+    smooth = tuple(n + n // 47 for n in shape) if shape[0] != 4096 else (4096, 3456)
+    assert engines.choose([problem(smooth, k, SINGLE)], engines.H200).engine == "cuda"
+
+
+def test_axes_that_the_cuda_engine_refuses(both_engines):
+    at = problem((1, 1 << 25), (1, 8), SINGLE)
+    why = "the CUDA engine transforms axes of at most 16777216 elements, odd ones of at most 8388608; got 33554432"
+    choice = engines.choose([at], engines.H200)
+    assert (choice.engine, choice.absent) == ("triton", {"cuda": why})
+    assert not engines.choose([problem((1, 1 << 24), (1, 8), SINGLE)], engines.H200).absent
+    with pytest.raises(NotImplementedError, match="engine 'cuda' was asked for, but the CUDA engine transforms axes"):
+        engines.choose([at], engines.H200, "cuda")
+    both_engines["triton"] = "gone"
+    engines._forget_choices()
+    with pytest.raises(NotImplementedError, match=r"\(triton: gone; cuda: the CUDA engine transforms .*\). Or move x"):
+        engines.choose([at], engines.H200)
 
 
 def test_engines_that_are_missing(both_engines):
@@ -205,8 +249,9 @@ def test_gpus_that_an_engine_is_not_for():
         "triton",
         {"cuda": "it is for NVIDIA's GPUs, and this is an AMD Instinct MI300X"},
     )
-    turing = engines.choose([problem((8192, 8192), (64, 64), SINGLE)], engines.Gpu("Tesla T4", "sm_75", 40))
-    assert turing.absent == {"triton": "it needs sm_80 or later, and Tesla T4 is sm_75"}
+    why = "it needs sm_80 or later, and Tesla T4 is sm_75"
+    with pytest.raises(NotImplementedError, match=rf"no engine for CUDA tensors \(cuda: {why}; triton: {why}\)"):
+        engines.choose([at], engines.Gpu("Tesla T4", "sm_75", 40))
 
 
 def test_one_is_asked_for(monkeypatch, both_engines):

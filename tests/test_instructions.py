@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+import built
+
 ROOT = Path(__file__).parent.parent
 FIGURES = Path(__file__).parent / "native" / "instructions.json"
 CASES = [
@@ -40,20 +42,11 @@ extern const Isa kAvx512{"avx512", 64, nullptr, nullptr}, kGeneric{"generic", 16
 """
 
 
-def built() -> Path | None:
-    """The AVX2 kernels of an editable install's build, if it has them and they are newer than their sources."""
-    object_ = ROOT / "build" / f"editable-{sys.implementation.cache_tag}" / "CMakeFiles" / "front_cpu_avx2.dir"
-    object_ = object_ / "csrc" / "cpu" / "axis_isa.cpp.o"
-    sources = [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc" / "cpu").glob("*.h"), ROOT / "csrc/cpu/axis_isa.cpp"]
-    newest = max(source.stat().st_mtime for source in sources)
-    return object_ if object_.exists() and object_.stat().st_mtime > newest else None
-
-
 def build(folder: Path) -> Path:
     """bench/native/kernels.cpp with the AVX2 kernels alone: callgrind knows no AVX-512."""
     cpu = ROOT / "csrc" / "cpu"
     flags = ["-std=gnu++17", "-O3", "-DFRONT_X86", "-Wno-psabi", f"-I{ROOT / 'csrc'}"]
-    kernels = built()
+    kernels = built.avx2_kernels()
     if kernels is None:  # as CMakeLists.txt does
         kernels = folder / "avx2.o"
         isa = ["-DFRONT_ISA=avx2", "-DFRONT_ISA_ENTRY=kAvx2", "-DFRONT_VECTOR_BYTES=32", "-mavx2", "-mfma"]

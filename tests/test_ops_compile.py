@@ -51,9 +51,8 @@ def value_and_grad(f, w: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tens
     return loss.detach(), torch.autograd.grad(loss, w)[0]
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compile_static_shapes(backend):
-    counter = CompileCounterWithBackend(backend)
+def test_compile_static_shapes():
+    counter = CompileCounterWithBackend("aot_eager")  # inductor has all shapes below
     compiled = torch.compile(train, fullgraph=True, dynamic=False, backend=counter)
     w = torch.randn(9, 8, dtype=torch.float64)
     for _ in range(2):
