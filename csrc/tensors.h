@@ -110,8 +110,13 @@ inline Tensor unshared(const Tensor& x, const Tensor& out) {
   if (matrices < 2 || x.numel() == 0 || out.numel() == 0) return x;
   const auto a = extent(x), b = extent(out);
   if (a.second <= b.first || b.second <= a.first) return x;
-  if (x.const_data_ptr() == out.const_data_ptr() && same_layout(x, out) && x.element_size() == out.element_size())
-    return x;
+  // Each matrix in the place of its own result, or the other way round, and no two of either kind meet (of results
+  // check_out has made sure).
+  const auto size = sizes_of(x), result = sizes_of(out);
+  const bool larger = size.end()[-2] >= result.end()[-2] && size.end()[-1] >= result.end()[-1];
+  const bool smaller = size.end()[-2] <= result.end()[-2] && size.end()[-1] <= result.end()[-1];
+  const bool at_one_place = x.const_data_ptr() == out.const_data_ptr() && same_layout(x, out);
+  if (at_one_place && x.element_size() == out.element_size() && (larger || smaller) && distinct(x)) return x;
   return torch::stable::clone(x);
 }
 

@@ -17,7 +17,10 @@ from experiments.training import train, train_together
 Row = Mapping[str, str]
 SEEDS = 3
 LEAD = (*RANDOM, "paper", "paper, ortho, split", "aligned", "selection", "corner, first layers")
-QUICK_STARTS = (*RANDOM, "paper", "aligned", "selection", "stacking", "shuffled, aligned", "random axes")
+QUICK_STARTS = (
+    *RANDOM, "paper", "aligned", "selection", "stacking", "shuffled, aligned", "random axes",
+    "residual axis, not aligned",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,9 @@ def run(jobs: Sequence[Job], cache: Path, device: str) -> list[dict[str, object]
     started = [job.started(cache) for job in jobs]
     models, data = [model.to(device) for model, _ in started], data_of(task.load, device)
     if len(jobs) == 1:
-        curves = [train(models[0], data, task.steps, seeds[0], lr)]
+        curves = [train(models[0], data, task.steps, seeds[0], lr, dtype=task.dtype)]
     else:
-        curves = train_together(models, data, task.steps, seeds, lr)
+        curves = train_together(models, data, task.steps, seeds, lr, task.dtype)
     seconds = round((time.perf_counter() - began) / len(jobs), 2)
     return [
         row | {"seconds": seconds, "curve": " ".join(f"{step}:{loss:.4f}" for step, loss in curve.items())}
@@ -95,12 +98,12 @@ def _tried(task: Task, start: str) -> bool:
     return task.screened or start in LEAD
 
 
-def _tuning(starts: Sequence[str]) -> Stage:
+def _tuning(starts: Sequence[str], tasks: Mapping[str, Task]) -> Stage:
     """Every rate for one target per source, the first that the start is for, and one seed."""
 
     def stage(rows: Sequence[Row]) -> Iterator[Job]:
         for start in starts:
-            for task in FULL.values():
+            for task in tasks.values():
                 fits = (r for r, size in task.targets.items() if STARTS[start].fits(task.source, size))
                 if _tried(task, start):
                     relation = next(fits)
@@ -109,7 +112,7 @@ def _tuning(starts: Sequence[str]) -> Stage:
     return stage
 
 
-def _all(starts: Sequence[str], seeds: int, relations: slice = slice(None), tasks: Mapping[str, Task] = FULL) -> Stage:
+def _all(starts: Sequence[str], seeds: int, tasks: Mapping[str, Task], relations: slice = slice(None)) -> Stage:
     def stage(rows: Sequence[Row]) -> Iterator[Job]:
         count = max(len(task.targets) for task in tasks.values())
         for n in range(count)[relations]:
@@ -121,13 +124,13 @@ def _all(starts: Sequence[str], seeds: int, relations: slice = slice(None), task
     return stage
 
 
-def _finalists(relations: slice = slice(None)) -> Stage:
+def _finalists(tasks: Mapping[str, Task], relations: slice = slice(None)) -> Stage:
     """Random, the paper's recipe, the best of its variants and of FRONT+, aligned and the two best rivals, by the
     screening seed's mean loss."""
 
     def stage(rows: Sequence[Row]) -> Iterator[Job]:
-        for n in range(len(next(iter(FULL.values())).targets))[relations]:
-            for task in FULL.values():
+        for n in range(len(next(iter(tasks.values())).targets))[relations]:
+            for task in tasks.values():
                 relation = list(task.targets)[n]
                 best = [
                     *measures.best(rows, task.name, relation, PAPER, 1),
@@ -143,11 +146,18 @@ def _finalists(relations: slice = slice(None)) -> Stage:
 
 FIRST, OTHERS = slice(0, 1), slice(1, None)
 _FOLLOWERS = tuple(name for name in STARTS if name not in LEAD)
-TUNING: tuple[Stage, ...] = (_tuning(LEAD), _tuning(_FOLLOWERS))
-LEADING: tuple[Stage, ...] = (_tuning(LEAD), _all(LEAD, SEEDS, FIRST), _all(LEAD, SEEDS, OTHERS))
-SETS: dict[str, tuple[Stage, ...]] = {
-    "quick": (_all(QUICK_STARTS, SEEDS, tasks=QUICK),),
-    "lead": LEADING,
-    "proof": (*TUNING, _finalists(FIRST)),
-    "full": (*LEADING, *TUNING, _all(tuple(STARTS), 1), _finalists(), _all(tuple(STARTS), SEEDS)),
-}
+
+
+def sets(full: Mapping[str, Task], quick: Mapping[str, Task]) -> dict[str, tuple[Stage, ...]]:
+    leading = (_tuning(LEAD, full), _all(LEAD, SEEDS, full, FIRST), _all(LEAD, SEEDS, full, OTHERS))
+    tuning = (_tuning(LEAD, full), _tuning(_FOLLOWERS, full))
+    every = tuple(STARTS)
+    return {
+        "quick": (_all(QUICK_STARTS, SEEDS, quick),),
+        "lead": leading,
+        "proof": (*tuning, _finalists(full, FIRST)),
+        "full": (*leading, *tuning, _all(every, 1, full), _finalists(full), _all(every, SEEDS, full)),
+    }
+
+
+SETS = sets(FULL, QUICK)

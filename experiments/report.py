@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from experiments.__main__ import RESULTS
+from experiments.jobs import SEEDS
 from experiments.measures import (
     FIRST_STEP,
     Measured,
@@ -26,7 +27,7 @@ from experiments.measures import (
     target_of,
 )
 from experiments.starts import ALIGNED, CONTROLS, PAPER, PLUS, RANDOM, RIVALS
-from experiments.tasks import FULL
+from experiments.tasks import FULL, TASKS, base_of
 from experiments.words import ABOUT, PAPER_SAYS, TASKS_SAY
 from front_kernels.bench import ledger
 
@@ -50,10 +51,16 @@ DOCS = RESULTS.parents[1] / "docs"
 Found = dict[tuple[str, str], tuple[str, list[Measured], dict[str, Summary]]]
 
 
+def tasks_in(rows: Sequence[Row]) -> list[str]:
+    """Their tasks that belong into the report, those of the usual width and dtype first."""
+    there = dict.fromkeys(row["task"] for row in rows)
+    return [name for name in dict.fromkeys([*FULL, *there]) if name in there and base_of(name) in FULL]
+
+
 def about(rows: Sequence[Row]) -> str:
     """What was compared, of the tasks and starts that there are rows of."""
-    there = {row["task"] for row in rows if row["task"] in FULL}
-    starts = {row["start"] for row in rows if row["task"] in FULL}
+    there = tasks_in(rows)
+    starts = {row["start"] for row in rows if row["task"] in there}
     counted = [
         text for text, names in (
             ("FRONT+'s refinement of the source", PLUS),
@@ -61,15 +68,13 @@ def about(rows: Sequence[Row]) -> str:
         ) if not starts.isdisjoint(names)
     ]  # fmt: skip
     by_rates: dict[tuple[float, ...], list[str]] = {}
-    for name in FULL:
-        if name in there:
-            by_rates.setdefault(FULL[name].rates, []).append(name)
+    for name in there:
+        by_rates.setdefault(TASKS[name].rates, []).append(name)
     rates = [f"{' and '.join(names)} {', '.join(f'{r:g}' for r in three)}" for three, names in by_rates.items()]
     return ABOUT.format(
         tasks="".join(
-            TASKS_SAY[name].format(source_steps=FULL[name].source_steps, steps=FULL[name].steps)
-            for name in FULL
-            if name in there
+            TASKS_SAY[name].format(source_steps=TASKS[name].source_steps, steps=TASKS[name].steps)
+            for name in dict.fromkeys(map(base_of, there))
         ),
         rates="; ".join(rates),
         counted=f"Counted, too: {', '.join(counted)}. " if counted else "",
@@ -79,7 +84,7 @@ def about(rows: Sequence[Row]) -> str:
 def find(rows: Sequence[Row]) -> Found:
     """(task, relation) -> the reference, its runs and their summaries."""
     result = {}
-    for task in FULL.values():
+    for task in map(TASKS.__getitem__, tasks_in(rows)):
         for relation in task.targets:
             reference, runs = measured(rows, task.name, relation, task.rates)
             if runs:
@@ -92,10 +97,16 @@ def rank(summary: Summary) -> tuple[float, float]:
 
 
 def group_best(found: dict[str, Summary], names: Iterable[str]) -> Summary | None:
-    """The best of those with most seeds."""
+    """The best of those with most seeds; where none of them gets there, of all."""
     there = [found[name] for name in names if name in found]
-    seeds = max((each.seeds for each in there), default=0)
-    return min((each for each in there if each.seeds == seeds), key=rank, default=None)
+    most = max((each.seeds for each in there), default=0)
+    whole = min((each for each in there if each.seeds == most), key=rank, default=None)
+    return whole if whole is None or math.isfinite(whole.share) else min(there, key=rank)
+
+
+def of_fewer(summary: Summary, seeds: int) -> str:
+    """A mark where it has fewer seeds than most."""
+    return f", {summary.seeds} seed{'s' * (summary.seeds > 1)}" if summary.seeds < seeds else ""
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
@@ -149,8 +160,8 @@ def winners(found: Found) -> str:
         ]
         if not candidates:
             continue
-        target = FULL[task].targets[relation]
-        row = [f"{task}, {relation} ({FULL[task].source} to {target})"]
+        target = TASKS[task].targets[relation]
+        row = [f"{task}, {relation} ({TASKS[task].source} to {target})"]
         best = group_best(starts, candidates)
         assert best is not None
         row.append(f"{best.start}, {times(best)}" if best.share < 1 else "random")
@@ -158,7 +169,7 @@ def winners(found: Found) -> str:
             each = group_best(starts, GROUPS[group])
             named = "" if each is None or group == "the paper's recipe" else f"{each.start}: "
             more = f", {100 * each.share:.0f} % of the FLOPs" if each is not None and 1 < each.share < math.inf else ""
-            row.append("" if each is None else f"{named}{times(each)}{more}")
+            row.append("" if each is None else f"{named}{times(each)}{of_fewer(each, seeds)}{more}")
         rows.append(row)
     return table(("target", "least FLOPs", "paper", "its best variant", "FRONT+", "aligned", "best rival"), rows)
 
@@ -169,19 +180,19 @@ def worth(found: Found) -> str:
     for (task, relation), (_, _, starts) in found.items():
         if (aligned := starts.get("aligned")) is None:
             continue
-        row = [f"{task}, {relation} ({FULL[task].source} to {FULL[task].targets[relation]})", str(aligned.seeds)]
+        row = [f"{task}, {relation} ({TASKS[task].source} to {TASKS[task].targets[relation]})", str(aligned.seeds)]
         row.append(times(aligned))
         for names in (list(RIVALS), ["paper"], [name for name in PAPER if name != "paper"]):
-            each = group_best({name: s for name, s in starts.items() if s.seeds == aligned.seeds}, names)
+            each = group_best(starts, names)
             named = "" if each is None or names == ["paper"] or not math.isfinite(each.share) else f" ({each.start})"
-            row.append("" if each is None else times(each) + named)
+            row.append("" if each is None else times(each) + of_fewer(each, aligned.seeds) + named)
         rows.append(row)
     return table(("target", "seeds", "aligned", "best rival", "paper", "best of the paper's variants"), rows)
 
 
 def beside_the_paper(found: Found) -> str:
     lines = [PAPER_SAYS]
-    for task in FULL:
+    for task in dict.fromkeys(name for name, _ in found):
         plus = any(start in PLUS for (name, _), (_, _, starts) in found.items() if name == task for start in starts)
         for label, names in (
             ("the paper's recipe", ["paper"]),
@@ -210,7 +221,7 @@ def beside_the_paper(found: Found) -> str:
                 which = "at best" if len(later) == len(reached) else "of the others at best"
                 text += (
                     f"; {which} {times(best)} times faster, {100 * (1 - best.share):.0f} % fewer FLOPs "
-                    f"({best.start}, {relation})"
+                    f"({best.start}, {relation}{of_fewer(best, SEEDS)})"
                 )
             lines.append(text + ".")
     return "\n".join([lines[0] + ":", "", *lines[1:]]) + "\n"
@@ -220,12 +231,12 @@ def rates(rows: Sequence[Row]) -> str:
     """Last losses by rate, of the seed and target that rates are chosen on."""
     losses: dict[tuple[str, str, str], dict[float, float]] = {}
     for row in rows:
-        if row["seed"] == "0" and row["task"] in FULL:
+        if row["seed"] == "0":
             key = row["task"], row["relation"], row["start"]
             losses.setdefault(key, {})[float(row["lr"])] = last_of(curve_of(row))
     parts: list[str] = []
     edges: dict[str, list[str]] = {}
-    for task in FULL.values():
+    for task in map(TASKS.__getitem__, tasks_in(rows)):
         body = []
         for key, found in sorted(losses.items()):
             if key[0] != task.name or not set(task.rates) <= set(found):
@@ -258,7 +269,7 @@ def better_rates(rows: Sequence[Row], task: str, relation: str, starts: dict[str
 def left_out(rows: Sequence[Row]) -> dict[tuple[str, str, str], int]:
     """How many rows of a task, data and source are in no table: others are more."""
     tables = {(target_of(row), lineage(row)) for row in comparable(rows)}
-    others = [row for row in rows if row["task"] in FULL and (target_of(row), lineage(row)) not in tables]
+    others = [row for row in rows if base_of(row["task"]) in FULL and (target_of(row), lineage(row)) not in tables]
     return Counter((row["task"], *lineage(row)) for row in others)
 
 
@@ -267,7 +278,7 @@ def machines(rows: Sequence[Row]) -> str:
     other data or of another source."""
     targets: dict[tuple[str, str], Counter[str]] = {}
     for row in comparable(rows):
-        if row["task"] in FULL:
+        if base_of(row["task"]) in FULL:
             where = (
                 f"{row['device']}, Python {row['python']}, torch {row['torch']}, commit {row['commit']}, "
                 f"{row['date']}; data {row['data'] or 'not recorded'}; source {row['source']}, {row['origin']}, loss "
@@ -318,13 +329,14 @@ def write(rows: Sequence[Row], out: Path) -> Path:
     parts = [
         about(rows),
         "## Where each recipe wins\n",
-        "Of each group the start that spends the fewest FLOPs, and times faster in steps; with its FLOPs where they\n"
-        "are more than the reference's: FRONT+ refines its source first. What is empty has no rows.\n",
+        "Of each group the start that spends the fewest FLOPs, and times faster in steps, of those with most seeds,\n"
+        "or where none of these gets there of all, with how many seeds it has; with its FLOPs where they are more\n"
+        "than the reference's: FRONT+ refines its source first. What is empty has no rows.\n",
         winners(found),
     ]
     parts += ["## Beside the paper's numbers\n", beside_the_paper(found), "## All targets\n"]
     for (task, relation), (reference, runs, starts) in found.items():
-        title = f"{task}, {relation}: {FULL[task].source} to {FULL[task].targets[relation]}"
+        title = f"{task}, {relation}: {TASKS[task].source} to {TASKS[task].targets[relation]}"
         name = f"{task}-{relation.replace(' ', '-')}.png"
         picture(out / "pictures" / name, title, reference, runs, starts)
         ordered = sorted(starts.values(), key=lambda each: (each.start in CONTROLS, *rank(each)))

@@ -25,7 +25,10 @@ def path_of(task: Task, folder: Path, refined: bool) -> Path:
     recipe = repr((task.source, task.source_steps, task.source_lr, refined and (task.refine_steps, RATE_REFINED, LAM)))
     recipe += task.begin_id
     digest = hashlib.sha256((recipe + _fingerprint(task.load)).encode()).hexdigest()[:10]
-    return folder / f"{task.name.replace(', ', '-')}-{task.source}{'-refined' if refined else ''}-{digest}.pt"
+    return (
+        folder
+        / f"{task.name.replace(', ', '-').replace(' ', '-')}-{task.source}{'-refined' if refined else ''}-{digest}.pt"
+    )
 
 
 @cache
@@ -70,7 +73,7 @@ def prepare(task: Task, folder: Path, refined: bool, device: str) -> None:
         if task.begin is not None:
             model.load_state_dict(task.begin())
         model.to(device)
-        train(model, data, task.source_steps, 0, task.source_lr, watch=False)
+        train(model, data, task.source_steps, 0, task.source_lr, watch=False, dtype=task.dtype)
         more = {}
     with torch.no_grad():
         loss = loss_of(model, *data.held_out).item()

@@ -157,6 +157,10 @@ def _narrower(source: Size, target: Size) -> bool:
     return target.width <= source.width
 
 
+def _thinner(source: Size, target: Size) -> bool:
+    return target.width < source.width
+
+
 def _grown(source: Size, target: Size) -> bool:
     return target.width >= source.width and target.layers >= source.layers
 
@@ -206,10 +210,10 @@ RIVALS = {
     "interleaving": Start(_rival(rivals.widened, rivals.even_layers, seeded=True), fits=_deeper),
 }
 CONTROLS = {
-    "residual axis, not aligned": Start(lambda source, like, seed, data: _residual(source, like)),
+    "residual axis, not aligned": Start(lambda source, like, seed, data: _residual(source, like), fits=_thinner),
     "shuffled, paper": Start(_paper(shuffle=True)),
     "shuffled, paper, ortho, split": Start(_paper(shuffle=True, split=True, gain="ortho")),
     "shuffled, aligned": Start(_aligned(shuffle=True)),
-    "random axes": Start(_random_axes, fits=lambda source, target: target.width < source.width),
+    "random axes": Start(_random_axes, fits=_thinner),
 }
 STARTS: dict[str, Start] = RANDOM | PAPER | PLUS | ALIGNED | RIVALS | CONTROLS

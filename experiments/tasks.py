@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +45,7 @@ class Task:
     rates: of which each start has the best.
     begin, begin_id: the weights that the source's training begins with, and what tells them; None: random numbers.
     screened: whether all starts are tried, not the leading ones alone.
+    dtype: that of products, sums and losses being float32 (autocast).
     """
 
     name: str
@@ -60,6 +62,7 @@ class Task:
     begin: Callable[[], dict[str, Tensor]] | None = None
     begin_id: str = ""
     screened: bool = True
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         if (self.begin is None) != (self.begin_id == ""):
@@ -97,7 +100,54 @@ QUICK = {
     for task in (LANGUAGE, VISION)
     for name in [f"{task.name}, quick"]
 }
-TASKS = FULL | QUICK
+
+
+def variant(task: Task, width: int, dtype: torch.dtype) -> Task:
+    """The task with `width` times its widths, and products of a dtype: one of its own, with a name, sources and rows of
+    its own.
+
+    Raises:
+        ValueError: the source was trained elsewhere and has the size that it has, or a number or dtype is none.
+    """
+    if width < 1 or dtype not in _DTYPES.values():
+        raise ValueError(f"got width {width} and {dtype}; allowed are a whole number >= 1 and {', '.join(_DTYPES)}")
+    if width > 1 and task.begin is not None:
+        raise ValueError(f"width: got {width} for {task.name}, whose trained source has its own; allowed is 1")
+    name = task.name
+    if width > 1:
+        name += f", width x{width}"
+    if dtype != torch.float32:
+        name += f", {next(key for key, value in _DTYPES.items() if value == dtype)}"
+
+    def wider(size: Size) -> Size:
+        return Size(size.layers, width * size.width)
+
+    targets = {relation: wider(size) for relation, size in task.targets.items()}
+    return dataclasses.replace(task, name=name, source=wider(task.source), targets=targets, dtype=dtype)
+
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_VARIANT = re.compile(r"(.+?)(?:, width x(\d+))?(?:, (bfloat16))?")
+
+
+def base_of(name: str) -> str:
+    """The name of the task that a variant is of."""
+    found = _VARIANT.fullmatch(name)
+    return name if found is None else found[1]
+
+
+class _Tasks(dict[str, Task]):
+    """By name; those of variants are made of their names, in whatever process."""
+
+    def __missing__(self, name: str) -> Task:
+        found = _VARIANT.fullmatch(name)
+        if found is None or found[1] == name or found[1] not in self:
+            raise KeyError(name)
+        self[name] = variant(self[found[1]], int(found[2] or 1), _DTYPES[found[3] or "float32"])
+        return self[name]
+
+
+TASKS = _Tasks(FULL | QUICK)
 
 
 @cache
@@ -107,4 +157,4 @@ def data_of(load: Callable[[], Data], device: str) -> Data:
 
 
 def loss_of(model: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(model(inputs).flatten(0, -2), labels.flatten())
+    return functional.cross_entropy(model(inputs).flatten(0, -2).float(), labels.flatten())

@@ -21,25 +21,38 @@ def validated(step: int, steps: int) -> bool:
     return step == steps or step % (5 if step < 50 else 10) == 0
 
 
-def train(model: nn.Module, data: Data, steps: int, seed: int, lr: float, watch: bool = True) -> Curve:
+def products_of(dtype: torch.dtype, data: Data) -> torch.autocast:
+    """Under it products are of a dtype."""
+    return torch.autocast(data.train.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def train(
+    model: nn.Module, data: Data, steps: int, seed: int, lr: float, watch: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Curve:  # fmt: skip
     """AdamW at a constant rate. The validation loss before some steps and after the last; it ends where the loss is
-    not finite. watch: False: no curve."""
+    not finite. watch: False: no curve. dtype: of products."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     curve = {}
     for step, rows in enumerate([*data.order(steps, seed), None]):
         if watch and validated(step, steps):
-            with torch.no_grad():
+            with torch.no_grad(), products_of(dtype, data):
                 curve[step] = loss_of(model, *data.held_out).item()
             if not math.isfinite(curve[step]):
                 break
         if rows is not None:
             optimizer.zero_grad()
-            loss_of(model, *data.batch(rows)).backward()
+            with products_of(dtype, data):
+                loss = loss_of(model, *data.batch(rows))
+            loss.backward()
             optimizer.step()
     return curve
 
 
-def train_together(models: Sequence[nn.Module], data: Data, steps: int, seeds: Sequence[int], lr: float) -> list[Curve]:
+def train_together(
+    models: Sequence[nn.Module], data: Data, steps: int, seeds: Sequence[int], lr: float,
+    dtype: torch.dtype = torch.float32,
+) -> list[Curve]:  # fmt: skip
     """The same curves but for rounding, of models of one size at one rate: as one stack, which fills a GPU. The models
     themselves stay as they are."""
     weights, _ = stack_module_state(list(models))
@@ -55,7 +68,7 @@ def train_together(models: Sequence[nn.Module], data: Data, steps: int, seeds: S
     with sdpa_kernel(SDPBackend.MATH):  # the others are not batched everywhere
         for step, rows in enumerate([*orders, None]):
             if validated(step, steps):
-                with torch.no_grad():
+                with torch.no_grad(), products_of(dtype, data):
                     losses = alike(weights, *data.held_out).tolist()
                 for curve, loss in zip(curves, losses, strict=True):
                     if all(map(math.isfinite, curve.values())):
@@ -63,7 +76,9 @@ def train_together(models: Sequence[nn.Module], data: Data, steps: int, seeds: S
             if rows is not None:
                 optimizer.zero_grad()
                 inputs, labels = (x.unflatten(0, rows.shape[:2]) for x in data.batch(rows.flatten(0, 1)))
-                each(weights, inputs, labels).sum().backward()
+                with products_of(dtype, data):
+                    total = each(weights, inputs, labels).sum()
+                total.backward()
                 optimizer.step()
     return curves
 

@@ -320,7 +320,7 @@ def test_orderings() -> None:
         for relation in check.BETTER
         for start, loss in {
             "random": 4, "random, fan-in": 5, "paper": 2, "aligned": 1, "stacking": 1, "selection": 3,
-            "random axes": 2, "shuffled, aligned": 4,
+            "random axes": 2, "shuffled, aligned": 4, "residual axis, not aligned": 2.2,
         }.items()
     ]  # fmt: skip
     assert check.broken(rows, 1) == []
@@ -328,6 +328,14 @@ def test_orderings() -> None:
     first = "language, quick, narrower and shallower, seed 0"
     assert check.broken(rows, 1) == [f"{first}: mean loss 1.000 of aligned is not below 1.000 of selection"]
     assert check.broken(rows[4:], 1)[0] == f"{first}: aligned or random was not run"
+    rows[5] |= {"curve": "0:3.0 20:3.0"}
+    rows[7] |= {"curve": "0:3.3 20:3.3"}
+    rows[6] |= {"curve": "0:1.5 20:1.5"}
+    shuffled, axes = check.broken(rows, 1)
+    assert shuffled.startswith("language, quick: mean loss 3.300 of shuffled, aligned is below 4.000 of random by more")
+    assert axes.startswith(
+        "language, quick: mean loss 1.500 of random axes is below 2.200 of residual axis, not aligned"
+    )
 
 
 def test_the_report_speaks_of_what_has_rows(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_crop_of_more_than_2_31_elements():
     assert x.numel() > 2**31
     for i, j, value in POINTS:
         x[i, j] = value
-    assert relative_error(fk.dct_crop(x, (3, 5), out_dtype=torch.float32), expected((3, 5))) <= 5e-7
+    assert relative_error(fk.dct_crop(x, (3, 5), out_dtype=torch.float32), expected((3, 5))) <= 3e-7
 
 
 def test_pad_to_more_than_2_31_elements():

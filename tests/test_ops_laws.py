@@ -173,4 +173,4 @@ def test_long_axes_keep_their_accuracy(n):
     expected = torch.zeros(n, dtype=torch.float64)
     expected[u] = math.sqrt(n / 2)
     assert relative_error(fk.dct(wave), expected) <= 2e-14
-    assert relative_error(fk.dct(wave.float()), expected) <= 5e-7
+    assert relative_error(fk.dct(wave.float()), expected) <= 3e-7

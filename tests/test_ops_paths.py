@@ -38,7 +38,7 @@ def test_results_larger_than_the_caches(large, offset, extra, dtype):
     out = placed(LARGE, offset, extra, dtype)
     fk.dct2(x, out=out)
     if dtype == torch.float32:
-        assert relative(out, exact) <= 5e-7
+        assert relative(out, exact) <= 3e-7
     else:  # every element is the nearest there is, or next to it where the exact value is near the middle
         assert ((out.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5).all()
     whole = out._base if out._base is not None else out
@@ -58,11 +58,11 @@ def test_straight_around_the_caches_or_through_the_work_array(large):
 def test_there_and_back_beyond_the_caches(large, k):
     x, exact = large
     kept = fk.dct_crop(x, k)
-    assert relative(kept, exact[: k[0], : k[1]]) <= 5e-7
+    assert relative(kept, exact[: k[0], : k[1]]) <= 3e-7
     padded = torch.zeros_like(exact)
     padded[: k[0], : k[1]] = kept.double()
     back = torch.from_numpy(scipy.fft.idctn(padded.numpy(), norm="ortho", workers=2))
-    assert relative(fk.idct_pad(kept, LARGE), back) <= 5e-7
+    assert relative(fk.idct_pad(kept, LARGE), back) <= 3e-7
     assert relative(fk.lowpass(x, k), back) <= 1e-6  # of x's own float32 coefficients
     inside = x.clone()
     fk.lowpass_(inside, k)
@@ -73,7 +73,7 @@ def test_in_place_beyond_the_caches(large):
     x, exact = large
     inside = x.clone()
     fk.dct2_(inside)
-    assert relative(inside, exact) <= 5e-7
+    assert relative(inside, exact) <= 3e-7
     fk.idct2_(inside)
     assert relative(inside, x.double()) <= 1e-6
 
@@ -87,7 +87,7 @@ def test_in_place_beyond_the_caches(large):
 def test_both_orders(shape, k, dtype):
     torch.manual_seed(1)
     x = torch.randn(shape, dtype=dtype)
-    limit = 5e-7 if dtype == torch.float32 else 2e-14
+    limit = 3e-7 if dtype == torch.float32 else 2e-14
     exact = torch.from_numpy(scipy.fft.dctn(x.double().numpy(), norm="ortho"))[: k[0], : k[1]]
     assert relative(fk.dct_crop(x, k), exact) <= limit
     padded = torch.zeros(shape, dtype=torch.float64)
@@ -104,7 +104,7 @@ def test_few_coefficients(n, kept, dtype):
     kept = min(kept, n)
     torch.manual_seed(n)
     x = torch.randn(37, n, dtype=dtype) + 100  # the mean is most of it
-    limit = 5e-7 if dtype == torch.float32 else 2e-14
+    limit = 3e-7 if dtype == torch.float32 else 2e-14
     exact = torch.from_numpy(scipy.fft.dct(x.double().numpy(), norm="ortho"))[:, :kept]
     assert relative(fk.dct(x, kept), exact) <= limit
     noise = fk.dct(x - 100, kept)
@@ -128,7 +128,7 @@ def test_decimated(n, k, dtype, dim):
     assert _C.plan_axis(n, k)["decimated"]
     torch.manual_seed(n)
     x = torch.randn((n, 83) if dim == 0 else (83, n)).to(dtype)
-    limit = 1.7e-7 if dtype == torch.float32 else torch.finfo(dtype).eps  # 1.95e-7 without the filter's flatness
+    limit = 1.7e-7 if dtype == torch.float32 else torch.finfo(dtype).eps  # 1.93e-7 without the filter's flatness
     exact = torch.from_numpy(scipy.fft.dct(x.double().numpy(), axis=dim, norm="ortho")).narrow(dim, 0, k)
     y = fk.dct(x, k, dim=dim)
     assert relative(y, exact) <= limit

@@ -289,6 +289,15 @@ def test_a_result_over_another_matrix_of_the_batch():
     assert torch.equal(base[1:], fk.dct2(x))
 
 
+def test_a_result_in_the_place_of_matrices_that_overlap():
+    base = torch.randn(1024)
+    # The second matrix has the first one's right half.
+    x, out = (base.as_strided((2, 16, n), (16, 32, 1)) for n in (32, 16))
+    expected = fk.dct_crop(x.clone(), 16)
+    fk.dct_crop(x, 16, out=out)
+    assert torch.equal(out, expected)
+
+
 def test_empty_cache_changes_no_result():
     x = torch.randn(300, 200)
     expected = fk.dct_crop(x, 50)

@@ -118,7 +118,9 @@ def test_plan_for_predicts_and_explains():
         (True, (4096, 64), (1024, 32), 4, False),  # such short rows are dearer to filter than to transform
         (True, (4096, 4096), (512, 512), 8, False),  # float64 is never decimated
         (False, (4096, 4096), (512, 512), 4, False),
-        (True, (4096, 4096), (64, 4096), 4, False),  # columns first
+        (True, (4096, 4096), (64, 4096), 4, True),
+        (True, (4096, 4096), (8, 4096), 4, False),  # by definition
+        (True, (256, 1024), (64, 1024), 4, False),  # columns first
     ],
 )
 def test_which_rows_are_halved(forward, shape, k, element_bytes, halved):
@@ -134,6 +136,12 @@ def test_narrow_vectors_take_the_short_filter_only():
     assert not _C.plan_matrix(True, 4096, 4096, 1024, 1024, 4, machine)["halved"]
 
 
+def test_only_float32_results_take_a_step_in_double():
+    plan = fk.plan_for((4096, 4096), inverse=True)
+    assert plan["text"].count("(of the inverse in double)") == 2
+    assert "in double" not in fk.plan_for((4096, 4096), None, torch.bfloat16, inverse=True)["text"]
+
+
 def test_more_coefficients_or_bytes_are_predicted_to_take_longer():
     times = [fk.plan_for((4096, 4096), k)["predicted_us"] for k in (8, 64, 512, 2048, 4096)]
     assert times == sorted(times)
@@ -144,7 +152,8 @@ def test_more_coefficients_or_bytes_are_predicted_to_take_longer():
     ("forward", "shape", "k", "order"),
     [
         (True, (4096, 4096), (512, 512), "rows first"),
-        (True, (4096, 4096), (64, 4096), "columns first"),  # rows first would transform 4096 rows in full
+        (True, (4096, 4096), (64, 4096), "rows first"),  # 2048 of them; the input's columns lie far apart
+        (True, (256, 1024), (64, 1024), "columns first"),  # cached; rows first would transform all in full
         (False, (4096, 4096), (512, 512), "columns first"),
         (False, (4096, 4096), (4096, 4096), "rows first"),  # the input's columns lie far apart
         (False, (64, 4096), (64, 16), "columns first"),  # rows first would need 64 x 4096 instead of 64 x 16
