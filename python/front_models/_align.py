@@ -23,8 +23,8 @@ __all__ = [
     "Alignment",
     "align",
     "attention_widths",
-    "check_norms",
     "check_relatives",
+    "check_type",
     "fold_norms",
     "head_counts",
     "importance_order",
@@ -108,8 +108,9 @@ def align(
         )
     if basis == "activations" and not isinstance(source, nn.Module):
         raise TypeError(f"source: got {type(source).__name__}; basis='activations' needs a torch.nn.Module")
-    tensors, anatomy, counts, work = _begin(source, heads)
-    notes = [] if counts is not None else ["the number of heads is not known: they keep their order"]
+    tensors, anatomy, counts, work, notes = _begin(source, heads)
+    if counts is None:
+        notes.append("the number of heads is not known: they keep their order")
     if anatomy.pre:
         fold_norms(anatomy, work, notes)
     gram = _gram(anatomy, work) if data is None else _covariance(source, anatomy, data)  # type: ignore[arg-type]
@@ -129,28 +130,30 @@ def importance_order(
     source: Weights, heads: int | tuple[int, int] | None
 ) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
     """Units and heads in the order that `align` gives them, all else as it is; and the numbers of heads."""
-    tensors, anatomy, counts, work = _begin(source, heads)
+    tensors, anatomy, counts, work, _ = _begin(source, heads)
     order(anatomy, work, counts)
     return _end(tensors, work), counts
 
 
 def _begin(
     source: Weights, heads: int | tuple[int, int] | None
-) -> tuple[Mapping[str, Tensor], Anatomy, tuple[int, int] | None, Work]:
+) -> tuple[Mapping[str, Tensor], Anatomy, tuple[int, int] | None, Work, list[str]]:
     tensors = named_tensors(source, "source")
     shapes = {name: info.shape for name, info in describe(tensors).items()}
     anatomy = find_anatomy(shapes)
-    check_relatives(anatomy, tensors, source)
+    notes = check_relatives(anatomy, tensors, source)
     counts = head_counts(heads, source, anatomy, shapes)
-    return tensors, anatomy, counts, {n: tensors[n].detach().to(torch.float64).clone() for n in names_of(anatomy)}
+    work = {name: tensors[name].detach().to(torch.float64).clone() for name in names_of(anatomy)}
+    return tensors, anatomy, counts, work, notes
 
 
 def _end(tensors: Mapping[str, Tensor], work: Work) -> dict[str, Tensor]:
     return {name: (work.get(name, tensor.detach())).to(tensor.dtype, copy=True) for name, tensor in tensors.items()}
 
 
-def check_relatives(anatomy: Anatomy, tensors: Mapping[str, Tensor], source: object) -> None:
-    """Refuse relatives of a known architecture: what is not known to touch the stream would be left as it was."""
+def check_relatives(anatomy: Anatomy, tensors: Mapping[str, Tensor], source: object) -> list[str]:
+    """Refuse relatives of a known architecture: what is not known to touch the stream would be left as it was. Returns
+    what there is to note."""
     known = names_of(anatomy) | {name for head in anatomy.pooled for name in (head.weight, head.bias) if name}
     for name, tensor in tensors.items():
         shape = tuple(tensor.shape)
@@ -168,16 +171,21 @@ def check_relatives(anatomy: Anatomy, tensors: Mapping[str, Tensor], source: obj
         raise NotAlignableError(
             f"source: {biased} is the bias of a LayerNorm; the architecture {anatomy.family!r} has RMS norms"
         )
-    check_norms(source)
+    if check_type(anatomy, source, "source"):
+        return []
+    return [f"source: no config names its model_type; by its tensors' names it was taken for {anatomy.family!r}"]
 
 
-def check_norms(source: object) -> None:
-    """Refuse norms that look like known ones, and are not."""
-    kind = model_type(source)
-    if kind.startswith("gemma"):
+def check_type(anatomy: Anatomy, weights: object, argument: str) -> bool:
+    """Whether a config says what the model is. Refuse one that has a family's names, and may compute something else:
+    Gemma's norms scale by 1 + weight, ImageGPT's keep the mean, GPTBigCode's queries, keys and values alternate."""
+    kind = model_type(weights)
+    if kind and kind not in anatomy.types:
         raise NotAlignableError(
-            f"source: model_type {kind!r} scales by 1 + weight in its norms, which is not known here"
+            f"{argument}: model_type {kind!r} has names of the architecture {anatomy.family!r}, but is not known to "
+            f"compute the same; allowed are {', '.join(anatomy.types)}"
         )
+    return bool(kind)
 
 
 @torch.no_grad()

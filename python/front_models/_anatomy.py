@@ -49,6 +49,7 @@ class Branch:
 class Anatomy:
     """Attributes:
     family: such as "gpt2".
+    types: `model_type` of the configs whose models are known to compute what the family does.
     width: length of the residual stream.
     rms: norms that do not subtract the mean.
     pre: norms stand before the branches, so that the stream itself is never normalised.
@@ -65,6 +66,7 @@ class Anatomy:
     """
 
     family: str
+    types: tuple[str, ...]
     prefix: str
     layer: str
     width: int
@@ -108,6 +110,7 @@ class Anatomy:
 @dataclass(frozen=True)
 class _Family:
     name: str
+    types: tuple[str, ...]
     layer: str
     # kind, norm, reads, write
     branches: tuple[tuple[str, str, tuple[str, ...], str], ...]
@@ -124,6 +127,7 @@ class _Family:
     ties: bool = False  # without a word of the config
 
 
+_VIT_TYPES = ("vit", "deit", "vit_msn", "ijepa")
 _VIT_TOKENS = ("cls_token", "distillation_token", "position_embeddings", "patch_embeddings.projection")
 _VIT_EMBEDDINGS = tuple(f"embeddings.{name}" for name in _VIT_TOKENS)
 _VIT_HEADS = ("classifier", "cls_classifier", "distillation_classifier", "pooler.dense")
@@ -131,6 +135,7 @@ _VIT_HEADS = ("classifier", "cls_classifier", "distillation_classifier", "pooler
 _FAMILIES = (
     _Family(
         "gpt2",
+        ("gpt2",),
         "h.{}",
         (("attention", "ln_1", ("attn.c_attn",), "attn.c_proj"), ("mlp", "ln_2", ("mlp.c_fc",), "mlp.c_proj")),
         ("wte", "wpe"),
@@ -141,6 +146,7 @@ _FAMILIES = (
     ),
     _Family(
         "timm-vit",
+        ("vit", "deit"),
         "blocks.{}",
         (("attention", "norm1", ("attn.qkv",), "attn.proj"), ("mlp", "norm2", ("mlp.fc1",), "mlp.fc2")),
         ("cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed.proj"),
@@ -149,6 +155,7 @@ _FAMILIES = (
     ),
     _Family(
         "vit",
+        _VIT_TYPES,
         "layers.{}",
         (
             ("attention", "layernorm_before", tuple(f"attention.{w}_proj" for w in "qkv"), "attention.o_proj"),
@@ -160,6 +167,7 @@ _FAMILIES = (
     ),
     _Family(
         "vit",
+        _VIT_TYPES,
         "encoder.layer.{}",
         (
             (
@@ -176,6 +184,7 @@ _FAMILIES = (
     ),
     _Family(
         "llama",
+        ("llama", "mistral", "ministral", "qwen2", "qwen3", "smollm3", "helium", "granite", "seed_oss"),
         "layers.{}",
         (
             ("attention", "input_layernorm", tuple(f"self_attn.{w}_proj" for w in "qkv"), "self_attn.o_proj"),
@@ -189,6 +198,7 @@ _FAMILIES = (
     ),
     _Family(
         "bert",
+        ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "ernie"),
         "encoder.layer.{}",
         (
             (
@@ -292,6 +302,7 @@ def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anato
     pooled = {name: role for head, *after in family.pooled if present([head]) for name, role in present(after).items()}
     return Anatomy(
         family=family.name,
+        types=family.types,
         prefix=prefix,
         layer=f"{prefix}{family.layer}.",
         width=width,

@@ -11,7 +11,6 @@ from rich import box
 from rich.table import Table
 
 from front_models._anatomy import NotAlignableError
-from front_models._config import heads_of
 from front_models._options import Progress
 from front_models._report import RoleRow, TransferReport
 from front_models._residual import transfer_aligned
@@ -100,9 +99,7 @@ def compare(
     paper = transfer(tensors, target, progress=progress)[1]
     aligned, why = None, ""
     try:
-        aligned = transfer_aligned(
-            source, target, even=False, heads=heads, like_heads=heads_of(like), progress=progress
-        )[1]
+        aligned = transfer_aligned(source, like, even=False, heads=heads, progress=progress)[1]
     except NotAlignableError as error:
         why = str(error)
     rows = _rows(paper, aligned)

@@ -7,9 +7,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from front_models._align import check_norms
 from front_models._blocks import one_layer
-from front_models._config import heads_of
 from front_models._kinds import check_skip, kind_of, skips
 from front_models._learngene import GeneRole, Learngene
 from front_models._options import (
@@ -231,16 +229,8 @@ def transfer(
     if check_recipe(
         recipe, axes, depth_fill, keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth, gain=gain, select_n=select_n
     ):
-        check_norms(source)
-        target = named_tensors(like, "like")
-        even, like_heads = depth_fill == "select", heads_of(like)
-        if recipe == "aligned":
-            return transfer_aligned(
-                source, target, even=even, heads=heads, like_heads=like_heads, skip=words, progress=progress
-            )
-        return transfer_residual(
-            source, target, even=even, heads=heads, like_heads=like_heads, skip=words, progress=progress
-        )
+        along = transfer_aligned if recipe == "aligned" else transfer_residual
+        return along(source, like, even=depth_fill == "select", heads=heads, skip=words, progress=progress)
     if heads is not None:
         raise ValueError(f"heads: got {heads!r} with recipe='paper' and axes='all'; allowed is None")
     check_initialization(gain, depth_fill, select_n, generator)
