@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import front_models
 import models
@@ -88,3 +88,39 @@ def test_without_a_config_it_is_said_that_names_decided() -> None:
     assert note in front_models.align(tensors)[1].notes
     assert note in front_models.transfer(tensors, source, **ALIGNED)[1].notes
     assert note not in front_models.transfer(source, tensors, **ALIGNED)[1].notes
+
+
+def linear_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As of nanoGPT: GPT-2's names, and matrices [out, in]."""
+    conv1d = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    return {name: (tensor.T if name.endswith(conv1d) else tensor).contiguous() for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("inner", [None, 16, 48])
+def test_an_mlp_as_wide_as_the_stream_or_as_queries_keys_and_values(inner: int | None) -> None:
+    """Attention tells GPT-2's layout from nanoGPT's."""
+    model = trained(models.gpt2(inner=inner))
+    batch = {"input_ids": TOKENS}
+    state, alignment = front_models.align(model)
+    assert relative(logits(with_weights(model, state, alignment.untied), batch), logits(model, batch)) < 1e-12
+    linear, _ = front_models.align(linear_layout(model.state_dict()), heads=2)
+    for name, tensor in linear_layout(state).items():
+        assert torch.allclose(linear[name], tensor, atol=1e-9), name
+
+
+@pytest.mark.parametrize("width", [16, 32])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_source_and_target_have_one_layout(width: int, swapped: bool) -> None:
+    source, like = models.gpt2().state_dict(), models.gpt2(width, heads=width // 8).state_dict()
+    source, like = (linear_layout(source), like) if swapped else (source, linear_layout(like))
+    message = rf"like: transformer.h.0.attn.c_attn.weight of shape \(.*\) has the stream along axis {int(not swapped)};"
+    with pytest.raises(front_models.NotAlignableError, match=message):
+        front_models.transfer(source, like, **ALIGNED)
+
+
+def test_one_key_for_all_queries_is_refused() -> None:
+    state = models.gpt2().state_dict()
+    for i in range(3):
+        state[f"transformer.h.{i}.attn.c_attn.weight"] = torch.zeros(16, 32)
+    with pytest.raises(front_models.NotAlignableError, match=r"of shape \(16, 32\) holds no queries, keys"):
+        front_models.align(state)

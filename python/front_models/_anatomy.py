@@ -263,10 +263,7 @@ def _prefix(family: _Family, shapes: Shapes) -> str | None:
 def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anatomy:
     first = f"{prefix}{family.layer.format(0)}.{family.branches[0][1]}"
     width = shapes[f"{first}.weight"][0]
-    mlp = next(branch for branch in family.branches if branch[0] == "mlp")
-    # GPT-2's Conv1D holds its matrices transposed: its MLP, which is not square, tells.
-    inner = shapes[_found(f"{prefix}{family.layer.format(0)}.{mlp[2][0]}.weight", shapes, argument)]
-    transposed = inner[0] == width != inner[1]
+    transposed = _transposed(family, prefix, width, shapes, argument)
 
     def norm(name: str, role: str = "") -> Norm:
         return Norm(_found(f"{name}.weight", shapes, argument), _bias(name, shapes), _SAME.get(role, role))
@@ -319,6 +316,22 @@ def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anato
         pooled=tuple(linear(name, 1, role=role) for name, role in pooled.items()),
         words=None if family.words is None else f"{outer[-1 if len(outer) < 2 else 1]}{family.words}.weight",
         ties=family.ties,
+    )
+
+
+def _transposed(family: _Family, prefix: str, width: int, shapes: Shapes, argument: str) -> bool:
+    """Whether matrices are [in, out], as of GPT-2's Conv1D: its queries, keys and values, three times as long, tell."""
+    kind, _, reads, write = family.branches[0]
+    if _packing(kind, reads) == 1:
+        return False
+    names = [f"{prefix}{family.layer.format(0)}.{word}.weight" for word in (reads[0], write)]
+    packed, out = (shapes[_found(name, shapes, argument)] for name in names)
+    for one, two in ((packed, out), (packed[::-1], out[::-1])):
+        if one == (3 * two[1], width) and two[0] == width:
+            return one is not packed
+    raise NotAlignableError(
+        f"{argument}: {names[0]} of shape {packed} holds no queries, keys and values of one length for {names[1]} of "
+        f"shape {out} and norms of length {width}"
     )
 
 
