@@ -15,7 +15,7 @@ from front_models._anatomy import Anatomy, Branch, Linear, Norm
 from front_models._importance import Work
 from front_models._kinds import kind_of
 
-__all__ = ["Move", "branch_pairs", "fits", "match_tokens", "moved", "moves", "source_name"]
+__all__ = ["Move", "branch_pairs", "fits", "lost_biases", "match_tokens", "moved", "moves", "source_name"]
 
 # Tokens before the patches that have places of their own: the second one, after the class token.
 _TEACHERS = ("dist_token", "embeddings.distillation_token")
@@ -96,6 +96,22 @@ def _norm(a: Norm, b: Norm, old: Anatomy, new: Anatomy) -> Iterator[Move]:
 def branch_pairs(old: Anatomy, new: Anatomy, layers: Sequence[int]) -> Iterator[tuple[Branch, Branch]]:
     for i, layer in zip(layers, new.layers, strict=True):
         yield from zip(old.layers[i], layer, strict=True)
+
+
+def lost_biases(old: Anatomy, new: Anatomy, layers: Sequence[int], values: Work) -> list[str]:
+    """Biases of the source that are not 0 and have no place in the target, by template."""
+    parts: list[tuple[Linear | Norm, Linear | Norm]] = []
+    for name in ("embeddings", "heads", "pooled", "norms"):
+        parts += _alike(getattr(old, name), getattr(new, name))
+    for branch, other in branch_pairs(old, new, layers):
+        parts += [*zip(branch.reads, other.reads, strict=True), (branch.write, other.write), (branch.norm, other.norm)]
+    if old.final is not None and new.final is not None:
+        parts.append((old.final, new.final))
+    lost = [a.bias for a, b in parts if a.bias is not None and b.bias is None and values[a.bias].any()]
+    for i in set(layers):
+        start = old.layer.format(i)
+        lost = [old.layer + name.removeprefix(start) if name.startswith(start) else name for name in lost]
+    return list(dict.fromkeys(lost))
 
 
 def source_name(name: str, old: Anatomy, new: Anatomy, layers: Sequence[int]) -> str:

@@ -24,7 +24,7 @@ from front_models._blocks import pooled_std, statistics
 from front_models._config import heads_of, ties_words
 from front_models._importance import Work
 from front_models._kinds import is_table, kind_of, skips
-from front_models._moves import Move, branch_pairs, fits, match_tokens, moved, moves, source_name
+from front_models._moves import Move, branch_pairs, fits, lost_biases, match_tokens, moved, moves, source_name
 from front_models._options import Progress
 from front_models._plan import FLOATS
 from front_models._report import RoleRow, TransferReport
@@ -131,6 +131,8 @@ def _transfer(
         )
     layers = [_source_layer(i, len(old.layers), len(new.layers), even=even) for i in range(len(new.layers))]
     _check_heads(old, new, layers, (source_shapes, shapes), (heads, like_heads))
+    if heads is not None and like_heads is None:
+        notes.append("the target's number of heads is not known: their sizes were not compared")
     if heads is None:
         notes.append("the number of heads is not known: they keep their order, and their sizes were not compared")
     work: Work = {name: source[name].detach().to(torch.float64).clone() for name in names_of(old)}
@@ -145,6 +147,11 @@ def _transfer(
     tied = tied_names(like)
     _fit_tied_head(old, new, work, tied)
     match_tokens(old, new, work)
+    if lost := lost_biases(old, new, layers, {**source, **work}):
+        notes.append(
+            f"left, because the target has no such bias: {', '.join(lost)}"
+            + (" (norms' biases included, which were folded into them)" if rotated and old.pre and not old.rms else "")
+        )
     found = {move.target: move for move in moves(old, new, layers, rotated)}
     for name in like:  # what does not touch the stream is taken over where its shape is the same
         own = next((n for n in (source_name(name, old, new, layers), name) if n in source), None)

@@ -213,7 +213,8 @@ def transfer(
             it keeps its width), the first MLP units, heads and positions are taken, and whole layers: the first, and
             from the first again where there are no more (`depth_fill="first"`, the aligned recipe's), or evenly spaced
             ones ("select"); it takes one of the two. A pre-norm target that is wider, and no deeper or shallower,
-            computes what the source does.
+            computes what the source does, if it has the same biases, norms' epsilons are next to nothing, and it ties
+            no head to the embedding.
         heads: along the residual stream (of either recipe), as in `align`: the source's.
 
     Returns:
