@@ -20,6 +20,8 @@ __all__ = ["Move", "branch_pairs", "fits", "lost_biases", "match_tokens", "moved
 # Tokens before the patches that have places of their own: the second one, after the class token.
 _TEACHERS = ("dist_token", "embeddings.distillation_token")
 _PLACES = ("pos_embed", "embeddings.position_embeddings")
+# Heads with a row for each word, as the embedding has; others have one for each class.
+_WORDS = ("lm_head", "cls.predictions.decoder")
 
 
 Part = TypeVar("Part", Linear, Norm)
@@ -33,7 +35,8 @@ class Move:
     source: str
     stream: int | None  # its axis along the stream; None: it has none
     scale: float  # of the axis along the stream
-    # What its other axis is: "units" that grow by the target's own, "inputs" that grow by zeros, "stream" or "fixed".
+    # What its other axis is: "units" or "words" that grow by the target's own, "inputs" that grow by zeros, "stream" or
+    # "fixed".
     beside: str
     packed: int = 1
 
@@ -57,7 +60,7 @@ def moves(old: Anatomy, new: Anatomy, layers: Sequence[int], rotated: bool) -> I
             yield Move(other.write.bias, branch.write.bias, 0, 1.0, "fixed")
         yield from _norm(branch.norm, other.norm, old, new)
     heads: list[tuple[Linear, Linear, int | None, str]]
-    heads = [(a, b, 1, "units") for a, b in _alike(old.heads, new.heads)]
+    heads = [(a, b, 1, "words" if b.role in _WORDS else "units") for a, b in _alike(old.heads, new.heads)]
     heads += [(a, b, None, "inputs") for a, b in _alike(old.pooled, new.pooled)]
     written = {writer.weight for writer in old.embeddings} if rotated else set()
     for a, b, stream, beside in heads:
@@ -66,7 +69,7 @@ def moves(old: Anatomy, new: Anatomy, layers: Sequence[int], rotated: bool) -> I
             continue
         yield Move(b.weight, a.weight, stream, read_scale, beside)
         if a.bias is not None and b.bias is not None:
-            yield Move(b.bias, a.bias, None, 1.0, "units")
+            yield Move(b.bias, a.bias, None, 1.0, "words" if beside == "words" else "units")
     if old.final is not None and new.final is not None:
         yield from _norm(old.final, new.final, old, new)
     for one, two in _alike(old.norms, new.norms):
@@ -135,7 +138,7 @@ def match_tokens(old: Anatomy, new: Anatomy, work: Work) -> None:
 
 
 def fits(move: Move, source: Tensor, own: Tensor) -> bool:
-    """Classes of a head, and the pixels of a patch, must be the same."""
+    """Classes of a head, and the pixels of a patch, must be the same; words may be fewer or more."""
     if move.beside == "constant" or source.dim() != own.dim():
         return source.dim() == own.dim()
     if move.beside == "inputs" and move.stream is None:
@@ -146,7 +149,9 @@ def fits(move: Move, source: Tensor, own: Tensor) -> bool:
     if own.dim() > 2:
         positions = own.dim() == 3 and move.stream == 2
         return all(source.shape[d] == own.shape[d] for d in (others[:1] if positions else others))
-    return kind_of(move.target) != "head" or all(source.shape[d] == own.shape[d] for d in others)
+    return (
+        move.beside == "words" or kind_of(move.target) != "head" or all(source.shape[d] == own.shape[d] for d in others)
+    )
 
 
 def moved(move: Move, source: Tensor, own: Tensor, rotated: bool) -> tuple[Tensor, float | None]:
@@ -206,5 +211,5 @@ def _grown(x: Tensor, own: Tensor, axis: int, beside: str) -> Tensor:
     rest = own.narrow(axis, have, want - have)
     shape = list(x.shape)
     shape[axis] = want - have
-    fits = beside == "units" and list(rest.shape) == shape
+    fits = beside in ("units", "words") and list(rest.shape) == shape
     return torch.cat([x, rest if fits else x.new_zeros(shape)], axis)

@@ -123,11 +123,11 @@ def _transfer(
         raise NotAlignableError(
             f"like: is of the architecture {new.family!r}; allowed is that of the source, {old.family!r}"
         )
-    read, own = (anatomy.layers[0][0].reads[0] for anatomy in (old, new))
-    if read.stream != own.stream:
+    one, two = (anatomy.layers[0][0].reads[0] for anatomy in (old, new))
+    if one.stream != two.stream:
         raise NotAlignableError(
-            f"like: {own.weight} of shape {shapes[own.weight]} has the stream along axis {own.stream}; allowed is the "
-            f"source's layout, axis {read.stream}: transpose its matrices, as of Conv1D and Linear"
+            f"like: {two.weight} of shape {shapes[two.weight]} has the stream along axis {two.stream}; allowed is the "
+            f"source's layout, axis {one.stream}: transpose its matrices, as of Conv1D and Linear"
         )
     layers = [_source_layer(i, len(old.layers), len(new.layers), even=even) for i in range(len(new.layers))]
     _check_heads(old, new, layers, (source_shapes, shapes), (heads, like_heads))
