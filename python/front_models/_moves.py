@@ -143,15 +143,13 @@ def fits(move: Move, source: Tensor, own: Tensor) -> bool:
         return source.dim() == own.dim()
     if move.beside == "inputs" and move.stream is None:
         return source.shape[0] == own.shape[0]
-    if move.beside == "stream":
+    if move.beside in ("stream", "words"):
         return True
     others = [d for d in range(own.dim()) if d != move.stream]
     if own.dim() > 2:
         positions = own.dim() == 3 and move.stream == 2
         return all(source.shape[d] == own.shape[d] for d in (others[:1] if positions else others))
-    return (
-        move.beside == "words" or kind_of(move.target) != "head" or all(source.shape[d] == own.shape[d] for d in others)
-    )
+    return kind_of(move.target) != "head" or all(source.shape[d] == own.shape[d] for d in others)
 
 
 def moved(move: Move, source: Tensor, own: Tensor, rotated: bool) -> tuple[Tensor, float | None]:

@@ -31,7 +31,7 @@ from front_models._report import RoleRow, TransferReport
 from front_models._roles import Role, find_axes, group_roles, joint_axes
 from front_models._walk import Weights, describe, named_tensors, tied_names
 
-__all__ = ["transfer_aligned", "transfer_residual"]
+__all__ = ["read_source", "transfer_aligned", "transfer_residual"]
 
 
 def transfer_aligned(
@@ -45,7 +45,7 @@ def transfer_aligned(
 ) -> tuple[dict[str, Tensor], TransferReport]:
     """`align`, and then `transfer_residual`. Where the stream is as wide as the target's, it keeps its coordinates, in
     which optimizers that scale every weight by itself have trained it: units and heads are ordered, no more."""
-    tensors, old, known, notes = _read(source, heads)
+    tensors, old, known, notes = read_source(source, heads)
     if old.width == find_anatomy(_shapes(named_tensors(like, "like")), "like").width:
         state, _ = importance_order(tensors, known)
     else:
@@ -81,7 +81,7 @@ def transfer_residual(
         NotAlignableError: one of the two is of no known architecture, they are of two, or their heads do not fit
             together.
     """
-    tensors, _, known, notes = _read(source, heads)
+    tensors, _, known, notes = read_source(source, heads)
     return _transfer(tensors, like, notes, even=even, heads=known, skip=skip, progress=progress)
 
 
@@ -89,7 +89,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: info.shape for name, info in describe(tensors).items()}
 
 
-def _read(
+def read_source(
     source: Weights, heads: int | tuple[int, int] | None
 ) -> tuple[dict[str, Tensor], Anatomy, tuple[int, int] | None, list[str]]:
     """The source's tensors, with the head that a file leaves out because it shares the embedding's; its heads; and what
