@@ -125,8 +125,10 @@ def test_a_model_that_ties_nothing_and_has_no_head_is_no_language_model(tmp_path
     source, like = trained(models.llama()), wider_llama()
     folder = saved(tmp_path / "source", source, "lm_head")
     state, report = front_models.transfer(folder, like, **ALIGNED)
-    assert report.notes == ("no head reads the stream: what the target returns lacks the last norm's scale and bias",)
-    assert "note: no head reads the stream" in str(report)
+    assert report.notes == (
+        "no head but a pooler reads the stream: what the target returns lacks the last norm's scale and bias",
+    )
+    assert "note: no head but a pooler reads the stream" in str(report)
     assert report.to_dict()["notes"] == list(report.notes)
     assert state["model.norm.weight"].eq(1).all()
 

@@ -77,9 +77,10 @@ def align(
 
     Exact up to rounding for pre-norm models (ViT, GPT-2, Llama). In a post-norm model (BERT) every norm's scale acts on
     the stream itself, and commutes with permutations alone: there its channels are ordered by energy, and norms stay;
-    the transfer to a narrower one rotates, not exactly. Where no head reads the stream, as of a file that leaves out
-    the one that shares the embedding's tensor, what the model returns is rotated, without the last norm's scale and
-    bias: `Alignment.notes` says so, and `transfer` takes the embedding for the head.
+    the transfer to a narrower one rotates, not exactly. Where no head but a pooler reads the stream, the hidden states
+    that the model returns are rotated, without the last norm's scale and bias (post-norm: in another order):
+    `Alignment.notes` says so. Of a file that leaves out the head because it shares the embedding's tensor, `transfer`
+    takes the embedding for it.
 
     Args:
         source: a mapping of names to tensors, a module, or a path; ViT (Hugging Face, timm), BERT, GPT-2 or Llama.
@@ -106,13 +107,20 @@ def align(
         raise ValueError(
             f"data: got {type(data).__name__} with basis={basis!r}; 'activations' needs it, 'weights' none"
         )
+    if data is not None and (isinstance(data, (str, bytes)) or not isinstance(data, Iterable)):
+        raise TypeError(f"data: got {data!r}; allowed are None and an iterable of batches")
     if basis == "activations" and not isinstance(source, nn.Module):
         raise TypeError(f"source: got {type(source).__name__}; basis='activations' needs a torch.nn.Module")
     tensors, anatomy, counts, work, notes = _begin(source, heads)
     if counts is None:
         notes.append("the number of heads is not known: they keep their order")
+    if anatomy.bare():
+        notes.append(
+            "no head but a pooler reads the stream: the hidden states that the model returns are "
+            + ("rotated, and lack the last norm's scale and bias" if anatomy.pre else "in another order")
+        )
     if anatomy.pre:
-        fold_norms(anatomy, work, notes)
+        fold_norms(anatomy, work)
     gram = _gram(anatomy, work) if data is None else _covariance(source, anatomy, data)  # type: ignore[arg-type]
     rotation, energy = _principal_axes(gram, centred=not anatomy.rms) if anatomy.pre else _by_energy(gram)
     if not anatomy.pre:
@@ -196,7 +204,7 @@ def stream_shares(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     anatomy = find_anatomy({name: info.shape for name, info in describe(tensors).items()})
     work = {name: tensors[name].detach().to(torch.float64).clone() for name in names_of(anatomy)}
     if anatomy.pre:
-        fold_norms(anatomy, work, [])
+        fold_norms(anatomy, work)
     shares = {}
     half = max(1, anatomy.width // 2)
     for linear in _linears(anatomy):
@@ -220,7 +228,7 @@ def head_counts(
     heads: int | tuple[int, int] | None, source: object, anatomy: Anatomy, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, int] | None:
     """Query heads of a layer, and key/value heads: those given, or those that the source says; None: not known."""
-    pair = heads_of(source) if heads is None else (heads, heads) if isinstance(heads, int) else heads
+    pair = heads_of(source) if heads is None else _pair(heads)
     if pair is None:
         return None
     query, shared = pair
@@ -235,13 +243,23 @@ def head_counts(
     return query, shared
 
 
+def _pair(heads: object) -> tuple[int, int]:
+    pair = heads if isinstance(heads, (tuple, list)) else (heads, heads)
+    message = f"heads: got {heads!r}; allowed are None, a whole number, and two: (query heads, key/value heads)"
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in pair):
+        raise TypeError(message)
+    if len(pair) != 2:
+        raise ValueError(message)
+    return pair[0], pair[1]
+
+
 def attention_widths(branch: Branch, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
     """Rows of queries and of keys."""
     query, key = branch.reads[0], branch.reads[min(1, len(branch.reads) - 1)]
     return tuple(shapes[read.weight][1 - read.stream] // read.packed for read in (query, key))  # type: ignore[return-value]
 
 
-def fold_norms(anatomy: Anatomy, work: Work, notes: list[str]) -> None:
+def fold_norms(anatomy: Anatomy, work: Work) -> None:
     """Norms become plain: what reads through them takes their scale, and their bias where it can."""
     readers: dict[Norm, list[Linear]] = defaultdict(list)
     for reader, norm in anatomy.readers():
@@ -268,9 +286,6 @@ def fold_norms(anatomy: Anatomy, work: Work, notes: list[str]) -> None:
                 weight -= weight.mean(-1, keepdim=True)  # what is read has no mean
         scale.fill_(1)
     if anatomy.final is not None and not anatomy.heads:
-        notes.append(
-            "no head reads the stream: what the model returns is rotated, and lacks the last norm's scale and bias"
-        )
         work[anatomy.final.weight].fill_(1)
         if anatomy.final.bias is not None:
             work[anatomy.final.bias].zero_()

@@ -81,6 +81,10 @@ class Anatomy:
     words: str | None
     ties: bool
 
+    def bare(self) -> bool:
+        """Whether nothing but a pooler reads the stream, so that hidden states are what the model returns."""
+        return not self.pooled and all(head.role == "pooler.dense" for head in self.heads)
+
     def branches(self) -> Iterator[Branch]:
         for layer in self.layers:
             yield from layer

@@ -138,9 +138,11 @@ def _transfer(
     work: Work = {name: source[name].detach().to(torch.float64).clone() for name in names_of(old)}
     rotated = new.width != old.width if old.pre else new.width < old.width
     if rotated and old.pre:
-        if old.final is not None and not old.heads:
-            notes.append("no head reads the stream: what the target returns lacks the last norm's scale and bias")
-        fold_norms(old, work, [])
+        if old.final is not None and old.bare():
+            notes.append(
+                "no head but a pooler reads the stream: what the target returns lacks the last norm's scale and bias"
+            )
+        fold_norms(old, work)
     elif rotated:
         _level_norms(old, work)
         to_principal_axes(old, work)
