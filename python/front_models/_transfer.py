@@ -178,7 +178,7 @@ def transfer(
     depth: bool = True,
     skip: Iterable[str] = (),
     gain: Gain | None = None,
-    depth_fill: DepthFill = "zero",
+    depth_fill: DepthFill | None = None,
     select_n: int | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
@@ -205,14 +205,14 @@ def transfer(
             has only a config.json the command `front transfer` builds the model). It gives the result its names,
             shapes, dtypes, devices and ties, and the values of what is not transferred.
         keep_ratio, mlp_axes, depth, skip: as in `extract`; `skip` counts for both sides.
-        gain, depth_fill, select_n, generator: as in `initialize`.
+        gain, depth_fill, select_n, generator: as in `initialize`; depth_fill None: "zero", along the stream "first".
         progress: called after each role of the target as `progress(done, total, role)`.
         recipe: "paper", or "aligned": `align` the source, then as `axes="residual"`. Where the target's stream is as
             wide, units and heads are put in order and nothing is rotated.
         axes: "all", or "residual": norms are folded, the DCT is taken along the residual stream alone (neither where
             it keeps its width), the first MLP units, heads and positions are taken, and whole layers: the first, and
-            from the first again where there are no more (`depth_fill="first"`, the aligned recipe's), or evenly spaced
-            ones ("select"); it takes one of the two. A pre-norm target that is wider, and no deeper or shallower,
+            from the first again where there are no more (`depth_fill="first"`), or evenly spaced ones ("select"). A
+            pre-norm target that is wider, and no deeper or shallower,
             computes what the source does, if it has the same biases, norms' epsilons are next to nothing, and it ties
             no head to the embedding.
         heads: along the residual stream (of either recipe), as in `align`: the source's.
@@ -234,6 +234,7 @@ def transfer(
         return along(source, like, even=depth_fill == "select", heads=heads, skip=words, progress=progress)
     if heads is not None:
         raise ValueError(f"heads: got {heads!r} with recipe='paper' and axes='all'; allowed is None")
+    depth_fill = "zero" if depth_fill is None else depth_fill
     check_initialization(gain, depth_fill, select_n, generator)
     how = Rebuild(gain, depth_fill, select_n, generator)
     reader = Reader(named_tensors(source, "source"), keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth)
