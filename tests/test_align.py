@@ -281,7 +281,9 @@ def test_a_config_beside_a_file_is_read(tmp_path: Path) -> None:
         front_models.align,
         lambda path: front_models.transfer(path, model, axes="residual", depth_fill="select"),
     ):
-        with pytest.raises(front_models.NotAlignableError, match=r"source: model_type 'gemma' scales by 1 \+ weight"):
+        with pytest.raises(
+            front_models.NotAlignableError, match="source: model_type 'gemma' has names of the architecture 'llama'"
+        ):
             call(tmp_path)
     target = ["--like", str(tmp_path / "model.safetensors"), "-o", str(tmp_path / "out.safetensors")]
     assert main(["transfer", str(tmp_path), *target, "--recipe", "aligned"]) == 1
@@ -301,6 +303,28 @@ def test_a_model_without_head_says_that_its_output_is_rotated() -> None:
     assert any("no head" in note for note in alignment.notes)
 
 
+@pytest.mark.parametrize("pooler", [False, True])
+@pytest.mark.parametrize("kind", ["ViT", "Bert"])
+def test_a_model_of_hidden_states_says_what_becomes_of_them(kind: str, pooler: bool) -> None:
+    import transformers
+
+    name, make, becomes = {
+        "ViT": ("vit", vit, "rotated, and lack the last norm's scale and bias"),
+        "Bert": ("bert", lambda: models.bert(head="classify"), "in another order"),
+    }[kind]
+    model = trained(getattr(transformers, f"{kind}Model")(make().config, add_pooling_layer=pooler))
+    state, alignment = front_models.align(model)
+    assert f"no head but a pooler reads the stream: the hidden states that the model returns are {becomes}" in (
+        alignment.notes
+    )
+    with torch.no_grad():
+        old, new = (m(**MODELS[name][1]).last_hidden_state for m in (model, with_weights(model, state)))
+    assert relative(new, old) > 0.1
+    if kind == "Bert":
+        assert relative(new, old @ alignment.rotation) < 1e-12
+    assert not any("hidden states" in note for note in front_models.align(trained(make()))[1].notes)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -312,6 +336,16 @@ def test_a_model_without_head_says_that_its_output_is_rotated() -> None:
             lambda m: front_models.align(dict(m.state_dict()), basis="activations", data=[1]),
             "source: got dict; basis='activations' needs a torch.nn.Module",
         ),
+        (lambda m: front_models.align(m, basis="activations", data=5), "data: got 5; allowed are None and an iterable"),
+        (lambda m: front_models.align(m, basis="activations", data="x"), "data: got 'x'; allowed are None and an"),
+        *(
+            (
+                lambda m, heads=heads: front_models.align(m, heads=heads),
+                f"heads: got {heads!r}; allowed are None, a whole",
+            )
+            for heads in ("2", 2.0, True, (2,), (2, 2, 2), (2, "2"))
+        ),
+        (lambda m: front_models.align(m, heads=0), "heads: got (0, 0), which does not divide the 16 rows of queries"),
         (lambda m: front_models.align(m, heads=3), "heads: got (3, 3), which does not divide the 16 rows of queries"),
         (lambda m: front_models.align({"a.weight": torch.ones(3, 3)}), "allowed are gpt2, timm-vit, vit, llama, bert"),
         (

@@ -114,7 +114,8 @@ def test_a_tied_head_that_a_file_leaves_out_counts(tmp_path: Path, name: str, op
         state, report = front_models.transfer(given, like, **options, **more)
         for each, tensor in expected.items():
             assert torch.equal(state[each], tensor), each
-        assert report.notes == ()
+        assert all("was taken for" in note for note in report.notes)
+        assert len(report.notes) == (given is headless)
     state, _ = front_models.transfer(folder, without(dict(like.state_dict()), "lm_head"), **options)
     for each, tensor in state.items():
         assert torch.equal(tensor, expected[each]), each
@@ -124,8 +125,10 @@ def test_a_model_that_ties_nothing_and_has_no_head_is_no_language_model(tmp_path
     source, like = trained(models.llama()), wider_llama()
     folder = saved(tmp_path / "source", source, "lm_head")
     state, report = front_models.transfer(folder, like, **ALIGNED)
-    assert report.notes == ("no head reads the stream: what the target returns lacks the last norm's scale and bias",)
-    assert "note: no head reads the stream" in str(report)
+    assert report.notes == (
+        "no head but a pooler reads the stream: what the target returns lacks the last norm's scale and bias",
+    )
+    assert "note: no head but a pooler reads the stream" in str(report)
     assert report.to_dict()["notes"] == list(report.notes)
     assert state["model.norm.weight"].eq(1).all()
 
@@ -252,3 +255,30 @@ def test_a_scale_that_becomes_one_number_keeps_that_numbers_energy() -> None:
     assert kept == pytest.approx(4 * 2.5**2 / (1 + 4 + 9 + 16))
     assert _moves.moved(move, scale * math.nan, torch.zeros(3), rotated=True)[1] is None
     assert _moves.moved(move, scale * 0, torch.zeros(3), rotated=True)[1] == 1
+
+
+def test_biases_that_the_target_has_no_place_for_are_noted() -> None:
+    """What they, and the norms' biases that were folded into them, add is missing in the target."""
+    import transformers
+
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "intermediate_size": 48}
+    source = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes))
+    for layer in source.model.layers:
+        layer.self_attn.k_proj.bias.data.fill_(0.1)
+    report = front_models.transfer(source, models.llama(depth=3), **ALIGNED)[1]
+    name = "model.layers.{}.self_attn.k_proj.bias"
+    assert report.notes == (f"left, because the target has no such bias: {name}",)  # the other ones are 0
+    plain = transformers.ViTConfig(**models.hf_vit(24).config.to_dict() | {"qkv_bias": False, "num_attention_heads": 3})
+    report = front_models.transfer(trained(models.hf_vit()), transformers.ViTForImageClassification(plain), **PLAIN)[1]
+    biases = ", ".join(f"vit.layers.{{}}.attention.{word}_proj.bias" for word in "qkv")
+    folded = "(norms' biases included, which were folded into them)"
+    assert report.notes == (f"left, because the target has no such bias: {biases} {folded}",)
+    assert front_models.transfer(trained(models.hf_vit()), models.hf_vit(depth=2), **PLAIN)[1].notes == ()
+
+
+@BOTH
+def test_heads_that_only_the_target_leaves_open_are_noted(options: dict[str, Any]) -> None:
+    source, like = trained(models.gpt2(32)), models.gpt2(16).state_dict()
+    _, report = front_models.transfer(source, like, **options)
+    assert report.notes == ("the target's number of heads is not known: their sizes were not compared",)

@@ -164,8 +164,8 @@ def test_layers_are_evenly_spaced_or_the_first(old: int, new: int, expected: lis
     assert [_source_layer(i, old, new, even=False) for i in range(new)] == first[:new]
 
 
-@pytest.mark.parametrize(("depth_fill", "last"), [("select", 2), ("first", 1)])
-def test_a_shallower_target_gets_whole_layers(depth_fill: str, last: int) -> None:
+@pytest.mark.parametrize(("depth_fill", "last"), [("select", 2), ("first", 1), (None, 1)])
+def test_a_shallower_target_gets_whole_layers(depth_fill: str | None, last: int) -> None:
     source = trained(models.llama(depth=3))
     state, report = front_models.transfer(source, models.llama(depth=2), **PLAIN | {"depth_fill": depth_fill})
     taken = front_models.transfer(source, models.llama(depth=3), **PLAIN)[0]
@@ -324,14 +324,17 @@ def test_dtypes_devices_and_progress() -> None:
     [
         ({"recipe": "best"}, "recipe: got 'best'; allowed are 'paper', 'aligned'"),
         ({"axes": "stream"}, "axes: got 'stream'; allowed are 'all', 'residual'"),
-        ({"axes": "residual"}, "depth_fill: got 'zero' with axes='residual'; allowed are 'select', 'first'"),
+        (
+            {"axes": "residual", "depth_fill": "zero"},
+            "depth_fill: got 'zero' with axes='residual'; allowed are None, 'select', 'first'",
+        ),
         ({"depth_fill": "select"}, "depth_fill: got 'select', which goes with transfer's axes='residual'"),
         ({"depth_fill": "first"}, "depth_fill: got 'first', which goes with transfer's axes='residual'"),
         (ALIGNED | {"gain": "area"}, "gain: got 'area' with recipe='aligned'; allowed is None"),
         (ALIGNED | {"keep_ratio": 0.5}, "keep_ratio: got 0.5 with recipe='aligned'; allowed is 1.0"),
         (
             ALIGNED | {"depth_fill": "repeat"},
-            "depth_fill: got 'repeat' with recipe='aligned'; allowed are 'zero', 'select', 'first'",
+            "depth_fill: got 'repeat' with recipe='aligned'; allowed are None, 'select', 'first'",
         ),
     ],
 )

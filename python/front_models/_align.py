@@ -23,8 +23,8 @@ __all__ = [
     "Alignment",
     "align",
     "attention_widths",
-    "check_norms",
     "check_relatives",
+    "check_type",
     "fold_norms",
     "head_counts",
     "importance_order",
@@ -77,9 +77,10 @@ def align(
 
     Exact up to rounding for pre-norm models (ViT, GPT-2, Llama). In a post-norm model (BERT) every norm's scale acts on
     the stream itself, and commutes with permutations alone: there its channels are ordered by energy, and norms stay;
-    the transfer to a narrower one rotates, not exactly. Where no head reads the stream, as of a file that leaves out
-    the one that shares the embedding's tensor, what the model returns is rotated, without the last norm's scale and
-    bias: `Alignment.notes` says so, and `transfer` takes the embedding for the head.
+    the transfer to a narrower one rotates, not exactly. Where no head but a pooler reads the stream, the hidden states
+    that the model returns are rotated, without the last norm's scale and bias (post-norm: in another order):
+    `Alignment.notes` says so. Of a file that leaves out the head because it shares the embedding's tensor, `transfer`
+    takes the embedding for it.
 
     Args:
         source: a mapping of names to tensors, a module, or a path; ViT (Hugging Face, timm), BERT, GPT-2 or Llama.
@@ -106,12 +107,20 @@ def align(
         raise ValueError(
             f"data: got {type(data).__name__} with basis={basis!r}; 'activations' needs it, 'weights' none"
         )
+    if data is not None and (isinstance(data, (str, bytes)) or not isinstance(data, Iterable)):
+        raise TypeError(f"data: got {data!r}; allowed are None and an iterable of batches")
     if basis == "activations" and not isinstance(source, nn.Module):
         raise TypeError(f"source: got {type(source).__name__}; basis='activations' needs a torch.nn.Module")
-    tensors, anatomy, counts, work = _begin(source, heads)
-    notes = [] if counts is not None else ["the number of heads is not known: they keep their order"]
+    tensors, anatomy, counts, work, notes = _begin(source, heads)
+    if counts is None:
+        notes.append("the number of heads is not known: they keep their order")
+    if anatomy.bare():
+        notes.append(
+            "no head but a pooler reads the stream: the hidden states that the model returns are "
+            + ("rotated, and lack the last norm's scale and bias" if anatomy.pre else "in another order")
+        )
     if anatomy.pre:
-        fold_norms(anatomy, work, notes)
+        fold_norms(anatomy, work)
     gram = _gram(anatomy, work) if data is None else _covariance(source, anatomy, data)  # type: ignore[arg-type]
     rotation, energy = _principal_axes(gram, centred=not anatomy.rms) if anatomy.pre else _by_energy(gram)
     if not anatomy.pre:
@@ -129,28 +138,30 @@ def importance_order(
     source: Weights, heads: int | tuple[int, int] | None
 ) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
     """Units and heads in the order that `align` gives them, all else as it is; and the numbers of heads."""
-    tensors, anatomy, counts, work = _begin(source, heads)
+    tensors, anatomy, counts, work, _ = _begin(source, heads)
     order(anatomy, work, counts)
     return _end(tensors, work), counts
 
 
 def _begin(
     source: Weights, heads: int | tuple[int, int] | None
-) -> tuple[Mapping[str, Tensor], Anatomy, tuple[int, int] | None, Work]:
+) -> tuple[Mapping[str, Tensor], Anatomy, tuple[int, int] | None, Work, list[str]]:
     tensors = named_tensors(source, "source")
     shapes = {name: info.shape for name, info in describe(tensors).items()}
     anatomy = find_anatomy(shapes)
-    check_relatives(anatomy, tensors, source)
+    notes = check_relatives(anatomy, tensors, source)
     counts = head_counts(heads, source, anatomy, shapes)
-    return tensors, anatomy, counts, {n: tensors[n].detach().to(torch.float64).clone() for n in names_of(anatomy)}
+    work = {name: tensors[name].detach().to(torch.float64).clone() for name in names_of(anatomy)}
+    return tensors, anatomy, counts, work, notes
 
 
 def _end(tensors: Mapping[str, Tensor], work: Work) -> dict[str, Tensor]:
     return {name: (work.get(name, tensor.detach())).to(tensor.dtype, copy=True) for name, tensor in tensors.items()}
 
 
-def check_relatives(anatomy: Anatomy, tensors: Mapping[str, Tensor], source: object) -> None:
-    """Refuse relatives of a known architecture: what is not known to touch the stream would be left as it was."""
+def check_relatives(anatomy: Anatomy, tensors: Mapping[str, Tensor], source: object) -> list[str]:
+    """Refuse relatives of a known architecture: what is not known to touch the stream would be left as it was. Returns
+    what there is to note."""
     known = names_of(anatomy) | {name for head in anatomy.pooled for name in (head.weight, head.bias) if name}
     for name, tensor in tensors.items():
         shape = tuple(tensor.shape)
@@ -168,16 +179,21 @@ def check_relatives(anatomy: Anatomy, tensors: Mapping[str, Tensor], source: obj
         raise NotAlignableError(
             f"source: {biased} is the bias of a LayerNorm; the architecture {anatomy.family!r} has RMS norms"
         )
-    check_norms(source)
+    if check_type(anatomy, source, "source"):
+        return []
+    return [f"source: no config names its model_type; by its tensors' names it was taken for {anatomy.family!r}"]
 
 
-def check_norms(source: object) -> None:
-    """Refuse norms that look like known ones, and are not."""
-    kind = model_type(source)
-    if kind.startswith("gemma"):
+def check_type(anatomy: Anatomy, weights: object, argument: str) -> bool:
+    """Whether a config says what the model is. Refuse one that has a family's names, and may compute something else:
+    Gemma's norms scale by 1 + weight, ImageGPT's keep the mean, GPTBigCode's queries, keys and values alternate."""
+    kind = model_type(weights)
+    if kind and kind not in anatomy.types:
         raise NotAlignableError(
-            f"source: model_type {kind!r} scales by 1 + weight in its norms, which is not known here"
+            f"{argument}: model_type {kind!r} has names of the architecture {anatomy.family!r}, but is not known to "
+            f"compute the same; allowed are {', '.join(anatomy.types)}"
         )
+    return bool(kind)
 
 
 @torch.no_grad()
@@ -188,7 +204,7 @@ def stream_shares(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     anatomy = find_anatomy({name: info.shape for name, info in describe(tensors).items()})
     work = {name: tensors[name].detach().to(torch.float64).clone() for name in names_of(anatomy)}
     if anatomy.pre:
-        fold_norms(anatomy, work, [])
+        fold_norms(anatomy, work)
     shares = {}
     half = max(1, anatomy.width // 2)
     for linear in _linears(anatomy):
@@ -212,7 +228,7 @@ def head_counts(
     heads: int | tuple[int, int] | None, source: object, anatomy: Anatomy, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, int] | None:
     """Query heads of a layer, and key/value heads: those given, or those that the source says; None: not known."""
-    pair = heads_of(source) if heads is None else (heads, heads) if isinstance(heads, int) else heads
+    pair = heads_of(source) if heads is None else _pair(heads)
     if pair is None:
         return None
     query, shared = pair
@@ -227,13 +243,23 @@ def head_counts(
     return query, shared
 
 
+def _pair(heads: object) -> tuple[int, int]:
+    pair = heads if isinstance(heads, (tuple, list)) else (heads, heads)
+    message = f"heads: got {heads!r}; allowed are None, a whole number, and two: (query heads, key/value heads)"
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in pair):
+        raise TypeError(message)
+    if len(pair) != 2:
+        raise ValueError(message)
+    return pair[0], pair[1]
+
+
 def attention_widths(branch: Branch, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
     """Rows of queries and of keys."""
     query, key = branch.reads[0], branch.reads[min(1, len(branch.reads) - 1)]
     return tuple(shapes[read.weight][1 - read.stream] // read.packed for read in (query, key))  # type: ignore[return-value]
 
 
-def fold_norms(anatomy: Anatomy, work: Work, notes: list[str]) -> None:
+def fold_norms(anatomy: Anatomy, work: Work) -> None:
     """Norms become plain: what reads through them takes their scale, and their bias where it can."""
     readers: dict[Norm, list[Linear]] = defaultdict(list)
     for reader, norm in anatomy.readers():
@@ -260,9 +286,6 @@ def fold_norms(anatomy: Anatomy, work: Work, notes: list[str]) -> None:
                 weight -= weight.mean(-1, keepdim=True)  # what is read has no mean
         scale.fill_(1)
     if anatomy.final is not None and not anatomy.heads:
-        notes.append(
-            "no head reads the stream: what the model returns is rotated, and lacks the last norm's scale and bias"
-        )
         work[anatomy.final.weight].fill_(1)
         if anatomy.final.bias is not None:
             work[anatomy.final.bias].zero_()

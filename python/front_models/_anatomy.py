@@ -49,6 +49,7 @@ class Branch:
 class Anatomy:
     """Attributes:
     family: such as "gpt2".
+    types: `model_type` of the configs whose models are known to compute what the family does.
     width: length of the residual stream.
     rms: norms that do not subtract the mean.
     pre: norms stand before the branches, so that the stream itself is never normalised.
@@ -65,6 +66,7 @@ class Anatomy:
     """
 
     family: str
+    types: tuple[str, ...]
     prefix: str
     layer: str
     width: int
@@ -78,6 +80,10 @@ class Anatomy:
     pooled: tuple[Linear, ...]
     words: str | None
     ties: bool
+
+    def bare(self) -> bool:
+        """Whether nothing but a pooler reads the stream, so that hidden states are what the model returns."""
+        return not self.pooled and all(head.role == "pooler.dense" for head in self.heads)
 
     def branches(self) -> Iterator[Branch]:
         for layer in self.layers:
@@ -108,6 +114,7 @@ class Anatomy:
 @dataclass(frozen=True)
 class _Family:
     name: str
+    types: tuple[str, ...]
     layer: str
     # kind, norm, reads, write
     branches: tuple[tuple[str, str, tuple[str, ...], str], ...]
@@ -124,6 +131,7 @@ class _Family:
     ties: bool = False  # without a word of the config
 
 
+_VIT_TYPES = ("vit", "deit", "vit_msn", "ijepa")
 _VIT_TOKENS = ("cls_token", "distillation_token", "position_embeddings", "patch_embeddings.projection")
 _VIT_EMBEDDINGS = tuple(f"embeddings.{name}" for name in _VIT_TOKENS)
 _VIT_HEADS = ("classifier", "cls_classifier", "distillation_classifier", "pooler.dense")
@@ -131,6 +139,7 @@ _VIT_HEADS = ("classifier", "cls_classifier", "distillation_classifier", "pooler
 _FAMILIES = (
     _Family(
         "gpt2",
+        ("gpt2",),
         "h.{}",
         (("attention", "ln_1", ("attn.c_attn",), "attn.c_proj"), ("mlp", "ln_2", ("mlp.c_fc",), "mlp.c_proj")),
         ("wte", "wpe"),
@@ -141,6 +150,7 @@ _FAMILIES = (
     ),
     _Family(
         "timm-vit",
+        ("vit", "deit"),
         "blocks.{}",
         (("attention", "norm1", ("attn.qkv",), "attn.proj"), ("mlp", "norm2", ("mlp.fc1",), "mlp.fc2")),
         ("cls_token", "dist_token", "reg_token", "pos_embed", "patch_embed.proj"),
@@ -149,6 +159,7 @@ _FAMILIES = (
     ),
     _Family(
         "vit",
+        _VIT_TYPES,
         "layers.{}",
         (
             ("attention", "layernorm_before", tuple(f"attention.{w}_proj" for w in "qkv"), "attention.o_proj"),
@@ -160,6 +171,7 @@ _FAMILIES = (
     ),
     _Family(
         "vit",
+        _VIT_TYPES,
         "encoder.layer.{}",
         (
             (
@@ -176,6 +188,7 @@ _FAMILIES = (
     ),
     _Family(
         "llama",
+        ("llama", "mistral", "ministral", "qwen2", "qwen3", "smollm3", "helium", "granite", "seed_oss"),
         "layers.{}",
         (
             ("attention", "input_layernorm", tuple(f"self_attn.{w}_proj" for w in "qkv"), "self_attn.o_proj"),
@@ -189,6 +202,7 @@ _FAMILIES = (
     ),
     _Family(
         "bert",
+        ("bert", "roberta", "xlm-roberta", "camembert", "data2vec-text", "ernie"),
         "encoder.layer.{}",
         (
             (
@@ -253,10 +267,7 @@ def _prefix(family: _Family, shapes: Shapes) -> str | None:
 def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anatomy:
     first = f"{prefix}{family.layer.format(0)}.{family.branches[0][1]}"
     width = shapes[f"{first}.weight"][0]
-    mlp = next(branch for branch in family.branches if branch[0] == "mlp")
-    # GPT-2's Conv1D holds its matrices transposed: its MLP, which is not square, tells.
-    inner = shapes[_found(f"{prefix}{family.layer.format(0)}.{mlp[2][0]}.weight", shapes, argument)]
-    transposed = inner[0] == width != inner[1]
+    transposed = _transposed(family, prefix, width, shapes, argument)
 
     def norm(name: str, role: str = "") -> Norm:
         return Norm(_found(f"{name}.weight", shapes, argument), _bias(name, shapes), _SAME.get(role, role))
@@ -292,6 +303,7 @@ def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anato
     pooled = {name: role for head, *after in family.pooled if present([head]) for name, role in present(after).items()}
     return Anatomy(
         family=family.name,
+        types=family.types,
         prefix=prefix,
         layer=f"{prefix}{family.layer}.",
         width=width,
@@ -308,6 +320,22 @@ def _build(family: _Family, prefix: str, shapes: Shapes, argument: str) -> Anato
         pooled=tuple(linear(name, 1, role=role) for name, role in pooled.items()),
         words=None if family.words is None else f"{outer[-1 if len(outer) < 2 else 1]}{family.words}.weight",
         ties=family.ties,
+    )
+
+
+def _transposed(family: _Family, prefix: str, width: int, shapes: Shapes, argument: str) -> bool:
+    """Whether matrices are [in, out], as of GPT-2's Conv1D: its queries, keys and values, three times as long, tell."""
+    kind, _, reads, write = family.branches[0]
+    if _packing(kind, reads) == 1:
+        return False
+    names = [f"{prefix}{family.layer.format(0)}.{word}.weight" for word in (reads[0], write)]
+    packed, out = (shapes[_found(name, shapes, argument)] for name in names)
+    for one, two in ((packed, out), (packed[::-1], out[::-1])):
+        if one == (3 * two[1], width) and two[0] == width:
+            return one is not packed
+    raise NotAlignableError(
+        f"{argument}: {names[0]} of shape {packed} holds no queries, keys and values of one length for {names[1]} of "
+        f"shape {out} and norms of length {width}"
     )
 
 

@@ -189,6 +189,8 @@ def transfer_command(
     """
     path, folder = options.output_path(output, force=force)
     _check_recipe(both["recipe"], both["heads"], both["depth_fill"])
+    if both["recipe"] == "aligned" and both["depth_fill"] not in CHOOSING:  # not given
+        both["depth_fill"] = None
     started = time.perf_counter()
     weights = open_weights(source)
     target = load_target(like, seed=seed)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from rich import box
 from rich.table import Table
+from torch import Tensor
 
 from front_models._anatomy import NotAlignableError
-from front_models._config import heads_of
 from front_models._options import Progress
 from front_models._report import RoleRow, TransferReport
-from front_models._residual import transfer_aligned
+from front_models._residual import read_source, transfer_aligned
 from front_models._transfer import transfer
-from front_models._walk import Weights, matrix_shape, named_tensors
+from front_models._walk import Weights, matrix_shape, named_tensors, tied_names
 
 __all__ = ["CompareReport", "CompareRow", "compare"]
+
+_CHANCE = 0.02  # gains of white noise differ from 0 by less, but for models of a few thousand weights
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,9 @@ class CompareRow:
         elements: of the source's tensors together.
         paper, aligned: share of the source's energy that the recipe keeps, each as `RoleRow.energy_kept` defines it:
             the paper's without mean and over the layers, too; None where it transfers nothing.
-        paper_white, aligned_white: what it would keep of white noise: the share of the coefficients, or of the
-            channels, units and heads.
+        paper_white, aligned_white: what it would keep of white noise: the share of the coefficients; and of one draw
+            with the means and deviations of the source's tensors, aligned as the source is: of noise, too, the largest
+            directions, units and heads hold more than their share.
     """
 
     role: str
@@ -49,9 +54,10 @@ class CompareReport:
 
     Attributes:
         rows: one for each role of the target.
-        paper_gain, aligned_gain: 0 for white noise, 1 where everything is kept; None where a recipe loses nothing in
-            any row (the target is no smaller), or cannot be applied.
-        recommended: "paper" or "aligned".
+        paper_gain, aligned_gain: 0 for white noise, but for chance; 1 where everything is kept; None where a
+            recipe loses nothing in any row (the target is no smaller), or cannot be applied.
+        recommended: "paper", "aligned", or "neither" where both keep no more than of white noise, as of a source that
+            is not trained.
         reason: why, in one sentence.
     """
 
@@ -98,20 +104,36 @@ def compare(
     """
     tensors, target = named_tensors(source, "source"), named_tensors(like, "like")
     paper = transfer(tensors, target, progress=progress)[1]
-    aligned, why = None, ""
+    aligned, noise, why = None, None, ""
     try:
-        aligned = transfer_aligned(
-            source, target, even=False, heads=heads, like_heads=heads_of(like), progress=progress
-        )[1]
+        whole, _, known, _ = read_source(source, heads)
+        aligned = transfer_aligned(source, like, even=False, heads=heads, progress=progress)[1]
+        noise = transfer_aligned(_noise(whole), like, even=False, heads=known)[1]
     except NotAlignableError as error:
         why = str(error)
-    rows = _rows(paper, aligned)
+    rows = _rows(paper, aligned, noise)
     gains = _gain(rows, "paper"), _gain(rows, "aligned")
     return CompareReport(rows, *gains, *_recommend(gains, why))
 
 
-def _rows(paper: TransferReport, aligned: TransferReport | None) -> list[CompareRow]:
-    other = {} if aligned is None else {row.role: row for row in aligned.rows}
+@torch.no_grad()
+def _noise(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """White noise with the tensors' means and deviations; those that are shared stay so."""
+    generator = torch.Generator().manual_seed(0)
+    shared = tied_names(tensors)
+    drawn: dict[str, Tensor] = {}
+    for owner in dict.fromkeys(shared.values()):
+        tensor = tensors[owner].detach()
+        if tensor.is_floating_point():
+            deviation, mean = torch.std_mean(tensor.float(), correction=0)
+            white = torch.randn(tensor.shape, generator=generator).to(tensor.device)
+            tensor = (white * deviation + mean).to(tensor.dtype)
+        drawn[owner] = tensor
+    return {name: drawn[shared[name]] for name in tensors}
+
+
+def _rows(paper: TransferReport, aligned: TransferReport | None, noise: TransferReport | None) -> list[CompareRow]:
+    other, white = ({} if report is None else {row.role: row for row in report.rows} for report in (aligned, noise))
     rows = []
     for row in paper.rows:
         beside = other.get(row.role)
@@ -123,9 +145,9 @@ def _rows(paper: TransferReport, aligned: TransferReport | None) -> list[Compare
                 kind=row.kind,
                 elements=0 if first is None else _elements(first),
                 paper=row.energy_kept,
-                paper_white=_white(row, depth=True),
+                paper_white=_places(row, depth=True),
                 aligned=None if found is None else found.energy_kept,
-                aligned_white=None if found is None else _white(found, depth=False),
+                aligned_white=None if found is None else _kept_of_noise(found, white[row.role]),
             )
         )
     return rows
@@ -135,7 +157,7 @@ def _elements(row: RoleRow) -> int:
     return math.prod(row.source_shape or ()) * (row.source_depth or 1)
 
 
-def _white(row: RoleRow, *, depth: bool) -> float | None:
+def _places(row: RoleRow, *, depth: bool) -> float | None:
     """The share of the numbers that have a place in the target; layers are transformed by the paper's recipe alone."""
     if row.energy_kept is None or row.source_shape is None:
         return None
@@ -145,6 +167,11 @@ def _white(row: RoleRow, *, depth: bool) -> float | None:
     else:
         pairs, share = zip(row.source_shape, row.target_shape, strict=True), 1.0
     return share * math.prod(min(1.0, new / old) for old, new in pairs)
+
+
+def _kept_of_noise(row: RoleRow, noise: RoleRow) -> float | None:
+    places = _places(row, depth=False)
+    return noise.energy_kept if places is not None and places < 1 else places  # all of it, but for rounding
 
 
 def _gain(rows: list[CompareRow], recipe: str) -> float | None:
@@ -174,6 +201,11 @@ def _recommend(gains: tuple[float | None, float | None], why: str) -> tuple[str,
         )
     if paper is None:
         return "paper", f"paper: it loses nothing; of what white noise would lose the aligned one keeps {aligned:.2f}"
+    if max(paper, aligned) < _CHANCE:
+        return "neither", (
+            f"neither: of what white noise would lose the aligned recipe keeps {aligned:.2f}, the paper's {paper:.2f}; "
+            "to both the source looks like noise"
+        )
     if aligned > paper:
         return "aligned", f"aligned: of what white noise would lose it keeps {aligned:.2f}, the paper's {paper:.2f}"
     return "paper", f"paper: of what white noise would lose it keeps {paper:.2f}, the aligned one {aligned:.2f}"

@@ -15,11 +15,13 @@ from front_models._anatomy import Anatomy, Branch, Linear, Norm
 from front_models._importance import Work
 from front_models._kinds import kind_of
 
-__all__ = ["Move", "branch_pairs", "fits", "match_tokens", "moved", "moves", "source_name"]
+__all__ = ["Move", "branch_pairs", "fits", "lost_biases", "match_tokens", "moved", "moves", "source_name"]
 
 # Tokens before the patches that have places of their own: the second one, after the class token.
 _TEACHERS = ("dist_token", "embeddings.distillation_token")
 _PLACES = ("pos_embed", "embeddings.position_embeddings")
+# Heads with a row for each word, as the embedding has; others have one for each class.
+_WORDS = ("lm_head", "cls.predictions.decoder")
 
 
 Part = TypeVar("Part", Linear, Norm)
@@ -33,7 +35,8 @@ class Move:
     source: str
     stream: int | None  # its axis along the stream; None: it has none
     scale: float  # of the axis along the stream
-    # What its other axis is: "units" that grow by the target's own, "inputs" that grow by zeros, "stream" or "fixed".
+    # What its other axis is: "units" or "words" that grow by the target's own, "inputs" that grow by zeros, "stream" or
+    # "fixed".
     beside: str
     packed: int = 1
 
@@ -57,7 +60,7 @@ def moves(old: Anatomy, new: Anatomy, layers: Sequence[int], rotated: bool) -> I
             yield Move(other.write.bias, branch.write.bias, 0, 1.0, "fixed")
         yield from _norm(branch.norm, other.norm, old, new)
     heads: list[tuple[Linear, Linear, int | None, str]]
-    heads = [(a, b, 1, "units") for a, b in _alike(old.heads, new.heads)]
+    heads = [(a, b, 1, "words" if b.role in _WORDS else "units") for a, b in _alike(old.heads, new.heads)]
     heads += [(a, b, None, "inputs") for a, b in _alike(old.pooled, new.pooled)]
     written = {writer.weight for writer in old.embeddings} if rotated else set()
     for a, b, stream, beside in heads:
@@ -66,7 +69,7 @@ def moves(old: Anatomy, new: Anatomy, layers: Sequence[int], rotated: bool) -> I
             continue
         yield Move(b.weight, a.weight, stream, read_scale, beside)
         if a.bias is not None and b.bias is not None:
-            yield Move(b.bias, a.bias, None, 1.0, "units")
+            yield Move(b.bias, a.bias, None, 1.0, "words" if beside == "words" else "units")
     if old.final is not None and new.final is not None:
         yield from _norm(old.final, new.final, old, new)
     for one, two in _alike(old.norms, new.norms):
@@ -98,6 +101,22 @@ def branch_pairs(old: Anatomy, new: Anatomy, layers: Sequence[int]) -> Iterator[
         yield from zip(old.layers[i], layer, strict=True)
 
 
+def lost_biases(old: Anatomy, new: Anatomy, layers: Sequence[int], values: Work) -> list[str]:
+    """Biases of the source that are not 0 and have no place in the target, by template."""
+    parts: list[tuple[Linear | Norm, Linear | Norm]] = []
+    for name in ("embeddings", "heads", "pooled", "norms"):
+        parts += _alike(getattr(old, name), getattr(new, name))
+    for branch, other in branch_pairs(old, new, layers):
+        parts += [*zip(branch.reads, other.reads, strict=True), (branch.write, other.write), (branch.norm, other.norm)]
+    if old.final is not None and new.final is not None:
+        parts.append((old.final, new.final))
+    lost = [a.bias for a, b in parts if a.bias is not None and b.bias is None and values[a.bias].any()]
+    for i in set(layers):
+        start = old.layer.format(i)
+        lost = [old.layer + name.removeprefix(start) if name.startswith(start) else name for name in lost]
+    return list(dict.fromkeys(lost))
+
+
 def source_name(name: str, old: Anatomy, new: Anatomy, layers: Sequence[int]) -> str:
     """What the source calls a tensor that touches no stream: that of the layer it is taken from, under its prefix."""
     for i, layer in enumerate(layers):
@@ -119,12 +138,12 @@ def match_tokens(old: Anatomy, new: Anatomy, work: Work) -> None:
 
 
 def fits(move: Move, source: Tensor, own: Tensor) -> bool:
-    """Classes of a head, and the pixels of a patch, must be the same."""
+    """Classes of a head, and the pixels of a patch, must be the same; words may be fewer or more."""
     if move.beside == "constant" or source.dim() != own.dim():
         return source.dim() == own.dim()
     if move.beside == "inputs" and move.stream is None:
         return source.shape[0] == own.shape[0]
-    if move.beside == "stream":
+    if move.beside in ("stream", "words"):
         return True
     others = [d for d in range(own.dim()) if d != move.stream]
     if own.dim() > 2:
@@ -190,5 +209,5 @@ def _grown(x: Tensor, own: Tensor, axis: int, beside: str) -> Tensor:
     rest = own.narrow(axis, have, want - have)
     shape = list(x.shape)
     shape[axis] = want - have
-    fits = beside == "units" and list(rest.shape) == shape
+    fits = beside in ("units", "words") and list(rest.shape) == shape
     return torch.cat([x, rest if fits else x.new_zeros(shape)], axis)

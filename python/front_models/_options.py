@@ -70,7 +70,7 @@ def check_recipe(recipe: object, axes: object, depth_fill: object, **others: obj
     if recipe == "paper" and axes == "all":
         return False
     way = f"recipe={recipe!r}" if recipe == "aligned" else f"axes={axes!r}"
-    allowed = ("zero", *CHOOSING) if recipe == "aligned" else CHOOSING  # "zero" is what is not given
+    allowed = (None, *CHOOSING)
     if depth_fill not in allowed:
         raise ValueError(f"depth_fill: got {depth_fill!r} with {way}; allowed are {', '.join(map(repr, allowed))}")
     usual = {"keep_ratio": 1.0, "mlp_axes": "both", "depth": True, "gain": None, "select_n": None}

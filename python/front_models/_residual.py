@@ -12,6 +12,7 @@ from front_models._align import (
     align,
     attention_widths,
     check_relatives,
+    check_type,
     fold_norms,
     head_counts,
     importance_order,
@@ -20,46 +21,44 @@ from front_models._align import (
 )
 from front_models._anatomy import Anatomy, NotAlignableError, find_anatomy
 from front_models._blocks import pooled_std, statistics
-from front_models._config import ties_words
+from front_models._config import heads_of, ties_words
 from front_models._importance import Work
 from front_models._kinds import is_table, kind_of, skips
-from front_models._moves import Move, branch_pairs, fits, match_tokens, moved, moves, source_name
+from front_models._moves import Move, branch_pairs, fits, lost_biases, match_tokens, moved, moves, source_name
 from front_models._options import Progress
 from front_models._plan import FLOATS
 from front_models._report import RoleRow, TransferReport
 from front_models._roles import Role, find_axes, group_roles, joint_axes
 from front_models._walk import Weights, describe, named_tensors, tied_names
 
-__all__ = ["transfer_aligned", "transfer_residual"]
+__all__ = ["read_source", "transfer_aligned", "transfer_residual"]
 
 
 def transfer_aligned(
     source: Weights,
-    like: Mapping[str, Tensor],
+    like: Weights,
     *,
     even: bool,
     heads: int | tuple[int, int] | None = None,
-    like_heads: tuple[int, int] | None = None,
     skip: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[dict[str, Tensor], TransferReport]:
     """`align`, and then `transfer_residual`. Where the stream is as wide as the target's, it keeps its coordinates, in
     which optimizers that scale every weight by itself have trained it: units and heads are ordered, no more."""
-    tensors, old, known = _read(source, heads)
-    if old.width == find_anatomy(_shapes(like), "like").width:
+    tensors, old, known, notes = read_source(source, heads)
+    if old.width == find_anatomy(_shapes(named_tensors(like, "like")), "like").width:
         state, _ = importance_order(tensors, known)
     else:
         state, _ = align(tensors, heads=known)
-    return _transfer(state, like, even=even, heads=known, like_heads=like_heads, skip=skip, progress=progress)
+    return _transfer(state, like, notes, even=even, heads=known, skip=skip, progress=progress)
 
 
 def transfer_residual(
     source: Weights,
-    like: Mapping[str, Tensor],
+    like: Weights,
     *,
     even: bool,
     heads: int | tuple[int, int] | None = None,
-    like_heads: tuple[int, int] | None = None,
     skip: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[dict[str, Tensor], TransferReport]:
@@ -76,68 +75,85 @@ def transfer_residual(
 
     Args:
         even: whether layers are evenly spaced ones of the source, else the first, and from the first again.
-        heads, like_heads: query and key/value heads of the two, as far as they are known.
+        heads: the source's query and key/value heads; None: as far as they are known.
 
     Raises:
         NotAlignableError: one of the two is of no known architecture, they are of two, or their heads do not fit
             together.
     """
-    tensors, _, known = _read(source, heads)
-    return _transfer(tensors, like, even=even, heads=known, like_heads=like_heads, skip=skip, progress=progress)
+    tensors, _, known, notes = read_source(source, heads)
+    return _transfer(tensors, like, notes, even=even, heads=known, skip=skip, progress=progress)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: info.shape for name, info in describe(tensors).items()}
 
 
-def _read(
+def read_source(
     source: Weights, heads: int | tuple[int, int] | None
-) -> tuple[dict[str, Tensor], Anatomy, tuple[int, int] | None]:
-    """The source's tensors, with the head that a file leaves out because it shares the embedding's; and its heads."""
+) -> tuple[dict[str, Tensor], Anatomy, tuple[int, int] | None, list[str]]:
+    """The source's tensors, with the head that a file leaves out because it shares the embedding's; its heads; and what
+    there is to note."""
     tensors = dict(named_tensors(source, "source"))
     shapes = _shapes(tensors)
     anatomy = find_anatomy(shapes)
-    check_relatives(anatomy, tensors, source)
+    notes = check_relatives(anatomy, tensors, source)
     known = head_counts(heads, source, anatomy, shapes)
     if anatomy.words is not None and not anatomy.heads and ties_words(source, anatomy.ties):
         tensors[anatomy.words] = tensors[anatomy.embeddings[0].weight]
         anatomy = find_anatomy(_shapes(tensors))
-    return tensors, anatomy, known
+    return tensors, anatomy, known, notes
 
 
 def _transfer(
     source: dict[str, Tensor],
-    like: Mapping[str, Tensor],
+    target: Weights,
+    notes: list[str],
     *,
     even: bool,
     heads: tuple[int, int] | None,
-    like_heads: tuple[int, int] | None,
     skip: Sequence[str],
     progress: Progress | None,
 ) -> tuple[dict[str, Tensor], TransferReport]:
+    like, like_heads = named_tensors(target, "like"), heads_of(target)
     shapes, source_shapes = _shapes(like), _shapes(source)
     old, new = find_anatomy(source_shapes), find_anatomy(shapes, "like")
+    check_type(new, target, "like")
     if old.family != new.family:
         raise NotAlignableError(
             f"like: is of the architecture {new.family!r}; allowed is that of the source, {old.family!r}"
         )
+    one, two = (anatomy.layers[0][0].reads[0] for anatomy in (old, new))
+    if one.stream != two.stream:
+        raise NotAlignableError(
+            f"like: {two.weight} of shape {shapes[two.weight]} has the stream along axis {two.stream}; allowed is the "
+            f"source's layout, axis {one.stream}: transpose its matrices, as of Conv1D and Linear"
+        )
     layers = [_source_layer(i, len(old.layers), len(new.layers), even=even) for i in range(len(new.layers))]
     _check_heads(old, new, layers, (source_shapes, shapes), (heads, like_heads))
-    notes = []
+    if heads is not None and like_heads is None:
+        notes.append("the target's number of heads is not known: their sizes were not compared")
     if heads is None:
         notes.append("the number of heads is not known: they keep their order, and their sizes were not compared")
     work: Work = {name: source[name].detach().to(torch.float64).clone() for name in names_of(old)}
     rotated = new.width != old.width if old.pre else new.width < old.width
     if rotated and old.pre:
-        if old.final is not None and not old.heads:
-            notes.append("no head reads the stream: what the target returns lacks the last norm's scale and bias")
-        fold_norms(old, work, [])
+        if old.final is not None and old.bare():
+            notes.append(
+                "no head but a pooler reads the stream: what the target returns lacks the last norm's scale and bias"
+            )
+        fold_norms(old, work)
     elif rotated:
         _level_norms(old, work)
         to_principal_axes(old, work)
     tied = tied_names(like)
     _fit_tied_head(old, new, work, tied)
     match_tokens(old, new, work)
+    if lost := lost_biases(old, new, layers, {**source, **work}):
+        notes.append(
+            f"left, because the target has no such bias: {', '.join(lost)}"
+            + (" (norms' biases included, which were folded into them)" if rotated and old.pre and not old.rms else "")
+        )
     found = {move.target: move for move in moves(old, new, layers, rotated)}
     for name in like:  # what does not touch the stream is taken over where its shape is the same
         own = next((n for n in (source_name(name, old, new, layers), name) if n in source), None)

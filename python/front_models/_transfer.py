@@ -7,9 +7,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from front_models._align import check_norms
 from front_models._blocks import one_layer
-from front_models._config import heads_of
 from front_models._kinds import check_skip, kind_of, skips
 from front_models._learngene import GeneRole, Learngene
 from front_models._options import (
@@ -180,7 +178,7 @@ def transfer(
     depth: bool = True,
     skip: Iterable[str] = (),
     gain: Gain | None = None,
-    depth_fill: DepthFill = "zero",
+    depth_fill: DepthFill | None = None,
     select_n: int | None = None,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
@@ -207,15 +205,16 @@ def transfer(
             has only a config.json the command `front transfer` builds the model). It gives the result its names,
             shapes, dtypes, devices and ties, and the values of what is not transferred.
         keep_ratio, mlp_axes, depth, skip: as in `extract`; `skip` counts for both sides.
-        gain, depth_fill, select_n, generator: as in `initialize`.
+        gain, depth_fill, select_n, generator: as in `initialize`; depth_fill None: "zero", along the stream "first".
         progress: called after each role of the target as `progress(done, total, role)`.
         recipe: "paper", or "aligned": `align` the source, then as `axes="residual"`. Where the target's stream is as
             wide, units and heads are put in order and nothing is rotated.
         axes: "all", or "residual": norms are folded, the DCT is taken along the residual stream alone (neither where
             it keeps its width), the first MLP units, heads and positions are taken, and whole layers: the first, and
-            from the first again where there are no more (`depth_fill="first"`, the aligned recipe's), or evenly spaced
-            ones ("select"); it takes one of the two. A pre-norm target that is wider, and no deeper or shallower,
-            computes what the source does.
+            from the first again where there are no more (`depth_fill="first"`), or evenly spaced ones ("select"). A
+            pre-norm target that is wider, and no deeper or shallower,
+            computes what the source does, if it has the same biases, norms' epsilons are next to nothing, and it ties
+            no head to the embedding.
         heads: along the residual stream (of either recipe), as in `align`: the source's.
 
     Returns:
@@ -231,18 +230,11 @@ def transfer(
     if check_recipe(
         recipe, axes, depth_fill, keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth, gain=gain, select_n=select_n
     ):
-        check_norms(source)
-        target = named_tensors(like, "like")
-        even, like_heads = depth_fill == "select", heads_of(like)
-        if recipe == "aligned":
-            return transfer_aligned(
-                source, target, even=even, heads=heads, like_heads=like_heads, skip=words, progress=progress
-            )
-        return transfer_residual(
-            source, target, even=even, heads=heads, like_heads=like_heads, skip=words, progress=progress
-        )
+        along = transfer_aligned if recipe == "aligned" else transfer_residual
+        return along(source, like, even=depth_fill == "select", heads=heads, skip=words, progress=progress)
     if heads is not None:
         raise ValueError(f"heads: got {heads!r} with recipe='paper' and axes='all'; allowed is None")
+    depth_fill = "zero" if depth_fill is None else depth_fill
     check_initialization(gain, depth_fill, select_n, generator)
     how = Rebuild(gain, depth_fill, select_n, generator)
     reader = Reader(named_tensors(source, "source"), keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth)
