@@ -40,10 +40,11 @@ class Member:
     def check(self) -> None:
         """Raises ValueError where the module has another parameter by now, which would go without its penalty.
 
-        One that is sharded may stand whole in its place, between forward and backward.
+        Between forward and backward FSDP may put a whole one, which is no DTensor, in the place of one that is sharded.
         """
         held = self.owner._parameters.get(self.name.rpartition(".")[2])
-        if held is not self.param and not is_distributed(self.param):
+        whole = is_distributed(self.param) and held is not None and not is_distributed(held)
+        if held is not self.param and not whole:
             raise ValueError(
                 f"model: {self.name} is not the parameter that it was when the regularizer was made; make it after "
                 "fully_shard, load_state_dict(assign=True) and whatever else replaces parameters"

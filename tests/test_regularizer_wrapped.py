@@ -1,0 +1,52 @@
+"""SpectralRegularizer of models that DDP or FSDP2 wraps, as far as one process is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from front_models import SpectralRegularizer
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+
+
+def test_a_sharded_parameter_that_was_replaced(mesh: DeviceMesh) -> None:
+    model = fully_shard(layers(), mesh=mesh)
+    reg = SpectralRegularizer(model, keep_ratio=0.5)
+    model.load_state_dict({name: value.detach().clone() for name, value in model.state_dict().items()}, assign=True)
+    for call in (reg, lambda: reg.accumulate_grad_(1.0), reg.report):
+        with pytest.raises(ValueError, match=r"^model: 0.weight is not the parameter that it was"):
+            call()
+    SpectralRegularizer(model, keep_ratio=0.5).accumulate_grad_(1.0)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_sharded_parameter_that_stands_whole(mesh: DeviceMesh) -> None:
+    """Between forward and backward."""
+    model = fully_shard(layers(), mesh=mesh, reshard_after_forward=False)
+    reg = SpectralRegularizer(model, keep_ratio=0.5)
+    before = reg().item()
+    loss = model(torch.ones(2, 8)).sum()
+    assert dict(model.named_parameters())["0.weight"] is not reg._roles[0].members[0].param
+    assert reg().item() == before
+    loss.backward()
+    model[0].weight = None
+    with pytest.raises(ValueError, match=r"^model: 0.weight is not the parameter that it was"):
+        reg()
