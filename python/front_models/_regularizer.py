@@ -164,15 +164,17 @@ class SpectralRegularizer:
     def accumulate_grad_(self, lam: float) -> Tensor:
         """Adds ``lam`` times the gradient of the penalty to the parameters' `.grad`; returns the penalty.
 
-        A parameter that has no `.grad` gets one. No graph is recorded.
+        A parameter that has no `.grad` gets one. No graph is recorded. Under torch.compile one graph serves every
+        `lam` (and one the first).
 
         Raises:
-            TypeError, ValueError: `lam` is no finite number.
+            TypeError, ValueError: `lam` is no finite number; compiled, it is not asked whether it is finite.
             ValueError: no parameter requires grad, or the model has another one by now.
         """
         if isinstance(lam, bool) or not isinstance(lam, (int, float)):
             raise TypeError(f"lam: got {lam!r}; allowed is a finite number")
-        if not math.isfinite(lam):
+        # NOTE: in a graph lam has no value to ask for.
+        if not torch.compiler.is_compiling() and not math.isfinite(lam):
             raise ValueError(f"lam: got {lam!r}; allowed is a finite number")
         penalties = self._penalties()
         count = sum(penalty.count for penalty in penalties)
