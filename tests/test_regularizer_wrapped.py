@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -50,3 +50,32 @@ def test_a_sharded_parameter_that_stands_whole(mesh: DeviceMesh) -> None:
     model[0].weight = None
     with pytest.raises(ValueError, match=r"^model: 0.weight is not the parameter that it was"):
         reg()
+
+
+class Partly(nn.Module):
+    """A forward pass does not use all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = layers()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x).square().mean()
+
+
+@pytest.mark.usefixtures("mesh")
+def test_ddp_that_looks_for_unused_parameters() -> None:
+    """By accumulate_grad_, all of it is penalised; under autograd DDP raises, as the docstring says."""
+    model, plain = Partly(), Partly()
+    wrapped = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    reg = SpectralRegularizer(wrapped, keep_ratio=0.5)
+    x = torch.ones(3, 8)
+    for _ in range(2):
+        model.zero_grad()
+        wrapped(x).backward()
+        reg.accumulate_grad_(0.1)
+    (plain(x) + 0.1 * SpectralRegularizer(plain, keep_ratio=0.5)()).backward()
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    with pytest.raises(RuntimeError, match="mark a variable ready only once"):
+        (wrapped(x) + 0.1 * reg()).backward()
