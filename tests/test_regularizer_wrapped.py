@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate
 
 from front_models import SpectralRegularizer
 
@@ -50,6 +53,17 @@ def test_a_sharded_parameter_that_stands_whole(mesh: DeviceMesh) -> None:
     model[0].weight = None
     with pytest.raises(ValueError, match=r"^model: 0.weight is not the parameter that it was"):
         reg()
+
+
+def test_a_gradient_that_is_divided_in_another_way(mesh: DeviceMesh) -> None:
+    model = fully_shard(layers(), mesh=mesh)
+    weight: Any = model[1].weight
+    weight.grad = torch.zeros_like(weight).redistribute(mesh, [Replicate()])
+    message = (
+        "model: the gradient of 1.weight has placements (Replicate(),); allowed are those of the parameter, (Shard"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SpectralRegularizer(model, keep_ratio=0.5).accumulate_grad_(1.0)
 
 
 class Partly(nn.Module):

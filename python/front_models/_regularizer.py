@@ -86,8 +86,8 @@ class SpectralRegularizer:
     Parameters are looked up when the regularizer is made; those that do not require grad when it is called are left out
     (frozen; also of the layers that `depth` counts), shared ones count once. Under DDP every process adds the same;
     with ``find_unused_parameters=True`` only by `accumulate_grad_`: under autograd the penalty uses what the model did
-    not, and DDP's backward raises. Under FSDP2, where parameters are DTensors sharded along axis 0, processes transform their own rows and sum
-    coefficients; make the regularizer after `fully_shard`; see `communication`.
+    not, and DDP's backward raises. Under FSDP2, where parameters are DTensors sharded along axis 0, processes transform
+    their own rows and sum coefficients; make the regularizer after `fully_shard`; see `communication`.
 
     Args:
         model: its parameters of floating point, but tables, which the architecture fixes.
