@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate
 
+from front_kernels import sharded
 from front_models import SpectralRegularizer
 
 
@@ -93,3 +95,29 @@ def test_ddp_that_looks_for_unused_parameters() -> None:
         torch.testing.assert_close(a.grad, b.grad)
     with pytest.raises(RuntimeError, match="mark a variable ready only once"):
         (wrapped(x) + 0.1 * reg()).backward()
+
+
+@pytest.mark.parametrize("depth", [False, True])
+def test_coefficients_are_there_a_few_at_a_time(depth: bool, mesh: DeviceMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most a bucket of them, or one role's; and the results are those of one bucket for all."""
+    model = fully_shard(nn.Sequential(*(nn.Linear(64, 64 + i // 4, bias=False) for i in range(12))), mesh=mesh)
+    reg = SpectralRegularizer(model, keep_ratio=0.5, depth=depth)
+    value = reg.accumulate_grad_(1.0)
+    wanted = [p.grad.to_local() for p in model.parameters()]  # type: ignore[union-attr]
+    model.zero_grad()
+    limit = 10000 if not depth else 4 * 4 * 32 * 33
+    first_half, held, calls = sharded._first_half, list[Any](), list[int]()
+
+    def watched(parts: Any, group: Any) -> Any:
+        assert not any(c() is not None for c in held), "those of the window before"
+        halves = first_half(parts, group)
+        held.extend(weakref.ref(c) for c, _ in halves)
+        calls.append(sum(c.nbytes for c, _ in halves))
+        return halves
+
+    monkeypatch.setattr(sharded, "_BUCKET", limit)
+    monkeypatch.setattr(sharded, "_first_half", watched)
+    assert reg.accumulate_grad_(1.0) == value
+    assert all(torch.equal(p.grad.to_local(), g) for p, g in zip(model.parameters(), wanted, strict=True))  # type: ignore[union-attr]
+    assert len(calls) == (3 if depth else 6)
+    assert max(calls) <= limit
