@@ -1,7 +1,8 @@
 """FRONT+ with the Hugging Face Trainer: a callback.
 
 `on_pre_optimizer_step` comes once per optimizer step, after the micro-batches were accumulated and the task's gradients
-unscaled and clipped: the penalty's gradient is added to those, and is not clipped itself.
+unscaled, and after the Trainer's own clipping. That is turned off (`max_grad_norm=0`): the callback adds the penalty's
+gradient and clips the sum.
 
 python examples/refine_hf_trainer.py --steps 20
 """
@@ -27,10 +28,10 @@ from front_models import SpectralRegularizer
 
 
 class SpectralPenalty(TrainerCallback):
-    """Adds ``lam`` times the gradient of the share of energy above the corner."""
+    """Adds ``lam`` times the gradient of the share of energy above the corner, and clips all gradients together."""
 
-    def __init__(self, lam: float, keep_ratio: float = 0.5) -> None:
-        self.lam, self.keep_ratio = lam, keep_ratio
+    def __init__(self, lam: float, keep_ratio: float = 0.5, max_grad_norm: float = 1.0) -> None:
+        self.lam, self.keep_ratio, self.max_grad_norm = lam, keep_ratio, max_grad_norm
         self.shares: list[float] = []
 
     def on_train_begin(
@@ -42,6 +43,7 @@ class SpectralPenalty(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.shares.append(self.penalty.accumulate_grad_(self.lam).item())
+        torch.nn.utils.clip_grad_norm_(kwargs["model"].parameters(), self.max_grad_norm)
 
 
 def data(rows: int = 64, length: int = 32) -> list[dict[str, torch.Tensor]]:
@@ -65,6 +67,7 @@ def main(steps: int, lam: float) -> None:
             per_device_train_batch_size=8,
             gradient_accumulation_steps=2,
             learning_rate=1e-3,
+            max_grad_norm=0,  # the callback clips
             report_to=[],
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),

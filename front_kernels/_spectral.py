@@ -217,13 +217,27 @@ def _fake_accumulate(
     grads: Sequence[Tensor],
     xs: Sequence[Tensor],
     ks: Sequence[int],
-    scale: float,
+    scale: float | Tensor,
     *,
     standardize: bool = False,
     decay: Decay = None,
 ) -> Tensor:
     check("spectral_grad_many_", xs, ks, decay, grads)
     return xs[0].new_empty((), dtype=loss_dtype(xs))
+
+
+def _accumulate(
+    grads: Sequence[Tensor],
+    xs: Sequence[Tensor],
+    ks: Sequence[int],
+    scale: Tensor,
+    *,
+    standardize: bool = False,
+    decay: Decay = None,
+) -> Tensor:
+    options: dict[str, Any] = {"standardize": standardize, "decay": decay}
+    loss: Tensor = torch.ops.front.spectral_grad_many_.default(list(grads), list(xs), list(ks), scale.item(), **options)
+    return loss
 
 
 def _fake_grad(
@@ -291,19 +305,27 @@ def _vmap_grad(
 
 def register() -> torch.library.Library:
     """Registers all of it; the returned Library keeps the kernels alive."""
-    library = torch.library.Library("front", "IMPL")
+    library = torch.library.Library("front", "FRAGMENT")
     ops = torch.ops.front
+    # spectral_grad_many_ with a scale that is no constant of a graph.
+    library.define(
+        "_spectral_accumulate_(Tensor(a!)[] grads, Tensor[] xs, SymInt[] ks, Tensor scale, *, bool standardize=False, "
+        "float[]? decay=None) -> Tensor"
+    )
+    library.impl("_spectral_accumulate_", _accumulate, "CompositeExplicitAutograd")
     library.impl("spectral_loss", _loss_kernel(ops.spectral_loss.default, False), "Autograd", with_keyset=True)
     library.impl("spectral_loss_many", _loss_kernel(ops.spectral_loss_many.default, True), "Autograd", with_keyset=True)
     library.impl("_spectral_grad_many", _grad_kernel, "Autograd", with_keyset=True)
-    accumulate = _bump_version(ops.spectral_grad_many_.default, below_autograd=False)
-    library.impl("spectral_grad_many_", accumulate, "Autograd", with_keyset=True)
-    for name in ("spectral_grad_many_", "_spectral_residual_"):
+    for name in ("spectral_grad_many_", "_spectral_accumulate_"):
+        accumulate = _bump_version(getattr(ops, name).default, below_autograd=False)
+        library.impl(name, accumulate, "Autograd", with_keyset=True)
+    for name in ("spectral_grad_many_", "_spectral_accumulate_", "_spectral_residual_"):
         library.impl(name, _bump_version(getattr(ops, name).default), "ADInplaceOrView", with_keyset=True)
     for name, fake in (
         ("spectral_loss", _fake_loss),
         ("spectral_loss_many", _fake_loss_many),
         ("spectral_grad_many_", _fake_accumulate),
+        ("_spectral_accumulate_", _fake_accumulate),
         ("_spectral_grad_many", _fake_grad),
         ("_spectral_crop", _fake_crop),
         ("_spectral_residual_", _fake_residual),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from ._spectral_parts import Between, Scale, apart, stacked
 
 __all__ = ["Part", "Shard", "graded_sharded_loss", "sharded_loss"]
 
-_BUCKET = 32 << 20  # bytes of coefficients that are reduced together
+_BUCKET = 32 << 20  # most bytes of coefficients that are there, and are reduced, together
 _PANEL = 64 << 20  # most bytes of whole columns at a time
 
 
@@ -195,32 +195,64 @@ def _reduce(tensors: Sequence[Tensor], group: Any) -> None:
         flush()
 
 
-def sharded_loss(
+def _windows(parts: Sequence[Part]) -> Iterator[slice]:
+    """Neighbours whose coefficients are at most _BUCKET bytes together, or single ones: they are there at once."""
+    first = held = 0
+    for i, part in enumerate(parts):
+        own = part.reduce_bytes() // 2
+        if i > first and held + own > _BUCKET:
+            yield slice(first, i)
+            first, held = i, 0
+        held += own
+    yield slice(first, len(parts))
+
+
+def _second_half(
+    own: Sequence[Tensor] | None, part: Part, between: Between, like: Tensor, rank: int
+) -> Iterator[Tensor]:
+    """Of every shard the sum of r^2 of its rows; adds to its gradient."""
+    for j, shard in enumerate(part.shards):
+        if not len(shard.local):
+            yield like.new_zeros(1)
+            continue
+        low = _own_rows(between.coefficients[j], shard, rank)
+        grad = [] if own is None else [own[j]]
+        term = between.terms[j : j + 1].contiguous()
+        yield torch.ops.front._spectral_residual_.default(grad, [shard.local], low[None], term, True)
+
+
+def _window(
     grads: Sequence[Sequence[Tensor]] | None, parts: Sequence[Part], group: Any, scale: Scale, standardize: bool
-) -> Tensor:
-    """The loss of all parts, the same on every process; grads, of the local rows, += ``scale`` times its gradient."""
-    rank = dist.get_rank(group)
-    betweens: list[Between] = []
+) -> tuple[list[Tensor], list[Callable[[Tensor], Tensor]]]:
+    """The sums of r^2 of every shard, and of every part its loss from these of all processes."""
     squares: list[Tensor] = []
+    losses: list[Callable[[Tensor], Tensor]] = []
     for i, (part, (c, spreads)) in enumerate(zip(parts, _first_half(parts, group), strict=True)):
         shape = part.shards[0].shape
         if part.layers is None:
             between = apart(c, spreads, shape, scale, standardize, part.decay)
         else:
             between = stacked(c, spreads, shape, part.layers, scale, standardize, part.decay)
-        betweens.append(between)
-        for j, shard in enumerate(part.shards):
-            if not len(shard.local):
-                squares.append(spreads.new_zeros(1))
-                continue
-            low = _own_rows(between.coefficients[j], shard, rank)
-            own = [] if grads is None else [grads[i][j]]
-            term = between.terms[j : j + 1].contiguous()
-            squares.append(torch.ops.front._spectral_residual_.default(own, [shard.local], low[None], term, True))
-    found = torch.cat(squares)
-    dist.all_reduce(found, group=group)
-    pieces = found.split([len(part.shards) for part in parts])
-    loss = torch.stack([b.loss(piece) for b, piece in zip(betweens, pieces, strict=True)]).sum()
+        own = None if grads is None else grads[i]
+        squares += _second_half(own, part, between, spreads, dist.get_rank(group))
+        losses.append(between.loss)
+    return squares, losses
+
+
+def sharded_loss(
+    grads: Sequence[Sequence[Tensor]] | None, parts: Sequence[Part], group: Any, scale: Scale, standardize: bool
+) -> Tensor:
+    """The loss of all parts, the same on every process; grads, of the local rows, += ``scale`` times its gradient."""
+    squares: list[Tensor] = []
+    losses: list[Callable[[Tensor], Tensor]] = []
+    for window in _windows(parts):
+        found = _window(None if grads is None else grads[window], parts[window], group, scale, standardize)
+        squares += found[0]
+        losses += found[1]
+    every = torch.cat(squares)
+    dist.all_reduce(every, group=group)
+    pieces = every.split([len(part.shards) for part in parts])
+    loss = torch.stack([of(piece) for of, piece in zip(losses, pieces, strict=True)]).sum()
     return loss.to(loss_dtype([part.shards[0].local for part in parts]))
 
 

@@ -112,9 +112,17 @@ def spectral_grad_many_(
         RuntimeError: one of grads requires grad and grad mode is on.
     """
     flat = _flat("spectral_grad_many_", xs, ks)
-    out: Tensor = torch.ops.front.spectral_grad_many_.default(
-        list(grads), list(xs), flat, scale, standardize=standardize, decay=decay
-    )
+    out: Tensor
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        # An op's number would be a constant of the graph, with a graph for every scale.
+        at = torch.ones((), dtype=torch.float64, device=xs[0].device) * scale
+        out = torch.ops.front._spectral_accumulate_.default(
+            list(grads), list(xs), flat, at, standardize=standardize, decay=decay
+        )
+    else:
+        out = torch.ops.front.spectral_grad_many_.default(
+            list(grads), list(xs), flat, scale, standardize=standardize, decay=decay
+        )
     return out
 
 

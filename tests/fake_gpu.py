@@ -33,6 +33,7 @@ LISTS = {
     "spectral_loss": _spectral_gpu._loss,
     "spectral_loss_many": _spectral_gpu._loss_many,
     "spectral_grad_many_": _spectral_gpu._grad_many_,
+    "_spectral_accumulate_": _spectral_gpu._grad_many_,
     "_spectral_grad_many": _spectral_gpu._grad_many,
 }
 HALVES = {"_spectral_crop": _spectral_gpu.crop, "_spectral_residual_": _spectral_gpu.residual_}

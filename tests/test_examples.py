@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -40,3 +44,22 @@ def test_callbacks(name: str, package: str) -> None:
     first, last = map(float, re.search(r"above the corner: ([\d.]+) -> ([\d.]+)", text).groups())  # type: ignore[union-attr]
     assert last < first - 1e-3
     assert "penalty steps: 12" in text
+
+
+def test_the_trainers_callback_clips_behind_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the optimizer sees is at most the limit, with a penalty whose gradient is above it."""
+    pytest.importorskip("accelerate", reason="accelerate is not installed (pip install '.[examples]')")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    main = importlib.import_module("refine_hf_trainer").main.callback
+    norms: list[float] = []
+
+    def look(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(nn.utils.get_total_norm(grads).item())
+
+    hook = register_optimizer_step_pre_hook(look)
+    try:
+        main(steps=3, lam=1000.0)
+    finally:
+        hook.remove()
+    assert norms == pytest.approx([1.0] * 3, rel=1e-3)

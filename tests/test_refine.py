@@ -124,7 +124,7 @@ def test_an_interrupt_behind_a_forward_pass_saves_the_buffers_before_it(step: in
 def test_copies_of_buffers_lie_in_the_memory_of_those_before() -> None:
     model = with_norm()
     made = parts(model)
-    run = front_models._refine._Run(model, [], made["optimizer"], made["scheduler"], {}, {})
+    run = front_models._refine_run.Run(model, [], made["optimizer"], made["scheduler"], {}, {})
     first = {name: copy for name, (_, copy) in run._buffers.items()}
     assert set(first) == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
     model(torch.randn(4, 12))

@@ -27,6 +27,7 @@ from front_kernels import sharded
 from front_models import SpectralRegularizer
 from penalties import Mixed, assert_close, dense_penalty, gradients
 from processes import run_processes
+from shards import full, local, own_rows, pair, shard
 
 LAM = 0.05
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -40,34 +41,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "depth-exponential": {"weighting": "exponential", "decay": (1.0, 2.0, 0.5), "depth": True},
 }
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5, torch.bfloat16: 8e-3}
-
-
-def shard(model: Mixed, mesh: DeviceMesh) -> Mixed:
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
-def pair(dtype: torch.dtype, mesh: DeviceMesh) -> tuple[Mixed, Mixed]:
-    """A whole model, and the same in shards."""
-    torch.manual_seed(1)
-    whole = Mixed(scalar=False).to(dtype)
-    return whole, shard(copy.deepcopy(whole), mesh)
-
-
-def full(tensor: Tensor | None) -> Tensor:
-    assert isinstance(tensor, DTensor)
-    return tensor.full_tensor()
-
-
-def own_rows(grads: list[Tensor], mesh: DeviceMesh) -> list[Tensor]:
-    """Of whole gradients what this process has of them."""
-    size, rank = mesh.size(mesh.ndim - 1), mesh.get_local_rank(mesh.ndim - 1)
-    return [chunks[rank] if rank < len(chunks := g.chunk(size)) else g[:0] for g in grads]
-
-
-def local(grads: list[Tensor]) -> list[Tensor]:
-    return [g.to_local() for g in grads]  # type: ignore[attr-defined]
 
 
 def check_equals_one_process(mesh: DeviceMesh) -> None:
@@ -127,6 +100,36 @@ def check_training_steps(mesh: DeviceMesh) -> None:
         moved = [p.detach() - s for p, s in zip(whole.parameters(), start, strict=True)]
         for m in (model, other):
             assert_close([full(p.detach()) - s for p, s in zip(m.parameters(), start, strict=True)], moved, 1e-9)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.middle, self.head = nn.Embedding(12, 6), nn.Linear(6, 6), nn.Linear(6, 12, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.middle(self.embedding(ids))).square().mean()
+
+
+def check_tied_parameters_and_accumulated_gradients(mesh: DeviceMesh) -> None:
+    """Gradients of the task are reduced in the second of two backwards; the penalty's are added at once."""
+    torch.manual_seed(6)
+    whole = Tied().double()
+    models = [fully_shard(copy.deepcopy(whole), mesh=mesh) for _ in range(2)]
+    reg, *regs = (SpectralRegularizer(m, keep_ratio=0.5) for m in (whole, *models))
+    ids = torch.arange(6)[None]
+    for i in range(2):
+        ((whole(ids + i) + LAM * reg()) / 2).backward()
+        for m in models:
+            m.set_requires_gradient_sync(i == 1)
+        ((models[0](ids + i) + LAM * regs[0]()) / 2).backward()
+        (models[1](ids + i) / 2).backward()
+    regs[1].accumulate_grad_(LAM)
+    wanted = [p.grad for p in whole.parameters()]
+    assert len(wanted) == 3
+    for m in models:
+        assert_close([full(p.grad) for p in m.parameters()], wanted, 1e-11)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -354,6 +357,7 @@ CHECKS: list[Callable[[DeviceMesh], None]] = [
     check_shards_are_uneven_and_empty,
     check_equals_one_process,
     check_training_steps,
+    check_tied_parameters_and_accumulated_gradients,
     check_routes_and_bytes,
     check_many_small_messages,
     check_panels_and_precision,
@@ -371,7 +375,7 @@ CHECKS: list[Callable[[DeviceMesh], None]] = [
 
 def _shards(rank: int, size: int) -> int:
     mesh = init_device_mesh("cpu", (size,))
-    checks = CHECKS if size == 3 else CHECKS[:4]
+    checks = CHECKS if size == 3 else CHECKS[:5]
     for check in checks:
         check(mesh)
     return len(checks)
@@ -388,7 +392,7 @@ def _hybrid(rank: int, size: int) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])  # three: shards that are uneven and empty for every kind of parameter
 def test_shards(size: int, tmp_path: Path) -> None:
-    assert run_processes(_shards, size, tmp_path) == [len(CHECKS) if size == 3 else 4] * size
+    assert run_processes(_shards, size, tmp_path) == [len(CHECKS) if size == 3 else 5] * size
 
 
 @pytest.mark.slow

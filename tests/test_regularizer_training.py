@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import models
 from front_models import SpectralRegularizer
@@ -227,6 +228,21 @@ def test_compiled_accumulation(options: dict[str, Any]) -> None:
     value = accumulate(LAM)
     assert value.item() == pytest.approx(reg_a().item(), rel=1e-6)
     assert_close(grads_of(b), grads_of(a), 5e-6)
+
+
+@forms
+def test_compiled_once_for_all_weights(options: dict[str, Any]) -> None:
+    """At most twice: torch takes a number for a constant until it sees another one."""
+    a, reg_a, b, reg_b = twins(**options)
+    counter = CompileCounterWithBackend("aot_eager")
+    accumulate = torch.compile(reg_b.accumulate_grad_, fullgraph=True, backend=counter)
+    for lam in torch.linspace(LAM, 1, 10).tolist():
+        for model in (a, b):
+            for p in model.parameters():
+                p.grad = torch.zeros_like(p)
+        assert accumulate(lam).item() == pytest.approx(reg_a.accumulate_grad_(lam).item(), rel=1e-6)
+        assert_close(grads_of(b), grads_of(a), 5e-6)
+    assert counter.frame_count <= 2
 
 
 def _ddp(rank: int, size: int) -> dict[tuple[str, str], list[Tensor]]:

@@ -165,6 +165,34 @@ def test_the_in_place_form_compiles() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+def test_the_in_place_form_is_compiled_for_all_scales() -> None:
+    """At most twice: torch takes a number for a constant until it sees another one."""
+
+    def step(grad: Tensor, x: Tensor, scale: float) -> Tensor:
+        return fk.spectral_grad_many_([grad], [x], [3], scale, standardize=True)
+
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(step, fullgraph=True, backend=counter)
+    x = torch.randn(6, 8)
+    for i in range(10):
+        one, two = torch.ones(6, 8), torch.ones(6, 8)
+        assert compiled(one, x, 0.1 * i) == step(two, x, 0.1 * i)
+        assert torch.equal(one, two)
+    assert counter.frame_count <= 2
+
+
+def test_a_scale_in_a_tensor() -> None:
+    xs, scale = [torch.randn(6, 8), torch.randn(1, 5)], torch.tensor(0.3, dtype=torch.float64)
+    one, two = ([torch.ones_like(x) for x in xs] for _ in range(2))
+    options = {"standardize": True, "decay": [1.0, 0.5]}
+    versions = [grad._version for grad in one]
+    found = F._spectral_accumulate_(one, xs, [3, 2, 1, 1], scale, **options)
+    assert found == F.spectral_grad_many_(two, xs, [3, 2, 1, 1], 0.3, **options)
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert all(grad._version > version for grad, version in zip(one, versions, strict=True))
+    torch.library.opcheck(F._spectral_accumulate_.default, (one, xs, [3, 2, 1, 1], scale), options)
+
+
 class Penalty(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return fk.spectral_loss(x, (2, 3), standardize=True) + fk.spectral_loss_many([x], [2], decay=[1.0, 0.5])

@@ -120,5 +120,6 @@ def test_a_scale_on_another_device_is_brought() -> None:
 
 
 def test_every_form_is_registered_for_cuda() -> None:
-    for name in ("spectral_loss", "spectral_loss_many", "spectral_grad_many_", "_spectral_grad_many"):
+    own = "_spectral_grad_many", "_spectral_accumulate_"
+    for name in ("spectral_loss", "spectral_loss_many", "spectral_grad_many_", *own):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"front::{name}", "CUDA")

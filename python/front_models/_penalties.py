@@ -40,10 +40,11 @@ class Member:
     def check(self) -> None:
         """Raises ValueError where the module has another parameter by now, which would go without its penalty.
 
-        One that is sharded may stand whole in its place, between forward and backward.
+        Between forward and backward FSDP may put a whole one, which is no DTensor, in the place of one that is sharded.
         """
         held = self.owner._parameters.get(self.name.rpartition(".")[2])
-        if held is not self.param and not is_distributed(self.param):
+        whole = is_distributed(self.param) and held is not None and not is_distributed(held)
+        if held is not self.param and not whole:
             raise ValueError(
                 f"model: {self.name} is not the parameter that it was when the regularizer was made; make it after "
                 "fully_shard, load_state_dict(assign=True) and whatever else replaces parameters"
@@ -65,18 +66,19 @@ class Penalty(Protocol):
 
 
 @contextmanager
-def _gradients(params: Sequence[Tensor], shapes: Sequence[tuple[int, int]]) -> Iterator[list[Tensor]]:
+def _gradients(members: Sequence[Member], shapes: Sequence[tuple[int, int]]) -> Iterator[list[Tensor]]:
     """The gradients as matrices, to be added to. Where strides do not allow a view, through a copy."""
     views, copies = [], []
-    for param, shape in zip(params, shapes, strict=True):
+    for member, shape in zip(members, shapes, strict=True):
+        param: Any = member.param
         if param.grad is None:
             param.grad = torch.zeros_like(param)
         elif param.grad.layout is not torch.strided:  # Embedding(sparse=True); the sum with a dense gradient is dense
             param.grad = param.grad.to_dense()
-        if is_distributed(param) and param.grad.placements != param.placements:  # type: ignore[attr-defined]
+        if is_distributed(param) and param.grad.placements != param.placements:
             raise ValueError(
-                f"model: a gradient has placements {param.grad.placements}, its parameter {param.placements}; "  # type: ignore[attr-defined]
-                "allowed are the same ones"
+                f"model: the gradient of {member.name} has placements {param.grad.placements}; allowed are those of "
+                f"the parameter, {param.placements}"
             )
         grad = local_of(param.grad)
         try:
@@ -93,22 +95,22 @@ class Apart:
     """Parameters of any shapes on one device, each by itself."""
 
     def __init__(self, members: Sequence[tuple[Member, Kept]]) -> None:
-        self._params = [member.param for member, _ in members]
+        self._members = [member for member, _ in members]
         self._shapes = [kept.matrix for _, kept in members]
         self._ks = [kept.k for _, kept in members]
         self._decay = members[0][1].decay
 
     @property
     def count(self) -> int:
-        return sum(param.numel() for param in self._params)
+        return sum(member.param.numel() for member in self._members)
 
     def loss(self, standardize: bool) -> Tensor:
-        xs = [local_of(p).reshape(shape) for p, shape in zip(self._params, self._shapes, strict=True)]
+        xs = [local_of(m.param).reshape(shape) for m, shape in zip(self._members, self._shapes, strict=True)]
         return front_kernels.spectral_loss_many(xs, self._ks, standardize=standardize, decay=self._decay)
 
     def accumulate(self, scale: float, standardize: bool) -> Tensor:
-        xs = [local_of(p).reshape(shape) for p, shape in zip(self._params, self._shapes, strict=True)]
-        with _gradients(self._params, self._shapes) as grads:
+        xs = [local_of(m.param).reshape(shape) for m, shape in zip(self._members, self._shapes, strict=True)]
+        with _gradients(self._members, self._shapes) as grads:
             return front_kernels.spectral_grad_many_(
                 grads, xs, self._ks, scale, standardize=standardize, decay=self._decay
             )
@@ -118,22 +120,22 @@ class Stack:
     """The layers of a role."""
 
     def __init__(self, members: Sequence[Member], kept: Kept) -> None:
-        self._params = [member.param for member in members]
+        self._members = members
         assert kept.layers is not None
         self._kept = kept
         self._k = (kept.layers, *kept.k)
 
     @property
     def count(self) -> int:
-        return sum(param.numel() for param in self._params)
+        return sum(member.param.numel() for member in self._members)
 
     def loss(self, standardize: bool) -> Tensor:
-        xs = [local_of(p).reshape(self._kept.matrix) for p in self._params]
+        xs = [local_of(member.param).reshape(self._kept.matrix) for member in self._members]
         return front_kernels.spectral_stack_loss(xs, self._k, standardize=standardize, decay=self._kept.decay)
 
     def accumulate(self, scale: float, standardize: bool) -> Tensor:
-        xs = [local_of(p).reshape(self._kept.matrix) for p in self._params]
-        with _gradients(self._params, [self._kept.matrix] * len(xs)) as grads:
+        xs = [local_of(member.param).reshape(self._kept.matrix) for member in self._members]
+        with _gradients(self._members, [self._kept.matrix] * len(xs)) as grads:
             return front_kernels.spectral_stack_grad_(
                 grads, xs, self._k, scale, standardize=standardize, decay=self._kept.decay
             )
@@ -216,8 +218,8 @@ class Sharded:
         locals_ = self._locals()
         parts = self._parts(locals_)
         shapes = [tuple(shard.local.shape) for part in parts for shard in part.shards]
-        params = [member.param for members, _ in self._roles for member in members]
-        with _gradients(params, shapes) as grads:  # type: ignore[arg-type]
+        flat = [member for members, _ in self._roles for member in members]
+        with _gradients(flat, shapes) as grads:  # type: ignore[arg-type]
             own = iter(grads)
             nested = [[next(own) for _ in part.shards] for part in parts]
             return sharded_loss(nested, parts, self._group, scale, standardize)

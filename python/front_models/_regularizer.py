@@ -84,9 +84,10 @@ class SpectralRegularizer:
     before clipping and the optimizer's step. Both give the same gradients.
 
     Parameters are looked up when the regularizer is made; those that do not require grad when it is called are left out
-    (frozen; also of the layers that `depth` counts), shared ones count once. Under DDP every process adds the same.
-    Under FSDP2, where parameters are DTensors sharded along axis 0, processes transform their own rows and sum
-    coefficients; make the regularizer after `fully_shard`; see `communication`.
+    (frozen; also of the layers that `depth` counts), shared ones count once. Under DDP every process adds the same;
+    with ``find_unused_parameters=True`` only by `accumulate_grad_`: under autograd the penalty uses what the model did
+    not, and DDP's backward raises. Under FSDP2, where parameters are DTensors sharded along axis 0, processes transform
+    their own rows and sum coefficients; make the regularizer after `fully_shard`; see `communication`.
 
     Args:
         model: its parameters of floating point, but tables, which the architecture fixes.
@@ -164,15 +165,17 @@ class SpectralRegularizer:
     def accumulate_grad_(self, lam: float) -> Tensor:
         """Adds ``lam`` times the gradient of the penalty to the parameters' `.grad`; returns the penalty.
 
-        A parameter that has no `.grad` gets one. No graph is recorded.
+        A parameter that has no `.grad` gets one. No graph is recorded. Under torch.compile one graph serves every
+        `lam` (and one the first).
 
         Raises:
-            TypeError, ValueError: `lam` is no finite number.
+            TypeError, ValueError: `lam` is no finite number; compiled, it is not asked whether it is finite.
             ValueError: no parameter requires grad, or the model has another one by now.
         """
         if isinstance(lam, bool) or not isinstance(lam, (int, float)):
             raise TypeError(f"lam: got {lam!r}; allowed is a finite number")
-        if not math.isfinite(lam):
+        # NOTE: in a graph lam has no value to ask for.
+        if not torch.compiler.is_compiling() and not math.isfinite(lam):
             raise ValueError(f"lam: got {lam!r}; allowed is a finite number")
         penalties = self._penalties()
         count = sum(penalty.count for penalty in penalties)
@@ -201,7 +204,8 @@ class SpectralRegularizer:
         """Of sharded parameters: the bytes that a process sends in a call, role by role; empty where none is sharded.
 
         Either the coefficients are summed, or, where that is more, the matrices are gathered in their own dtype. The
-        backward of ``reg()`` does it once more. Sums of squares and the like are not counted, 40 bytes a parameter.
+        backward of ``reg()`` does it once more. Not counted: about 32 bytes a parameter and process, sums of squares
+        and the like.
         """
         sharded = [penalty for penalty in self._penalties() if isinstance(penalty, Sharded)]
         return "\n".join(line for penalty in sharded for line in penalty.communication())

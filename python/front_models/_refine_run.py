@@ -1,0 +1,250 @@
+"""What a run of refine() is but for its arguments: its place in the data, and its checkpoints."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from front_models._atomic import atomic_path
+from front_models._regularizer import RoleEnergy
+
+__all__ = ["RefineResult", "Run"]
+
+_FORMAT = "front-refine-4"
+_KEYS = {"settings", "model", "buffers", "optimizer", "scheduler", "taken", "random at start", "random"}
+_KEYS |= {"task_loss", "penalty"}
+_GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
+_END = object()
+
+
+@dataclass
+class RefineResult:
+    """Of each step its task loss and penalty (before the step), and at the end the energy of every role."""
+
+    task_loss: list[float] = field(default_factory=list)
+    penalty: list[float] = field(default_factory=list)
+    report: list[RoleEnergy] = field(default_factory=list)
+
+
+class Run:
+    """All that a run is, but the arguments: what a checkpoint holds."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Iterable[Any],
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+        first: dict[str, Any],
+        last: dict[str, Any],
+    ) -> None:
+        self.result = RefineResult()
+        self._model, self._data, self._optimizer, self._scheduler = model, data, optimizer, scheduler
+        self._settings = {
+            **first,
+            "parameters": {
+                n: list(value.shape) if torch.is_tensor(value) else None for n, value in model.state_dict().items()
+            },
+            "trained parameters": [n for n, parameter in model.named_parameters() if parameter.requires_grad],
+            "optimizer": type(optimizer).__name__,
+            "parameters of the optimizer": [_names(group, model) for group in optimizer.param_groups],
+            "hyperparameters": [_hyperparameters(group) for group in optimizer.param_groups],
+            "scheduler": type(scheduler).__name__,
+            **last,
+        }
+        self._batches: Iterator[Any] | None = None
+        self._taken = 0  # batches of this pass over the data
+        self._at_start = _random_state(data)  # when it began
+        self.whole = True  # not in the middle of an optimizer's step
+        self._point: dict[str, Any] = {}
+        self._buffers: dict[str, tuple[Tensor, Tensor]] = {}  # and a copy of each
+        self._mark()
+
+    def _mark(self) -> None:
+        """Where the next step begins; an interrupt in the middle of it leads back here."""
+        # NOTE: a buffer's version does not tell: batch_norm writes to running_mean without counting it.
+        kept = self._buffers
+        self._buffers = {
+            name: (buffer, _copied(buffer, kept[name][1] if name in kept else None))
+            for name, buffer in self._model.named_buffers(remove_duplicate=False)
+        }
+        self._point = {
+            "taken": None if self._batches is None else self._taken,
+            "random at start": self._at_start,
+            "random": _random_state(self._data),
+        }
+
+    @torch.no_grad()
+    def put_back_buffers(self) -> None:
+        """A forward pass may have changed them."""
+        for name, (buffer, copy) in self._buffers.items():
+            module, _, own = name.rpartition(".")
+            self._model.get_submodule(module)._buffers[own] = buffer.copy_(copy)
+
+    def next_batch(self) -> Any:
+        for _ in range(2):
+            if self._batches is None:
+                self._at_start, self._taken = _random_state(self._data), 0
+                self._batches = iter(self._data)
+            try:
+                batch = next(self._batches)
+            except StopIteration:
+                if self._taken == 0:
+                    break
+                self._batches = None
+                continue
+            self._taken += 1
+            return batch
+        raise ValueError("data: it has no batches, or can be iterated only once; allowed is what can be iterated again")
+
+    def done(self, loss: float, penalty: float) -> None:
+        self.result.task_loss.append(loss)
+        self.result.penalty.append(penalty)
+        self._mark()
+        self.whole = True
+
+    def save(self, path: Path) -> None:
+        model = self._model.state_dict()
+        copies = {name: copy for name, (_, copy) in self._buffers.items()}
+        model.update({name: copy for name, copy in copies.items() if name in model})
+        state = {
+            "format": _FORMAT,
+            "settings": self._settings,
+            "model": model,
+            "buffers": {name: copy for name, copy in copies.items() if name not in model},  # persistent=False
+            "optimizer": self._optimizer.state_dict(),
+            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
+            **self._point,
+            "task_loss": self.result.task_loss,
+            "penalty": self.result.penalty,
+        }
+        with atomic_path(path, force=True) as partial:
+            torch.save(state, partial)
+
+    def load(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch's, zipfile's, pickle's: each says it in its own way
+            raise ValueError(f"checkpoint: {os.fspath(path)!r} is damaged or no checkpoint: {error}") from error
+        if not isinstance(state, dict) or state.get("format") != _FORMAT:
+            raise ValueError(f"checkpoint: {os.fspath(path)!r} was not written by refine")
+        if missing := sorted(_KEYS - state.keys()):
+            raise ValueError(f"checkpoint: {os.fspath(path)!r} is damaged: it has no {', '.join(missing)}")
+        settings = {**self._settings, "buffers": sorted(state["buffers"].keys() & self._names_of_buffers())}
+        found = {**state["settings"], "buffers": sorted(state["buffers"])}
+        for name, value in settings.items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f"checkpoint: {os.fspath(path)!r} is of a run with {name} {_short(found.get(name))}, not "
+                    f"{_short(value)}; name another file, or remove it to start anew"
+                )
+        if state["taken"] is not None:
+            self._replay(state, path)
+        self._model.load_state_dict(state["model"])
+        self._load_buffers(state["buffers"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+        self.result = RefineResult(list(state["task_loss"]), list(state["penalty"]))
+        _set_random_state(self._data, state["random"])
+        self._mark()
+
+    def _replay(self, state: dict[str, Any], path: Path) -> None:
+        """The same pass over the data again, up to where it was."""
+        _set_random_state(self._data, state["random at start"])
+        self._at_start = state["random at start"]
+        self._batches = iter(self._data)
+        for done in range(state["taken"]):
+            if next(self._batches, _END) is _END:
+                raise ValueError(
+                    f"data: they end after {done} batches, but {os.fspath(path)!r} is of a run that had taken "
+                    f"{state['taken']}; allowed are the data of that run"
+                )
+        self._taken = state["taken"]
+
+    def _names_of_buffers(self) -> set[str]:
+        """Also of those that are None."""
+        modules = self._model.named_modules(remove_duplicate=False)
+        return {f"{at}.{name}" if at else name for at, module in modules for name in module._buffers}
+
+    @torch.no_grad()
+    def _load_buffers(self, buffers: dict[str, Tensor]) -> None:
+        """A forward pass may make them, or change their shape."""
+        for name, value in buffers.items():
+            module, _, own = name.rpartition(".")
+            held = self._model.get_submodule(module)._buffers
+            buffer = held[own]
+            if buffer is not None and buffer.shape == value.shape:
+                buffer.copy_(value)
+            else:
+                device = next(self._model.parameters()).device if buffer is None else buffer.device
+                held[own] = value.to(device)
+
+
+def _names(group: dict[str, Any], model: nn.Module) -> list[str]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [names.get(parameter, "not of the model") for parameter in group["params"]]
+
+
+def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
+    """Of a group of parameters, those that no scheduler changes."""
+    scheduled = ("params", "lr", "momentum", "betas") if "initial_lr" in group else ("params",)
+    plain = {n: value.item() if torch.is_tensor(value) else value for n, value in group.items() if n not in scheduled}
+    return {n: value for n, value in plain.items() if isinstance(value, (bool, int, float, str, tuple, type(None)))}
+
+
+@torch.no_grad()
+def _copied(buffer: Tensor, into: Tensor | None) -> Tensor:
+    """A copy of a buffer, in the memory of an earlier one where that is alike."""
+    if into is None or (into.shape, into.dtype, into.device) != (buffer.shape, buffer.dtype, buffer.device):
+        return buffer.detach().clone()
+    return into.copy_(buffer)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _generators(data: object) -> dict[str, torch.Generator]:
+    """Those of a data loader and its samplers, by attribute."""
+    found = {}
+    for path in _GENERATORS:
+        value: Any = data
+        for attribute in path.split("."):
+            value = getattr(value, attribute, None)
+        if isinstance(value, torch.Generator):
+            found[path] = value
+    return found
+
+
+def _random_state(data: object) -> dict[str, Any]:
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002, others use it
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": random.getstate(),
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "data": {path: generator.get_state() for path, generator in _generators(data).items()},
+    }
+
+
+def _set_random_state(data: object, state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, values, gauss = state["python"]
+    random.setstate((version, tuple(values), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    for path, generator in _generators(data).items():
+        if path in state["data"]:
+            generator.set_state(state["data"][path])
