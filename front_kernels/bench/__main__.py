@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,11 +96,11 @@ class Run:
     epilog=f"""Exit status: 0; 1 if a result of ours is wrong, a case fails, nothing was measured or a row is slower
     than in the baseline; 2 for wrong options.
 
-    Baseline: our rows are compared with those of the same device, op, sizes, dtype and engine that OLD.csv has last.
-    Old times are multiplied by the drift, the median of new / old over the alternatives that both runs timed for the
-    case, since machines drift: what counts is the ratio to them. A row is slower if its median is above the old one by
-    more than the noise: the old 80 % quantile less the old median, plus the new median less the new 20 % quantile, plus
-    {SLACK} of the old median."""
+    Baseline: our rows are compared with those of the same device, op, sizes, dtype and engine in the newest run of
+    OLD.csv that has them. Old times are multiplied by the drift, the median of new / old over the alternatives that
+    both runs timed for the case, since machines drift: what counts is the ratio to them. A row is slower if its median
+    is above the old one by more than the noise: the old 80 % quantile less the old median, plus the new median less the
+    new 20 % quantile, plus {SLACK} of the old median."""
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
               help="auto: the GPU where there is one")  # fmt: skip
@@ -167,34 +168,36 @@ def main(
             run.measure(case, seconds, names, common, out / "bench.csv")
             if run.device_lost():
                 break
-    finish(run, before, out, str(common["device"]))
+    finish(run, chosen, common, before, out)
 
 
-def finish(run: Run, before: list[dict[str, str]] | None, out: Path, machine: str) -> None:
+def finish(run: Run, chosen: Sequence[Case], common: Row, before: Sequence[Row] | None, out: Path) -> None:
     """Table, pictures, comparison and exit status."""
     if run.rows:
         click.echo("\nresults")
         report.show(run.rows)
         click.echo(f"rows: {out / 'bench.csv'}")
         try:
-            for path in report.draw(run.rows, machine, out):
+            for path in report.draw(run.rows, str(common["device"]), out):
                 click.echo(f"picture: {path}")
         except ImportError as error:
             click.echo(f"no pictures: {error} (pip install matplotlib)")
     elif not run.wrong:
         run.wrong.append("FAILED nothing was measured")
     if before is not None:
-        compare(run, before)
+        compare(run, chosen, common, before)
     for line in run.wrong:
         click.echo(line)
     if run.wrong:
         raise SystemExit(1)
 
 
-def compare(run: Run, before: list[dict[str, str]]) -> None:
+def compare(run: Run, chosen: Sequence[Case], common: Row, before: Sequence[Row]) -> None:
     found = baseline.changes(run.rows, before)
     if not found:
         run.wrong.append("FAILED the baseline has no row of this device, threads, instruction set and these cases")
+    for name in baseline.unmeasured(run.rows, before, chosen, common):
+        click.echo(f"in the baseline, not measured: {name}")
     slower = [f"SLOWER {change}" for change in found if change.slower]
     click.echo(f"baseline: {len(found)} rows compared, {len(slower)} slower beyond the noise")
     run.wrong += slower
