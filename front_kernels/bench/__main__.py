@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import front_kernels as fk
+from front_kernels import _settings
+from front_kernels._options import Seconds
 
 from . import baseline, ledger, report
 from .cases import ITEM, SETS, Case, Row
@@ -52,6 +55,16 @@ def chosen_cases(name: str, dtypes: tuple[str, ...], only: tuple[str, ...]) -> l
             param_hint="--only",
         )
     return found
+
+
+def check_writable(out: Path) -> None:
+    """Makes the folder, and sees that its ledger can be read and replaced."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out):
+            ledger.read(out / "bench.csv")
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"cannot write to {out}: {one_line(error)}", param_hint="--out") from error
 
 
 class Run:
@@ -114,11 +127,11 @@ class Run:
               help="folder of bench.csv, which is appended to, and of the pictures")  # fmt: skip
 @click.option("--baseline", "old", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="OLD.csv",
               help="compare with an older ledger")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+@click.option("--seconds", type=Seconds(min=0, min_open=True), default=1.0, show_default=True,
               help="of timing per case; each implementation runs 5 times at least, an alternative only if a call takes "
               "at most 5 s")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="of the CPU; otherwise torch's own number")
-@click.option("--deadline", type=click.FloatRange(min=0), help="seconds after which cases run without alternatives")
+@click.option("--deadline", type=Seconds(min=0), help="seconds after which cases run without alternatives")
 @click.option("--peers/--no-peers", default=True, help="whether to time the alternatives")
 def main(
     device: str,
@@ -142,12 +155,17 @@ def main(
     """
     started = time.perf_counter()
     # Everything that can be refused is refused before anything is measured.
-    chosen, on = chosen_cases(cases, dtypes, only), chosen_device(device)
+    chosen = chosen_cases(cases, dtypes, only)
+    try:
+        _settings.engine()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    on = chosen_device(device)
     try:
         before = None if old is None else baseline.read(old)
     except (ValueError, OSError) as error:
         raise click.BadParameter(str(error), param_hint="--baseline") from error
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     if threads is not None:
         torch.set_num_threads(threads)
     console = Console(stderr=True)

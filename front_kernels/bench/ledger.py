@@ -34,11 +34,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """All rows, oldest first."""
+    """All rows, oldest first.
+
+    Raises:
+        ValueError: the file is no CSV.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no CSV file: {error}") from error
 
 
 def append(results: Sequence[Row], path: Path) -> None:
