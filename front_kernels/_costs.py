@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _C
+from .triton import moments
 
 __all__ = [
     "DEVICES",
@@ -22,6 +23,7 @@ __all__ = [
     "Problem",
     "cuda_us",
     "device_named",
+    "folds",
     "problems_of",
     "too_large",
     "too_long",
@@ -54,6 +56,8 @@ _MOST_BASIS = 1 << 30
 """Bytes of one basis, and of the partial sums, beyond which the GEMM-shaped kernels are used only where they must."""
 _TWO_PASSES = 2.2
 """Times that products of one axis take of what they would at a device's rates."""
+_CLEARLY_FEWER = 0.8
+"""Of the products: times were measured where the contiguous axis goes last."""
 _CONVOLUTION, _THROUGH_MEMORY = 37, 12  # passes over an axis' points that steps through memory are worth
 _PROGRAMS, _LANES = 132, 64  # of the kernel for both axes: as many at least, each with so many lanes
 
@@ -101,18 +105,58 @@ class Problem(NamedTuple):
             return [Pass(n0, k0, n1, False), Pass(n1, k1, k0, False)]
         return [Pass(n1, k1, n0, False), Pass(n0, k0, k1, False)]
 
-    @property
-    def passes(self) -> list[Pass]:
-        """In the order that needs fewer products."""
-        (n0, n1), (k0, k1) = self.shape, self.k
-        first = not self.by_columns  # of x; an intermediate has contiguous rows
-        if k1 is None:
-            return [Pass(n0, k0, n1, first)]
-        rows_first = [Pass(n1, k1, n0, not first), Pass(n0, k0, k1, True)]
-        columns_first = [Pass(n0, k0, n1, first), Pass(n1, k1, k0, False)]
+    def passes(self, precision: str = "highest") -> list[Pass]:
+        """As the GEMM-shaped kernels take them."""
+        if self.k[1] is None:
+            return [Pass(self.shape[0], self.k[0], self.shape[1], not self.by_columns)]
+        rows = self.rows_first(precision)
         # The inverse is the transpose: what comes first there is last here.
-        found = min(rows_first, columns_first, key=lambda passes: sum(n * k * lanes for n, k, lanes, _ in passes))
-        return found[::-1] if self.inverse else found
+        return self._order(not rows)[::-1] if self.inverse else self._order(rows)
+
+    def rows_first(self, precision: str, by_moments: bool = True) -> bool:
+        """Whether products take the second axis before the first one: where that needs fewer.
+
+        Forward the axis that is not contiguous goes first, as it can be folded or taken by its moments, unless the
+        other order needs clearly fewer. `by_moments`: whether sums may be of them.
+        """
+        if self.inverse:  # the transpose of the forward one in the other order
+            yes, no = (sum(n * k * lanes for n, k, lanes, _ in self._order(rows)) for rows in (False, True))
+            return yes <= no
+        strided, contiguous = (
+            self._products(self._order(rows), precision, by_moments) for rows in (self.by_columns, not self.by_columns)
+        )
+        return self.by_columns != (contiguous < _CLEARLY_FEWER * strided)
+
+    def _order(self, rows_first: bool) -> list[Pass]:
+        """Forward; the intermediate is such that its second axis is strided in either order."""
+        (n0, n1), (k0, k1) = self.shape, self.k
+        assert k1 is not None
+        if rows_first:
+            return [Pass(n1, k1, n0, self.by_columns), Pass(n0, k0, k1, True)]
+        return [Pass(n0, k0, n1, not self.by_columns), Pass(n1, k1, k0, True)]
+
+    def _products(self, passes: list[Pass], precision: str, by_moments: bool) -> float:
+        """Of bfloat16 numbers, a TF32 product being two."""
+        total = 0.0
+        asked = "half" if self.x.itemsize == 2 else "single"
+        for (n, k, lanes, strided), dtype in zip(passes, (self.x, self.compute), strict=True):
+            dot = self.compute if self.compute == torch.float64 else dtype
+            each = 1.0 if dot.itemsize == 2 else 2.0
+            if precision != "fast":
+                each *= 2 if dot.itemsize == 2 else 3
+            if strided and folds(dot, precision):
+                each /= 2
+            if by_moments and strided and dot != torch.float64 and precision != "fast" and n >= moments.LONG:
+                terms = moments.chosen(n, k, moments.SHORTEST, asked)
+                each = each if terms is None else min(each, moments.products(terms, moments.SHORTEST))
+            total += each * n * k * lanes
+        return total
+
+
+def folds(dot: torch.dtype, precision: str) -> bool:
+    """Whether sums along a strided axis are folded: not where that needs more bits than the inputs have."""
+    # A sum of two float16 numbers may be too large for float16.
+    return dot == torch.float32 or (dot == torch.bfloat16 and precision == "fast")
 
 
 def _pair(shape: Sequence[Any]) -> Any:
@@ -208,22 +252,22 @@ def _basis_bytes(n: int, k: int, dot: torch.dtype, precision: str) -> int:
 
 
 def _is_fused(problem: Problem) -> bool:
-    passes = problem.passes
-    return len(passes) == 2 and problem.compute == torch.float32 and max(p.k for p in passes) <= FUSED_MOST
+    k0, k1 = problem.k
+    return k1 is not None and problem.compute == torch.float32 and max(k0, k1) <= FUSED_MOST
 
 
 def _partial_bytes(problem: Problem) -> int:
     """Of the sums that the programs of the kernel for both axes leave behind."""
     if not _is_fused(problem) or problem.inverse:
         return 0
-    first, second = problem.passes
+    first, second = problem.passes()
     programs = max(_PROGRAMS, -(-min(first.lanes, second.n) // _LANES) * problem.matrices)
     return programs * _padded(first.k) * _padded(second.k) * 4
 
 
 def too_large(problem: Problem, precision: str) -> str | None:
     """Why the GEMM-shaped kernels had better not, if they would take too much memory."""
-    for n, k, _, _ in problem.passes:
+    for n, k, _, _ in problem.passes(precision):
         if (size := _basis_bytes(n, k, problem.x, precision)) > _MOST_BASIS:
             return (
                 f"its basis for length n = {n} with k = {k} kept would take {size / 2**30:.1f} GiB (more "
@@ -239,18 +283,17 @@ def too_large(problem: Problem, precision: str) -> str | None:
 
 def triton_us(problem: Problem, precision: str, device: Device) -> float:
     """Of the GEMM-shaped kernels: two passes, or one for both axes that moves the larger side of the matrix once."""
-    passes = problem.passes
+    passes = problem.passes(precision)
     fused = _is_fused(problem)
     total = largest = 0.0
     for i, (n, k, lanes, strided) in enumerate(passes):
         x = problem.x if i == 0 else problem.compute
         out = problem.out if i == len(passes) - 1 else problem.compute
         dot = problem.compute if problem.compute == torch.float64 else x
-        allowed = dot == torch.float32 or (precision == "fast" and dot == torch.bfloat16)
-        folds = allowed and not problem.inverse and (strided or fused)
+        folded = not problem.inverse and (strided or fused) and folds(dot, precision)
         # Tiles are whole on the basis's side; what a tile of lanes lacks is not multiplied by much.
         rows, terms = (n, _padded(k)) if problem.inverse else (_padded(k), n)
-        products = 2.0 * rows * terms * lanes * problem.matrices / (2 if folds else 1)
+        products = 2.0 * rows * terms * lanes * problem.matrices / (2 if folded else 1)
         arithmetic = _product_us(products, dot, precision, device)
         read, written = (k, n) if problem.inverse else (n, k)
         basis = _basis_bytes(n, k, dot, precision) / device.bytes  # built once, and read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,14 @@ from .ops import Pair, _pair
 
 
 def empty_cache() -> None:
-    """Frees the workspace that the CPU ops keep between calls, at most 64 MiB (as `torch.cuda.empty_cache` does)."""
+    """Frees what ops keep between calls (as `torch.cuda.empty_cache` does); the next ones make it anew.
+
+    The CPU's workspace, at most 64 MiB, and the Triton engine's bases on all devices but for those that CUDA graphs
+    have captured, at most 256 MiB or 2 % of a device's memory.
+    """
     torch.ops.front._cpu_empty_cache()
+    if (basis := sys.modules.get(f"{__package__}.triton.basis")) is not None:  # it is not imported for this
+        basis.cache.clear()
 
 
 def plan_for(

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from . import engines, reference
+from ._options import Seconds
 from .triton import launch, moments, plan, tiles
 
 __all__ = ["candidates", "main", "measure", "write"]
@@ -240,21 +241,32 @@ def rates(entry: dict[str, Any], us: float) -> str:
 
 def tuned(
     device: torch.device, gpu: engines.Gpu, timer: Timer, only: Sequence[str] = (), until: float = float("inf"),
-    jobs: int = 0,
+    jobs: int = 0, start: Path | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Entries of the file that there is for a device like this, each with the fastest tile and its time.
+    """Entries of the file `start` (None: that of the device, else of its architecture), each with the fastest tile.
 
     Of `only` some ("crop/half"), in that order, and until a time; others are as they were. `jobs`: processes that
     compile.
+
+    Raises:
+        ValueError: the file is none of tiles, or `only` names what is not in it.
+        TimeoutError: the time was over before anything was measured.
+        RuntimeError: no tile of an entry gives a right result.
     """
     target = plan.Target((gpu.name, gpu.architecture), gpu.multiprocessors, tf32=gpu.nvidia)
-    entries = json.loads(tiles.file_for((gpu.architecture,)).read_text())["tiles"]
-    names = [f"{entry['kernel']}/{entry['kind']}" for entry in entries]
-    asked = [e for wanted in only for e, name in zip(entries, names, strict=True) if name == wanted] or entries
+    entries = _entries(start or tiles.file_for(target.names))
+    names = [_name(entry) for entry in entries]
+    for wanted in only:
+        if wanted not in names:
+            raise ValueError(f"only must be of {', '.join(sorted(set(names)))}, got {wanted!r}")
+    asked = (
+        [e for wanted in only for e, name in zip(entries, names, strict=True) if name == wanted] if only else entries
+    )
     # Processes of their own, since a CUDA context does not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, mp_context=context) if jobs else None
     compiling: dict[int, dict[tiles.Tile, Future[str | None]]] = {}
+    measured = False
     try:
         if pool is not None:
             for i, entry in enumerate(asked):
@@ -264,25 +276,44 @@ def tuned(
             if time.monotonic() > until:
                 break
             found = measure(entry, device, target, timer, compiling.get(i), until)
-            click.echo(f"{entry['kernel']}/{entry['kind']} {entry['size']}: {len(found)} tiles")
+            click.echo(f"{_name(entry)} {entry['size']}: {len(found)} tiles")
             for us, tile in found[:_SHOWN]:
                 fields = " ".join(f"{name} {value}" for name, value in tile._asdict().items() if value)
                 click.echo(f"  {us:8.2f} us {rates(entry, us)}  {fields}")
             if found:
                 entry |= {**found[0].tile._asdict(), "us": round(found[0].us, 2)}
+                measured = True
     finally:
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
-    return entries  # type: ignore[no-any-return]
+    if not measured:
+        raise TimeoutError("the time was over before anything was measured")
+    return entries
+
+
+def _name(entry: dict[str, Any]) -> str:
+    return f"{entry['kernel']}/{entry['kind']}"
+
+
+def _entries(file: Path) -> list[dict[str, Any]]:
+    try:
+        tiles.read(file)
+        return json.loads(file.read_text())["tiles"]  # type: ignore[no-any-return]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no file of tiles: {type(error).__name__}: {error}") from error
 
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="instead of the package's own")
 @click.option("--only", multiple=True, metavar="KERNEL/KIND", help="such as crop/half; any number of them")
-@click.option("--deadline", type=float, default=float("inf"), metavar="SECONDS", help="then what there is is written")
-@click.option("--jobs", type=int, default=JOBS, help="processes that compile; 0: none")
-def main(output: Path | None, only: tuple[str, ...], deadline: float, jobs: int) -> None:
-    """Measure tiles of the Triton kernels on this GPU; minutes."""
+@click.option("--deadline", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="then what there is is written")
+@click.option("--jobs", type=click.IntRange(min=0), default=JOBS, help="processes that compile; 0: none")
+def main(output: Path | None, only: tuple[str, ...], deadline: float | None, jobs: int) -> None:
+    """Measure tiles of the Triton kernels on this GPU; minutes.
+
+    What is not measured is as in the file that is written to, if there is one, else as in the device's or its
+    architecture's.
+    """
     begun = time.monotonic()
     if not torch.cuda.is_available():
         raise click.ClickException("no GPU: torch.cuda.is_available() is false")
@@ -296,7 +327,12 @@ def main(output: Path | None, only: tuple[str, ...], deadline: float, jobs: int)
     about = (
         f"Measured on {gpu.name}, torch {torch.__version__}, Triton {triton.__version__}; us: the fastest tile's time."
     )
-    write(file, about, tuned(device, gpu, cuda_timer(device), only, begun + deadline, jobs))
+    until = float("inf") if deadline is None else begun + deadline
+    try:
+        entries = tuned(device, gpu, cuda_timer(device), only, until, jobs, file if file.exists() else None)
+    except (ValueError, TimeoutError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from error
+    write(file, about, entries)
     click.echo(f"wrote {file}")
 
 

@@ -124,6 +124,7 @@ def test_one_wrong_element_is_found(monkeypatch, wrong):
 def test_each_engine_is_held_to_its_own_limit(monkeypatch):
     """Products may be off by twice as much."""
     monkeypatch.setattr(measure.fk.engines, "available", lambda: ("cuda", "triton"))
+    monkeypatch.setattr(measure, "synchronize", lambda device: None)
     case = make("dct_crop", (100, 77), (30, 60))
     on_gpu = SimpleNamespace(case=case, run=lambda i: None, outs=[SimpleNamespace(device=torch.device("cuda"))])
     limits = {name: peer.tolerance for name, peer in measure.engines(on_gpu, print).items()}
@@ -137,6 +138,28 @@ def test_each_engine_is_held_to_its_own_limit(monkeypatch):
     problems.verified(p, off, limits["front triton"])
     with pytest.raises(ArithmeticError, match=r"error 8e-07 \(allowed 5e-07\)"):
         problems.verified(p, off, limits["front cuda"])
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("too long"), RuntimeError("an illegal address"), TypeError("x")])
+def test_an_engine_that_fails_is_an_error(monkeypatch, error):
+    """Only one that says that it does not take the case is left out."""
+    monkeypatch.setattr(measure.fk.engines, "available", lambda: ("cuda", "triton"))
+    monkeypatch.setattr(measure, "synchronize", lambda device: None)
+
+    def run(i):
+        if measure.fk._settings.engine() == "triton":
+            raise error
+
+    case = make("dct_crop", (100, 77), (30, 60))
+    p = SimpleNamespace(case=case, run=run, outs=[SimpleNamespace(device=torch.device("cuda"))])
+    said: list[str] = []
+    if isinstance(error, NotImplementedError):
+        assert list(measure.engines(p, said.append)) == ["front cuda"]
+        assert said == ["left out: front triton, dct_crop 100x77 -> 30x60: too long"]
+    else:
+        with pytest.raises(RuntimeError, match=f"front triton: {type(error).__name__}: {error}"):
+            measure.engines(p, said.append)
+        assert said == []
 
 
 def test_copies_that_differ_are_found():

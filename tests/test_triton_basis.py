@@ -12,6 +12,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not installed: its engine is not tested")
+import front_kernels as fk
 from front_kernels.triton import basis, launch
 
 CPU = torch.device("cpu")
@@ -182,3 +183,16 @@ def test_what_a_capture_of_lists_needs_is_loaded_before(monkeypatch):
     for _ in range(2):
         assert launch._addresses([OnGpu(), OnGpu()]) == (torch.device("cuda", 0), True)
     assert loaded == [(1, torch.device("cuda", 0))]
+
+
+def test_empty_cache_keeps_what_graphs_have_captured(monkeypatch):
+    cache = basis.Cache()
+    monkeypatch.setattr(basis, "cache", cache)
+    kept, other = (basis.Key(16, k, False, "ortho", torch.float32, 1, False) for k in (3, 4))
+    data = cache.get(kept, CPU)
+    cache.get(other, CPU)
+    assert cache._look((kept, CPU), True) is data
+    fk.empty_cache()
+    assert cache.nbytes == 0
+    assert cache.get(kept, CPU) is data
+    assert cache._look((other, CPU), False) is None

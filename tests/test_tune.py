@@ -109,3 +109,70 @@ def test_a_lost_second_term_is_seen(monkeypatch):
     monkeypatch.setattr(launch, "launch", one_term)
     with pytest.raises(RuntimeError, match="no tile of kernel 'crop', kind 'half'"):
         tune.measure(ENTRIES[1] | START, CPU, TARGET, lambda call: 1.0)
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch, tmp_path):
+    """The command as on a GPU whose architecture has a file; each tile takes as long as its entry's name is."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(engines, "gpu_of", lambda device: engines.Gpu("A GPU", "sm_80", 4))
+    monkeypatch.setattr(tiles, "CONFIGS", tmp_path)
+    tune.write(tmp_path / "default.json", "by a test", [entry | START for entry in ENTRIES])
+    monkeypatch.setattr(tune, "cuda_timer", lambda device: None)
+    best = tiles.Tile(16, 16, 16, 16, 4, 1)
+    monkeypatch.setattr(tune, "measure", lambda entry, *rest: [tune.Found(float(len(entry["kernel"])), best)])
+
+    def run(*options: str):
+        return CliRunner().invoke(tune.main, ["--jobs", "0", *options])
+
+    return run
+
+
+def times(path) -> dict[str, float | None]:
+    return {tune._name(entry): entry.get("us") for entry in json.loads(path.read_text())["tiles"]}
+
+
+@pytest.mark.parametrize("options", [(), ("-o", "tuned.json")])
+def test_what_was_measured_before_is_kept(on_a_gpu, tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / (options[-1] if options else "A_GPU.json")
+    assert on_a_gpu("--only", "crop/half", *options).exit_code == 0
+    assert on_a_gpu("--only", "pad/single", *options).exit_code == 0
+    nothing = dict.fromkeys(map(tune._name, ENTRIES))
+    assert times(file) == nothing | {"crop/half": 4.0, "pad/single": 3.0}
+    assert json.loads(file.read_text())["about"].startswith("Measured on A GPU, ")
+
+
+def test_what_is_not_there_is_refused(on_a_gpu, tmp_path):
+    run = on_a_gpu("--only", "no/such")
+    assert run.exit_code == 1
+    there = "axis/single, axis_moments/half, crop/half, crop_moments/single, pad/single"
+    assert run.output == f"Error: only must be of {there}, got 'no/such'\n"
+    assert not (tmp_path / "A_GPU.json").exists()
+    (tmp_path / "A_GPU.json").write_text('{"tiles": 3}')
+    run = on_a_gpu()
+    assert run.exit_code == 1
+    assert f"Error: {tmp_path}/A_GPU.json is no file of tiles: TypeError: " in run.output
+
+
+def test_nothing_is_written_where_nothing_was_measured(on_a_gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "measure", lambda *arguments: [])
+    run = on_a_gpu("--deadline", "1e-9")
+    assert (run.exit_code, run.output) == (1, "Error: the time was over before anything was measured\n")
+    assert [file.name for file in tmp_path.iterdir()] == ["default.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--deadline", "-5"), "-5.0 is not in the range x>0"),
+        (("--deadline", "nan"), "nan is not a finite number"),
+        (("--deadline", "inf"), "inf is not a finite number"),
+        (("--jobs", "-3"), "-3 is not in the range x>=0"),
+    ],
+)
+def test_numbers_out_of_range(on_a_gpu, options, words):
+    run = on_a_gpu(*options)
+    assert run.exit_code == 2
+    assert words in run.output

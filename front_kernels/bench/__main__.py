@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import front_kernels as fk
+from front_kernels import _settings
+from front_kernels._options import Seconds
 
 from . import baseline, ledger, report
 from .cases import ITEM, SETS, Case, Row
@@ -51,6 +55,16 @@ def chosen_cases(name: str, dtypes: tuple[str, ...], only: tuple[str, ...]) -> l
             param_hint="--only",
         )
     return found
+
+
+def check_writable(out: Path) -> None:
+    """Makes the folder, and sees that its ledger can be read and replaced."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out):
+            ledger.read(out / "bench.csv")
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"cannot write to {out}: {one_line(error)}", param_hint="--out") from error
 
 
 class Run:
@@ -95,11 +109,11 @@ class Run:
     epilog=f"""Exit status: 0; 1 if a result of ours is wrong, a case fails, nothing was measured or a row is slower
     than in the baseline; 2 for wrong options.
 
-    Baseline: our rows are compared with those of the same device, op, sizes, dtype and engine that OLD.csv has last.
-    Old times are multiplied by the drift, the median of new / old over the alternatives that both runs timed for the
-    case, since machines drift: what counts is the ratio to them. A row is slower if its median is above the old one by
-    more than the noise: the old 80 % quantile less the old median, plus the new median less the new 20 % quantile, plus
-    {SLACK} of the old median."""
+    Baseline: our rows are compared with those of the same device, op, sizes, dtype and engine in the newest run of
+    OLD.csv that has them. Old times are multiplied by the drift, the median of new / old over the alternatives that
+    both runs timed for the case, since machines drift: what counts is the ratio to them. A row is slower if its median
+    is above the old one by more than the noise: the old 80 % quantile less the old median, plus the new median less the
+    new 20 % quantile, plus {SLACK} of the old median."""
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
               help="auto: the GPU where there is one")  # fmt: skip
@@ -113,11 +127,11 @@ class Run:
               help="folder of bench.csv, which is appended to, and of the pictures")  # fmt: skip
 @click.option("--baseline", "old", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="OLD.csv",
               help="compare with an older ledger")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+@click.option("--seconds", type=Seconds(min=0, min_open=True), default=1.0, show_default=True,
               help="of timing per case; each implementation runs 5 times at least, an alternative only if a call takes "
               "at most 5 s")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="of the CPU; otherwise torch's own number")
-@click.option("--deadline", type=click.FloatRange(min=0), help="seconds after which cases run without alternatives")
+@click.option("--deadline", type=Seconds(min=0), help="seconds after which cases run without alternatives")
 @click.option("--peers/--no-peers", default=True, help="whether to time the alternatives")
 def main(
     device: str,
@@ -141,12 +155,17 @@ def main(
     """
     started = time.perf_counter()
     # Everything that can be refused is refused before anything is measured.
-    chosen, on = chosen_cases(cases, dtypes, only), chosen_device(device)
+    chosen = chosen_cases(cases, dtypes, only)
+    try:
+        _settings.engine()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    on = chosen_device(device)
     try:
         before = None if old is None else baseline.read(old)
     except (ValueError, OSError) as error:
         raise click.BadParameter(str(error), param_hint="--baseline") from error
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     if threads is not None:
         torch.set_num_threads(threads)
     console = Console(stderr=True)
@@ -167,34 +186,36 @@ def main(
             run.measure(case, seconds, names, common, out / "bench.csv")
             if run.device_lost():
                 break
-    finish(run, before, out, str(common["device"]))
+    finish(run, chosen, common, before, out)
 
 
-def finish(run: Run, before: list[dict[str, str]] | None, out: Path, machine: str) -> None:
+def finish(run: Run, chosen: Sequence[Case], common: Row, before: Sequence[Row] | None, out: Path) -> None:
     """Table, pictures, comparison and exit status."""
     if run.rows:
         click.echo("\nresults")
         report.show(run.rows)
         click.echo(f"rows: {out / 'bench.csv'}")
         try:
-            for path in report.draw(run.rows, machine, out):
+            for path in report.draw(run.rows, str(common["device"]), out):
                 click.echo(f"picture: {path}")
         except ImportError as error:
             click.echo(f"no pictures: {error} (pip install matplotlib)")
     elif not run.wrong:
         run.wrong.append("FAILED nothing was measured")
     if before is not None:
-        compare(run, before)
+        compare(run, chosen, common, before)
     for line in run.wrong:
         click.echo(line)
     if run.wrong:
         raise SystemExit(1)
 
 
-def compare(run: Run, before: list[dict[str, str]]) -> None:
+def compare(run: Run, chosen: Sequence[Case], common: Row, before: Sequence[Row]) -> None:
     found = baseline.changes(run.rows, before)
     if not found:
         run.wrong.append("FAILED the baseline has no row of this device, threads, instruction set and these cases")
+    for name in baseline.unmeasured(run.rows, before, chosen, common):
+        click.echo(f"in the baseline, not measured: {name}")
     slower = [f"SLOWER {change}" for change in found if change.slower]
     click.echo(f"baseline: {len(found)} rows compared, {len(slower)} slower beyond the noise")
     run.wrong += slower

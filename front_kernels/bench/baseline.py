@@ -1,8 +1,9 @@
 """Whether a run is slower than an older one.
 
-Rows of one device (and number of threads and instruction set), case and engine are compared, ours only. The old times
-are first multiplied by the drift: the median of new / old over the alternatives that both runs timed for the case (1
-where there is none), since machines drift; so what counts is the ratio to the alternatives. A row is a regression if
+Rows of one device (and number of threads and instruction set), case, engine, what engine was asked for and precision
+are compared, ours only; each with the newest run that has it. The old times are first multiplied by the drift: the
+median of new / old over the alternatives that both these runs timed for the case (1 where there is none), since
+machines drift; so what counts is the ratio to the alternatives. A row is a regression if
 its median is above the old one by more than the noise: from the old median to its 80 % quantile, from the new one to
 its 20 % quantile, and 10 % of the old one.
 """
@@ -15,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import ledger
-from .cases import Row, label
+from .cases import Case, Row, label
 from .measure import OURS
 
-__all__ = ["Change", "changes", "read"]
+__all__ = ["Change", "changes", "read", "unmeasured"]
 
 PLACE = ("device", "threads", "isa")
 CASE = ("op", "size", "kept", "result", "dtype", "count")
+RUN = ("run", "commit", "date", "version", "torch", "load", "copy_gb_s")  # one run's; older ledgers have no `run`
+SETTINGS = {"engine": "auto", "precision": "highest"}  # where a ledger lacks them
 TIMES = ("us", "us_20", "us_80")
 SLACK = 0.1  # of the old median
 Key = tuple[str, ...]
@@ -73,27 +76,55 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def key(row: Row, columns: Sequence[str]) -> Key:
-    return tuple(str(row[column]) for column in columns)
+    return tuple(str(row.get(column, "")) for column in columns)
+
+
+def settings(row: Row) -> Key:
+    """The engine that was asked for, where the row is not an engine's own, and the precision."""
+    found = {name: str(row.get(name) or default) for name, default in SETTINGS.items()}
+    return ("" if str(row["by"]) != OURS else found["engine"], found["precision"])
+
+
+def identity(row: Row) -> Key:
+    """What one of our rows is of, but for the run."""
+    return *key(row, (*PLACE, *CASE, "by")), *settings(row)
+
+
+def newest(old: Sequence[Row]) -> dict[Key, Row]:
+    """Our rows, each as it was measured last."""
+    return {identity(row): row for row in old if is_ours(row)}
 
 
 def changes(rows: Sequence[Row], old: Sequence[Row]) -> list[Change]:
-    """Each of our rows that the old run has too, as it was measured last."""
-    before = {key(row, (*PLACE, *CASE, "by")): row for row in old}
-    drifts: dict[Key, list[float]] = {}
-    for row in rows:
-        other = before.get(key(row, (*PLACE, *CASE, "by")))
-        if other is not None and not is_ours(row):
-            drifts.setdefault(key(row, CASE), []).append(number(row, "us") / number(other, "us"))
+    """Each row of ours, of one run, that the old ledger has too."""
+    before = newest(old)
+    theirs = {key(row, (*RUN, *PLACE, *CASE, "by")): row for row in old if not is_ours(row)}
     found = []
     for row in rows:
-        other = before.get(key(row, (*PLACE, *CASE, "by")))
-        if other is None or not is_ours(row):
+        other = before.get(identity(row)) if is_ours(row) else None
+        if other is None:
             continue
-        drift = statistics.median(drifts.get(key(row, CASE), [1.0]))
+        place = key(other, (*RUN, *PLACE, *CASE))
+        peers = [each for each in rows if not is_ours(each) and key(each, CASE) == key(row, CASE)]
+        pairs = [(each, theirs[at]) for each in peers if (at := (*place, str(each["by"]))) in theirs]
+        drift = statistics.median([number(new, "us") / number(past, "us") for new, past in pairs] or [1.0])
         us, old_us = number(row, "us"), drift * number(other, "us")
         noise = drift * number(other, "us_80") - old_us + us - number(row, "us_20") + SLACK * old_us
         found.append(Change(str(row["by"]), label(row), us, old_us, drift, old_us + noise))
     return found
+
+
+def unmeasured(rows: Sequence[Row], old: Sequence[Row], chosen: Sequence[Case], common: Row) -> list[str]:
+    """Our rows of the chosen cases, this place and these settings that the old ledger has and the run has not."""
+    cases = {key({**common, **case.columns}, (*PLACE, *CASE)) for case in chosen}
+    there = {identity(row) for row in rows if is_ours(row)}
+    return [
+        f"{label(row)}, {row['by']}"
+        for at, row in newest(old).items()
+        if at not in there
+        and key(row, (*PLACE, *CASE)) in cases
+        and settings(row) == settings({**common, "by": row["by"]})
+    ]
 
 
 def is_ours(row: Row) -> bool:

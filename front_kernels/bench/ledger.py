@@ -7,6 +7,7 @@ import datetime
 import os
 import platform
 import subprocess
+import uuid
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 import front_kernels as fk
+from front_kernels import _settings
 
 from .cases import Row
 
@@ -32,11 +34,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """All rows, oldest first."""
+    """All rows, oldest first.
+
+    Raises:
+        ValueError: the file is no CSV.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no CSV file: {error}") from error
 
 
 def append(results: Sequence[Row], path: Path) -> None:
@@ -111,6 +120,7 @@ def today() -> str:
 def run_columns(device: torch.device) -> dict[str, object]:
     """What all rows of one run have in common."""
     cuda = device.type == "cuda"
+    asked = (_settings.engine() or "auto", _settings.precision()) if cuda else ("", "")
     driver = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     return {
         "device": torch.cuda.get_device_name(device) if cuda else cpu_name(),
@@ -118,6 +128,7 @@ def run_columns(device: torch.device) -> dict[str, object]:
         "cuda": str(torch.version.cuda) if cuda else "",
         "threads": "" if cuda else torch.get_num_threads(),
         "isa": "" if cuda else fk.build_info()["cpu_isa"],
+        **dict(zip(("engine", "precision"), asked, strict=True)),  # those that were asked for
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -125,4 +136,5 @@ def run_columns(device: torch.device) -> dict[str, object]:
         "version": fk.__version__,
         "commit": commit(),
         "date": today(),
+        "run": uuid.uuid4().hex[:12],  # tells runs of one day and commit apart
     }

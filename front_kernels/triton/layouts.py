@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import triton.language as tl
 
+from .. import _costs
 from .basis import Key, Moments
 
 __all__ = ["Batch", "Layout", "Plan", "Side", "Step", "Target", "Temporary"]
@@ -43,10 +44,7 @@ class Target(NamedTuple):
 
     def folds(self, dtype: torch.dtype, contiguous: bool) -> bool:
         """Whether sums are folded: not where that needs more bits than the inputs have, or reads backwards."""
-        if contiguous or dtype == torch.float64:
-            return False
-        # A sum of two float16 numbers may be too large for float16.
-        return dtype == torch.float32 or (dtype == torch.bfloat16 and self.precision == "fast")
+        return not contiguous and _costs.folds(dtype, self.precision)
 
 
 class Layout(NamedTuple):

@@ -15,10 +15,26 @@ from __future__ import annotations
 import functools
 import math
 
-__all__ = ["GROUP", "PRODUCTS", "ROUNDED", "RUNS", "chosen", "products", "size", "weight", "weights"]
+__all__ = [
+    "GROUP",
+    "LONG",
+    "PRODUCTS",
+    "ROUNDED",
+    "RUNS",
+    "SHORTEST",
+    "chosen",
+    "products",
+    "size",
+    "weight",
+    "weights",
+]
 
 GROUP = 4
 """Moments multiplied together."""
+LONG = 1024
+"""Least length of which moments are taken."""
+SHORTEST = 16
+"""Neighbours in a run, at least."""
 RUNS = 8
 """Runs in a step: with GROUP moments of each, 32 terms of a product."""
 MOST = 3

@@ -153,7 +153,7 @@ class _Builder:
 
     def moments(self, n: int, k: int, lanes: int, x: Side, out: Side, kernel: str) -> tuple[Moments, tiles.Tile] | None:
         """The basis and the tile if sums along x's first axis are better taken of its runs' moments."""
-        if not self.runs or x.strides[1] != 1 or n < _LONG or torch.float64 in (x.dtype, out.dtype, self.exact):
+        if not self.runs or x.strides[1] != 1 or n < moments.LONG or torch.float64 in (x.dtype, out.dtype, self.exact):
             return None
         if self.target.precision == "fast":  # one product of the values themselves is as fast, and rounds once
             return None
@@ -165,7 +165,7 @@ class _Builder:
         asked = _KINDS[self.exact]
         # In bfloat16 products for each element, a TF32 product being two; of folded sums, half.
         dense = 2.0 if x.dtype.itemsize == 2 else 3.0
-        for block in dict.fromkeys((tile.terms, 16)):
+        for block in dict.fromkeys((tile.terms, moments.SHORTEST)):
             terms = moments.chosen(n, k, block, asked)
             if terms is not None and moments.products(terms, block) <= dense:
                 return Moments(n, k, self.norm, block, terms, moments.needed(n, k, block, asked)), tile
@@ -271,27 +271,19 @@ class _Builder:
 
     def two_passes(self, x: Side, out: Side, inverse: bool) -> None:
         """One axis after the other, in the order that needs fewer products."""
-        (m, n), (k0, k1) = x.sizes, out.sizes
-        dtype = _compute_dtype(x.dtype, out.dtype)
-        rows_first = m * n * k1 + m * k0 * k1 <= m * n * k0 + n * k0 * k1
-        if not inverse and self.runs:
-            # The axis that is not contiguous first: it can be folded or taken by its moments. The intermediate is such
-            # that the other one can, too.
-            by_columns = x.strides[0] == 1 and x.strides[1] != 1
-            size = (m, k1) if by_columns else (n, k0)
-            middle = self.matrices(*size, dtype)
-            one, two = (x.swapped(), out) if by_columns else (x, out.swapped())
-            self.axis(one, middle.swapped(), inverse)
-            self.axis(middle, two, inverse)
-            self.free(middle.slot)
-            return
-        middle = self.matrices(*((m, k1) if rows_first else (k0, n)), dtype)
+        large, small = (out, x) if inverse else (x, out)
+        by_columns = x.strides[0] == 1 and x.strides[1] != 1
+        problem = _costs.Problem(self.batch.count, large.sizes, small.sizes, inverse, x.dtype, out.dtype, by_columns)
+        rows_first = problem.rows_first(self.target.precision, self.runs)
         if rows_first:
-            self.axis(x.swapped(), middle.swapped(), inverse)
-            self.axis(middle, out, inverse)
-        else:
-            self.axis(x, middle, inverse)
-            self.axis(middle.swapped(), out.swapped(), inverse)
+            x, out = x.swapped(), out.swapped()
+        size, dtype = (out.sizes[0], x.sizes[1]), _compute_dtype(x.dtype, out.dtype)
+        if inverse and not rows_first:
+            middle = self.matrices(*size, dtype)
+        else:  # the second axis is strided: forward it can be folded or taken by its moments
+            middle = self.matrices(*size[::-1], dtype).swapped()
+        self.axis(x, middle, inverse)
+        self.axis(middle.swapped(), out.swapped(), inverse)
         self.free(middle.slot)
 
     def forward(self, x: Side, out: Side) -> None:
@@ -322,10 +314,8 @@ class _Free(_Builder):
     runs = True
 
 
-_LONG = 1024
-"""Least length of which moments are taken."""
 _DIVIDED = 2048
-"""And of which sums are divided: for shorter ones another launch is not worth it."""
+"""Least length of which sums are divided: for shorter ones another launch is not worth it."""
 _STEPS = 2
 """Least steps of a part of divided sums."""
 

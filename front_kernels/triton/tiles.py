@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["CONFIGS", "LARGEST", "Tile", "file_for", "file_name", "forced", "nearest"]
+__all__ = ["CONFIGS", "LARGEST", "Tile", "file_for", "file_name", "forced", "nearest", "read"]
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LARGEST = 128
@@ -44,7 +44,12 @@ def file_for(names: Sequence[str]) -> Path:
 
 
 @functools.cache
-def _read(path: Path) -> tuple[tuple[str, str, tuple[int, ...], Tile], ...]:
+def read(path: Path) -> tuple[tuple[str, str, tuple[int, ...], Tile], ...]:
+    """Kernel, kind, size and tile of each entry of a file.
+
+    Raises:
+        ValueError: a tile's side is none that kernels take.
+    """
     entries = json.loads(path.read_text())["tiles"]
     found = []
     for e in entries:
@@ -71,7 +76,7 @@ def _nearest(names: tuple[str, ...], kernel: str, kind: str, size: tuple[int, ..
     def distance(other: Sequence[int]) -> float:
         return sum(abs(math.log2(a / b)) for a, b in zip(size, other, strict=True))
 
-    found = [(distance(s), tile) for name, what, s, tile in _read(file_for(names)) if (name, what) == (kernel, kind)]
+    found = [(distance(s), tile) for name, what, s, tile in read(file_for(names)) if (name, what) == (kernel, kind)]
     if not found:
         raise ValueError(f"{file_for(names)} has no tile for kernel {kernel!r} of kind {kind!r}")
     return min(found, key=lambda pair: pair[0])[1]
