@@ -22,12 +22,12 @@ ONE_OP, BY_OPS, FUSED = "one op", "halves by ops", "halves by Triton"
 MATRICES: list[tuple[str, tuple[int, ...], tuple[int, int], torch.dtype]] = [
     (ONE_OP, (24, 64), (12, 32), torch.float32),
     (FUSED, (334, 334), (16, 16), torch.bfloat16),
-    (BY_OPS, (64, 94), (20, 20), torch.float32),
+    (BY_OPS, (64, 3008), (60, 3000), torch.float32),
     (ONE_OP, (24, 64), (12, 32), torch.bfloat16),
     (ONE_OP, (2, 24, 64), (12, 32), torch.float32),
     (ONE_OP, (1, 48), (1, 24), torch.float32),
     (FUSED, (334, 334), (16, 16), torch.bfloat16),
-    (BY_OPS, (3, 64, 94), (20, 20), torch.float32),
+    (BY_OPS, (3, 64, 3008), (60, 3000), torch.float32),
     (ONE_OP, (0, 24, 64), (12, 32), torch.float32),
 ]
 
@@ -108,12 +108,13 @@ def test_mixed_lists_without_gradients_and_under_autograd() -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_gradients_that_share_memory(order: int) -> None:
     """One gradient, of a matrix in the one op and, transposed, of one by halves."""
-    xs, ks = [torch.randn(94, 64) * 0.1, torch.randn(64, 94) * 0.1][::order], [(20, 20)] * 2
-    expected = torch.ones(94, 64)
+    xs = [torch.randn(3008, 64) * 0.1, torch.randn(64, 3008) * 0.1][::order]
+    ks = [(3000, 60), (60, 3000)][::order]
+    expected = torch.ones(3008, 64)
     fk.spectral_grad_many_([expected, expected.t()][::order], xs, ks, 0.5)
     gpu = FakeGpu()
     with gpu:
-        grad = gpu.tensor(torch.ones(94, 64))
+        grad = gpu.tensor(torch.ones(3008, 64))
         fk.spectral_grad_many_([grad, grad.t()][::order], [gpu.tensor(x) for x in xs], ks, 0.5)
     assert ways_of(gpu) == {ONE_OP, BY_OPS}
     close(grad.inner, expected)
