@@ -62,20 +62,41 @@ def ducc0_fft(case: Case, xs: list[Tensor], *, by_axis: bool) -> Peer:
     fft = library("ducc0", "ducc0").fft
     arrays, threads = [x.numpy() for x in xs], torch.get_num_threads()
 
+    kept: dict[tuple[Any, ...], Any] = {}
+
+    def buffer(name: str, shape: Sequence[int], dtype: Any) -> Any:
+        """Zeros once, the same array in every call: as front writes into `out`."""
+        at = name, *shape
+        if at not in kept:
+            kept[at] = np.zeros(shape, dtype)
+        return kept[at]
+
     def along(x: Any, kind: int, *axes: int) -> Any:
-        return fft.dct(x, type=kind, axes=[x.ndim + axis for axis in axes], inorm=1, nthreads=threads)
+        out = buffer(f"{kind} {axes}", x.shape, x.dtype)
+        return fft.dct(x, type=kind, axes=[x.ndim + axis for axis in axes], inorm=1, nthreads=threads, out=out)
+
+    def cut(x: Any, k0: int, k1: int) -> Any:
+        found = buffer("cut", (*x.shape[:-2], k0, k1), x.dtype)
+        np.copyto(found, x[..., :k0, :k1])
+        return found
+
+    def larger(y: Any, size: Sequence[int]) -> Any:
+        if y.shape[-2:] == tuple(size):
+            return y
+        found = buffer("padded", (*y.shape[:-2], *size), y.dtype)  # what is beyond y stays zero
+        found[..., : y.shape[-2], : y.shape[-1]] = y
+        return found
 
     def crop(x: Any) -> Any:
         k0, k1 = case.kept
-        return along(np.ascontiguousarray(along(x, 2, -1)[..., :k1]), 2, -2)[..., :k0, :]
+        return along(cut(along(x, 2, -1), x.shape[-2], k1), 2, -2)[..., :k0, :]
 
     def padded(y: Any) -> Any:
         m, n = case.result
-        first = along(numpy_padded(y, (m, y.shape[-1])), 3, -2)
-        return along(numpy_padded(first, (m, n)), 3, -1)
+        return along(larger(along(larger(y, (m, y.shape[-1])), 3, -2), (m, n)), 3, -1)
 
     if not by_axis:
-        transform = composed(case, lambda x: along(x, 2, -2, -1), lambda y: along(y, 3, -2, -1), numpy_padded)
+        transform = composed(case, lambda x: along(x, 2, -2, -1), lambda y: along(y, 3, -2, -1), larger)
     elif case.op == "idct_pad":
         transform = padded
     else:
