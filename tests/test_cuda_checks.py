@@ -179,3 +179,16 @@ def test_write_to_an_input():
     found = run(launches, [Buffer(x)])[0]
     assert found.bounds > 0
     assert "writes to an input" in found.first
+
+
+def test_a_register_that_was_never_written(tmp_path):
+    """Between two phases a thread keeps a butterfly's points in registers: undefined on a device, NaN here."""
+    old = "unrolled<0, R>([&](auto inner) {\n        constexpr int r = decltype(inner)::value;\n"
+    old += "        if constexpr (S == A::stages - 1)"
+    fewer = planted(tmp_path, "axis.h", old, old.replace("unrolled<0, R>", "unrolled<0, R - 1>"))
+    for headers, finite in ((CUDA, True), (fewer, False)):
+        x, out = np.ones((M, N), np.float32), np.zeros((M, N), np.float32)
+        along = ([1, 1], [2, 2, 2], "ortho", x.ctypes.data, out.ctypes.data, [(M, N, N)], 0, H200)
+        launches, _ = _C.cuda_axis_launches(0, N, N, *along)
+        run(launches, [Buffer(x), Buffer(out, written=True)], headers=headers)
+        assert np.isfinite(out).all() == finite

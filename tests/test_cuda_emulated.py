@@ -308,6 +308,20 @@ def test_resize(size, there):
         assert [name.split("_")[1] for name in names] == ["forward", "resize", "inverse"]
 
 
+def test_resize_in_double():
+    x, out = randn(100, 48, kind=F64), torch.full((60, 48), float("nan"), dtype=torch.float64)
+    names = matrices(x, out, RESIZE, (30, 20), seed=1)
+    assert_matches(out, exact(x, RESIZE, (60, 48), (30, 20)), dtype=torch.float64)
+    assert [name.split("_")[1] for name in names] == ["forward", "resize", "inverse"]
+
+
+def test_resize_of_a_column_that_only_the_last_resort_fits():
+    x, out = randn(27648, 2), torch.full((27648, 2), float("nan"))
+    names = matrices(x, out, RESIZE, (3456, 2), seed=1)
+    assert_matches(out, exact(x, RESIZE, (27648, 2), (3456, 2)), dtype=torch.float32)
+    assert [name.split("_")[1] for name in names] == ["forward", "resize", "inverse"]
+
+
 def test_more_matrices_than_one_launch_takes():
     count, n = 70, 16
     x, out = randn(count, n, n), torch.full((count, 5, 4), float("nan"))

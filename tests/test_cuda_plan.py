@@ -128,6 +128,33 @@ def test_workspace_is_one_intermediate():
         assert _C.cuda_matrix_launches(*args, [(100, 1 << 23, 1 << 23)], 0, H200)[1] <= 32 << 20
 
 
+# By dtype and multiprocessors: lengths that take four launches. Threads would have to hold more than registers do; in
+# double even a little more spills.
+APART = {(2, 132): set(), (2, 108): set(), (2, 148): {27648}, (3, 132): {13824, 18432}, (3, 108): {13824, 18432},
+         (3, 148): set()}  # fmt: skip
+LENGTHS = (768, 1536, 3072, 4096, 8192, 11008, 13824, 14336, 18432, 18944, 24320, 27648, 28672, 30720)
+
+
+@pytest.mark.parametrize(("kind", "real_bytes"), [(2, 4), (3, 8)])
+@pytest.mark.parametrize("hardware", [H200, A100, B200])
+def test_a_low_pass_of_any_native_length_is_three_launches(hardware, kind, real_bytes):
+    """Columns forth and back in one: no k0 x k1 coefficients in memory, none in the workspace."""
+    apart = set()
+    for n in LENGTHS:
+        if not _C.cuda_axis_plan(n, n, real_bytes, 8192, hardware, 2)["radices"]:
+            continue
+        for share in (1, 2, 8):
+            k = n // share
+            sizes, strides = [n, 768, k, 384, n, 768], [768, 1, 768, 1]
+            args = (2, sizes, strides, [kind] * 3, "ortho", [256], [1 << 40], [], 0, hardware)
+            launches, workspace = _C.cuda_matrix_launches(*args)
+            if len(launches) == 3:
+                assert workspace == real_bytes * n * 384
+            else:
+                apart.add(n)
+    assert apart == APART[kind, hardware[0]]
+
+
 @pytest.mark.parametrize("n", [(1 << 24) + 2, (1 << 23) + 1, 1 << 26])
 def test_too_long_an_axis_is_refused(n):
     with pytest.raises(ValueError, match=rf"at most 16777216 elements, odd ones of at most 8388608; got {n}"):

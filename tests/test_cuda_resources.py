@@ -115,6 +115,11 @@ def families(hardware: tuple[int, ...] = tuple(H200)) -> dict[str, str]:
             found = launches(direction, 1536, 1536, 768, 768, kind=kind, hardware=hardware)[-2:]
             kernels |= {k["name"]: k["source"] for k in found}
         kernels |= {k["name"]: k["source"] for k in spectral(1536, 1536, 768, 768, kind=kind, hardware=hardware)}
+        # One row alone, whose loss and gradient are one kernel; odd lengths, of one stage and of several.
+        kernels |= {k["name"]: k["source"] for k in spectral(1, 1536, 1, 768, kind=kind, hardware=hardware)}
+        for direction in (FORWARD, INVERSE):
+            found = [k for n in (26, 31, 999) for k in launches(direction, n, n, n, n, kind=kind, hardware=hardware)]
+            kernels |= {k["name"]: k["source"] for k in found}
         # A convolution, and two steps without one.
         kernels |= {k["name"]: k["source"] for k in launches(FORWARD, 4, 30522, 4, 30522, kind=kind, hardware=hardware)}
         # The same of many lanes, and an odd length.

@@ -144,11 +144,18 @@ struct Block {
   template <class T>
   struct Registers {
     std::vector<T> values = std::vector<T>(Threads);
+    // Undefined on a device, but for what has initialisers: NaN here.
+    Registers() {
+      if constexpr (std::is_trivially_default_constructible_v<T>)
+        std::memset(static_cast<void*>(values.data()), 0xff, Threads * sizeof(T));
+    }
     T& operator[](int t) { return values[t]; }
   };
 
   template <class T>
-  void clear(Registers<T>&) const {}
+  void clear(Registers<T>& registers) const {
+    registers.values.assign(Threads, T{});
+  }
 
   i64 index() const { return emulation->block(); }
   template <class F>

@@ -376,32 +376,36 @@ inline ResizePlan plan_resize(int64_t n, int64_t size, int64_t kept, int64_t rea
   using namespace plan_detail;
   ResizePlan best;
   double highest = -1;
-  for (int64_t lanes : lane_counts(real_bytes)) {
-    ResizePlan r;
-    for (AxisPlan* p : {&r.there, &r.back}) {
-      p->n = p == &r.there ? n : size;
-      p->real_bytes = real_bytes;
-      p->share = share_of(p->n, kept);
-      p->lanes = p->together = lanes;
-      p->overlaid = true;
-      if (p->padded() * 2 * real_bytes > h.shared_per_block) return {};
-      p->radices = choose_radices(p->points(), p->n % 2 == 0, real_bytes);
-      if (p->radices.empty()) return {};
-      const int64_t hold = points_in_registers(real_bytes);
-      p->threads_per_lane = choose_threads(*p, p->points() / hold, hold);
-    }
-    const int64_t threads = std::max(r.there.threads_per_lane, r.back.threads_per_lane);
-    r.there.threads_per_lane = r.back.threads_per_lane = threads;
-    const int64_t shared = std::max(r.there.shared_bytes(kept), r.back.shared_bytes(kept));
-    if (r.there.threads() > kThreads || shared > h.shared_per_block) continue;
-    const int64_t registers = std::max(expected_registers(r.there, h), expected_registers(r.back, h));
-    const int64_t blocks = std::min<int64_t>(8, resident_blocks(r.there.threads(), registers, shared, h));
-    if (blocks < 1) continue;
-    r.there.registers = r.back.registers = registers;
-    r.there.blocks = r.back.blocks = blocks;
-    const double s = score(r.there, total_lanes, Fours::values, h);
-    if (s > highest) highest = s, best = r;
-  }
+  for (const bool last_resort : {false, true})  // as in plan_axis; in double it spills
+    if (highest < 0 && (!last_resort || real_bytes == 4))
+      for (int64_t lanes : lane_counts(real_bytes)) {
+        ResizePlan r;
+        for (AxisPlan* p : {&r.there, &r.back}) {
+          p->n = p == &r.there ? n : size;
+          p->real_bytes = real_bytes;
+          p->share = share_of(p->n, kept);
+          p->lanes = p->together = lanes;
+          p->overlaid = true;
+          if (p->padded() * 2 * real_bytes > h.shared_per_block) return {};
+          p->radices = choose_radices(p->points(), p->n % 2 == 0, real_bytes);
+          if (p->radices.empty()) return {};
+          const int64_t hold = points_in_registers(real_bytes) * (last_resort ? 3 : 2) / 2;
+          p->threads_per_lane = choose_threads(*p, p->points() / hold, hold);
+        }
+        const int64_t threads = std::max(r.there.threads_per_lane, r.back.threads_per_lane);
+        r.there.threads_per_lane = r.back.threads_per_lane = threads;
+        const int64_t shared = std::max(r.there.shared_bytes(kept), r.back.shared_bytes(kept));
+        if (r.there.threads() > kThreads || shared > h.shared_per_block) continue;
+        const int64_t others = last_resort ? kLeastOtherRegisters : kOtherRegisters;
+        const int64_t registers =
+            std::max(expected_registers(r.there, h, others), expected_registers(r.back, h, others));
+        const int64_t blocks = std::min<int64_t>(8, resident_blocks(r.there.threads(), registers, shared, h));
+        if (blocks < 1) continue;
+        r.there.registers = r.back.registers = registers;
+        r.there.blocks = r.back.blocks = blocks;
+        const double s = score(r.there, total_lanes, Fours::values, h);
+        if (s > highest) highest = s, best = r;
+      }
   return best;
 }
 
