@@ -99,7 +99,7 @@ def tables(run: Run) -> str:
             for case, row in against
         ],
     )
-    single = [row for row in run.values() if row["dtype"] == "float32"]  # of every instruction set
+    single = [row for row in run.values() if (row.get("dtype") or "float32") == "float32"]
     text = f"{machine(run)}. Largest errors of float32: {errors(single)}.\n\n{text}"
     others = [
         (case, [run.get((of, str(case)), {}).get(ratio, "") for of, ratio in OTHERS.values()]) for case in COMPARED
