@@ -74,6 +74,7 @@ struct AxisPass {
   DType in_type, out_type;
   Along in_along, out_along;  // along the transformed axis
   bool around_caches;         // the result is too large to be read from a cache later
+  bool far_apart;             // elements of the input's lanes are asked for ahead
   int32_t lane_dims;
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest
   const Measure* measure;       // of a forward pass, or null

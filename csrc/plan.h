@@ -289,9 +289,9 @@ namespace plan_detail {
 // Nanoseconds of one thread of a 3.6 GHz Zen 4 core under AVX-512, from timings of the passes' steps.
 constexpr double kOperationNs = 0.2;  // a vector operation of AxisPlan::cost
 // Per byte, each with its share of the work on the points in the core's cache: from and to caches; from and to memory;
-// the same by columns, a cache line or a few at a time. Of reads by columns that Zen takes 0.15 and a virtual Cascade
-// Lake 0.7, whose page tables are walked twice: what is between chooses well on both.
-constexpr double kCachedNs = 0.03, kReadNs = 0.06, kWriteNs = 0.06, kReadColumnsNs = 0.3, kWriteColumnsNs = 0.08;
+// the same by columns, a cache line or a few at a time. Those two are from a virtual Cascade Lake: they choose the
+// faster order of all crops and paddings of 4096 x 4096 that were timed both ways there.
+constexpr double kCachedNs = 0.03, kReadNs = 0.06, kWriteNs = 0.06, kReadColumnsNs = 0.12, kWriteColumnsNs = 0.07;
 constexpr double kPassUs = 1;  // start of a parallel loop
 
 // One side of a pass: elements per lane, their size, and whether the elements of a lane lie far apart.
@@ -318,6 +318,13 @@ inline double pass_us(double cost, int64_t lanes, int64_t compute_bytes, PassSid
 // Whether a pass writes around the caches: when it moves more than they hold, nothing of its result is in them when the
 // next pass begins.
 inline bool writes_around_caches(int64_t bytes_moved, const Machine& m) { return bytes_moved > m.shared_cache; }
+
+// Whether a pass asks for a lane's elements ahead: those so far from each other are no stream that the hardware follows,
+// and a core's cache does not hold them. One axis along the columns of 4096 x 4096 takes 0.4 of the time with it.
+constexpr int64_t kFarBytes = 512;
+inline bool reads_far_apart(int64_t stride_bytes, int64_t bytes_moved, const Machine& m) {
+  return stride_bytes >= kFarBytes && bytes_moved > 2 * m.own_cache;
+}
 
 // How many blocks of a pass over adjacent lanes are transformed together, so that rows are moved in longer pieces than
 // one vector: a cache line, or up to four where the matrix is not in the cores' caches and their work arrays still are;

@@ -81,6 +81,7 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const bool adjacent = inner.in_stride == 1 || inner.out_stride == 1;  // else no two blocks are side by side
   const int64_t together = adjacent && !pass.halving.rows ? blocks_side_by_side(work, blocks, moved, machine) : 1;
   pass.around_caches = writes_around_caches(moved, machine);
+  pass.far_apart = reads_far_apart(std::abs(pass.in_along.stride) * size_of(pass.in_type), moved, machine);
   const int64_t beside = resize ? pass.kept : pass.halving.rows ? kStrip + width : 0;  // vectors
   const auto bytes = static_cast<size_t>(work * together + beside * isa().vector_bytes);
   const int64_t grain = std::max<int64_t>(1, kGrainPoints / (pass.n * width * together));

@@ -116,11 +116,11 @@ void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int6
         });
     const auto* x = static_cast<const In*>(pass.in) + offset(pass.in_along, begin);
     if (works.count > 1 && group.in_row)
-      return load_side_by_side<In, T>(x + group.lanes[0].in[0], n, pass.in_along, index, works);
+      return load_side_by_side<In, T>(x + group.lanes[0].in[0], n, pass.in_along, index, works, pass.far_apart);
     // Many rows at once are more streams than the hardware follows; panels are none at all.
     const int64_t ahead = pass.in_along.run ? 4 : pass.around_caches ? 8 : 0;
     for (int g = 0; g < works.count; ++g)
-      load_block<In, T>(x, n, pass.in_along, group.lanes[g], index, works[g], ahead);
+      load_block<In, T>(x, n, pass.in_along, group.lanes[g], index, works[g], ahead, pass.far_apart);
   });
 }
 

@@ -76,25 +76,36 @@ struct Works {
 };
 
 // Adjacent lanes of `works.count` blocks, all whole, side by side: element i of each -> its work array at index[i].
+// far: the element so many places later is asked for (AxisPass::far_apart).
+constexpr int kElementsAhead = 16;
+
 template <class In, class T>
-void load_side_by_side(const In* x, int64_t n, Along along, const int32_t* index, Works<T> works) {
-  if (works.count == 1) {
-    for_each_element(n, along, [&](int64_t i, int64_t at) { works.first[index[i]] = load<T>(x + at); });
-  } else {
-    for_each_element(n, along, [&](int64_t i, int64_t at) {
+void load_side_by_side(const In* x, int64_t n, Along along, const int32_t* index, Works<T> works, bool far) {
+  constexpr int kPerLine = kLineBytes / (kLanes<T> * sizeof(In));  // blocks
+  const auto load_all = [&](auto ask) FRONT_INLINED {
+    for_each_element(n, along, [&](int64_t i, int64_t at) FRONT_INLINED {
+      if (ask)
+        for (int g = 0; g < works.count; g += kPerLine > 1 ? kPerLine : 1)
+          __builtin_prefetch(x + at + kElementsAhead * along.stride + g * kLanes<T>);
       for (int g = 0; g < works.count; ++g) works[g][index[i]] = load<T>(x + at + g * kLanes<T>);
     });
-  }
+  };
+  if (far)
+    load_all(Constant<true>{});
+  else if (works.count == 1)
+    for_each_element(n, along, [&](int64_t i, int64_t at) { works.first[index[i]] = load<T>(x + at); });
+  else
+    load_all(Constant<false>{});
 }
 
-// Element i of every lane -> z[index[i]]. ahead: how many vectors of each row are prefetched.
+// Element i of every lane -> z[index[i]]. ahead: how many vectors of each row are prefetched, of lanes that are rows.
 template <class In, class T>
 void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, const int32_t* index, Vector<T>* z,
-                int64_t ahead) {
+                int64_t ahead, bool far) {
   constexpr int W = kLanes<T>;
   if (lanes.in_adjacent && !in_vectors<T>(along)) {
     const In* first = x + lanes.in[0];
-    if (lanes.count == W) return load_side_by_side<In, T>(first, n, along, index, {z, 0, 1});
+    if (lanes.count == W) return load_side_by_side<In, T>(first, n, along, index, {z, 0, 1}, far);
     return for_each_element(n, along,
                             [&](int64_t i, int64_t at) { z[index[i]] = load_some<T>(first + at, lanes.count); });
   }
