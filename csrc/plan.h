@@ -38,7 +38,8 @@ constexpr int64_t kWideValues = 4096;
 struct AxisPlan {
   int64_t n = 1, kept = 1;
   bool dense = false;
-  int taps = 0;  // not 0: first decimated by two, with a filter of so many taps (float32 only)
+  bool streamed = false;  // while rows stream by (cpu/streamed.h)
+  int taps = 0;           // not 0: first decimated by two, with a filter of so many taps (float32 only)
 
   int64_t length() const { return taps ? n / 2 : n; }  // what `split` and `dft` are of
 
@@ -103,6 +104,8 @@ constexpr double kPointwiseCost = 8;        // per point of a complex product wi
 constexpr double kFoldCost = 3, kProductCost = 1.5;
 constexpr int64_t kDenseBlock = 8;
 constexpr int64_t kLargestBasis = 1 << 17;  // products: a basis that stays in a core's cache
+// Where rows stream by (cpu/streamed.h), per value and per product.
+constexpr double kStreamedFoldCost = 3, kStreamedProductCost = 0.5;
 
 // Decimation by a filter of `taps` with the response T(b c) / T(b) (1 + flatness (1 - c^2)) (tables.cpp), where n /
 // share coefficients are kept at most; below the shortest length it does not pay.
@@ -211,8 +214,12 @@ inline AxisPlan plan_fft(int64_t n, int64_t kept, int64_t compute_bytes) {
   return best;
 }
 
-// compute_bytes: of an element; only float32 is decimated.
-inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes) {
+// Coefficients of an axis whose rows stream by, at most.
+constexpr int64_t kMostStreamed = 64;
+
+// compute_bytes: of an element; only float32 is decimated. streamed: where few coefficients of columns can be computed
+// while the rows stream by (cpu/streamed.h).
+inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes, bool streamed = false) {
   using namespace plan_detail;
   AxisPlan best = plan_fft(n, kept, compute_bytes);
   for (const Filter& filter : kFilters) {
@@ -225,12 +232,15 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes) {
   }
   best.wide = compute_bytes == 4 && best.fused() && !best.taps && n >= kWideValues;
   const int64_t products = (kept + kDenseBlock - 1) / kDenseBlock * kDenseBlock * ((n + 1) / 2);
-  const double cost = kFoldCost * static_cast<double>(n) + kProductCost * static_cast<double>(products);
+  streamed = streamed && kept <= kMostStreamed;
+  const double cost = (streamed ? kStreamedFoldCost : kFoldCost) * static_cast<double>(n) +
+                      (streamed ? kStreamedProductCost : kProductCost) * static_cast<double>(products);
   if (products > kLargestBasis || cost >= best.cost) return best;
   AxisPlan dense;
   dense.n = n;
   dense.kept = kept;
   dense.dense = true;
+  dense.streamed = streamed;
   dense.cost = cost;
   return dense;
 }
@@ -243,7 +253,8 @@ inline std::string to_string(const AxisPlan& p) {
   std::ostringstream s;
   s << "dct " << p.n << " -> " << p.kept << ": ";
   if (p.dense) {
-    s << "dense, folded, " << static_cast<int64_t>(p.cost) << " vector operations per lane";
+    s << "dense, folded, " << (p.streamed ? "while rows stream by, " : "") << static_cast<int64_t>(p.cost)
+      << " vector operations per lane";
     return s.str();
   }
   if (p.taps) s << "decimated by " << p.taps << " taps, ";
@@ -319,8 +330,9 @@ inline double pass_us(double cost, int64_t lanes, int64_t compute_bytes, PassSid
 // next pass begins.
 inline bool writes_around_caches(int64_t bytes_moved, const Machine& m) { return bytes_moved > m.shared_cache; }
 
-// Whether a pass asks for a lane's elements ahead: those so far from each other are no stream that the hardware follows,
-// and a core's cache does not hold them. One axis along the columns of 4096 x 4096 takes 0.4 of the time with it.
+// Whether a pass asks for a lane's elements ahead: those so far from each other are no stream that the hardware
+// follows, and a core's cache does not hold them. One axis along the columns of 4096 x 4096 takes 0.4 of the time with
+// it.
 constexpr int64_t kFarBytes = 512;
 inline bool reads_far_apart(int64_t stride_bytes, int64_t bytes_moved, const Machine& m) {
   return stride_bytes >= kFarBytes && bytes_moved > 2 * m.own_cache;
@@ -341,6 +353,18 @@ inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t b
   }
   return count;
 }
+
+// How many blocks rows are read in at once where they stream by: sums and folded pieces stay in a core's cache.
+constexpr int64_t kStreamedBytes = 512;
+inline int64_t blocks_streamed(int64_t blocks, const Machine& m) {
+  int64_t count = std::min(kStreamedBytes / m.vector_bytes, kMostSideBySide);
+  while (count > 1 && count * m.threads > blocks) count /= 2;
+  return count;
+}
+
+// What a block needs of the work array for it: a folded piece of so many pairs, and two sums per coefficient.
+constexpr int64_t kStreamedPairs = 16;
+inline int64_t streamed_vectors(int64_t kept) { return 2 * kStreamedPairs + 2 * (kept + plan_detail::kDenseBlock); }
 
 // Columns that an intermediate of `columns` takes: it is stored as panels of one cache line's width, but one that is
 // narrower as it is.
@@ -375,17 +399,21 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   MatrixPlan best;
   double fastest = 0;
   best.rows = plan_axis(x.n, x.k1, x.compute_bytes);
-  best.columns = plan_axis(x.m, x.k0, x.compute_bytes);
+  const AxisPlan across = plan_axis(x.m, x.k0, x.compute_bytes);
+  const bool streams = x.forward && x.in_adjacent && x.n * x.compute_bytes >= machine.vector_bytes &&
+                       reads_far_apart(x.n * x.in_bytes, x.m * x.n * x.in_bytes, machine);
+  const AxisPlan across_first = plan_axis(x.m, x.k0, x.compute_bytes, streams);
   const int64_t in_rows = x.forward ? x.m : x.k0, in_columns = x.forward ? x.n : x.k1;
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
-  const bool halves = halves_rows(x, best.rows, best.columns, machine);
+  const bool halves = halves_rows(x, best.rows, across, machine);
   for (Order order : {Order::rows_first, Order::columns_first}) {
     const bool rows_first = order == Order::rows_first, halved = halves && rows_first;
     const int64_t read = halved ? 2 : 1;  // rows for one
     const int64_t rows = rows_first ? in_rows / read : out_rows, columns = rows_first ? out_columns : in_columns;
     if (rows * columns > x.m * x.k1) continue;
-    const double row_cost = best.rows.cost + (halved ? halving_cost(x.n, best.columns.taps) : 0);
-    const double column_cost = best.columns.cost - (halved ? filter_cost(x.m, best.columns.taps) : 0);
+    const AxisPlan& columns_plan = rows_first ? across : across_first;
+    const double row_cost = best.rows.cost + (halved ? halving_cost(x.n, across.taps) : 0);
+    const double column_cost = columns_plan.cost - (halved ? filter_cost(x.m, across.taps) : 0);
     const auto us = [&](Order which, const Machine& m) {
       return which == Order::rows_first
                  ? pass_us(
@@ -403,6 +431,7 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
     if (best.workspace && total >= fastest) continue;
     fastest = total;
     best.order = order;
+    best.columns = columns_plan;
     best.halved = halved;
     best.workspace = rows * panel_columns(columns, x.compute_bytes);
     best.rows_us = us(Order::rows_first, machine);

@@ -118,7 +118,8 @@ def test_plan_for_predicts_and_explains():
         (True, (4096, 64), (1024, 32), 4, False),  # such short rows are dearer to filter than to transform
         (True, (4096, 4096), (512, 512), 8, False),  # float64 is never decimated
         (False, (4096, 4096), (512, 512), 4, False),
-        (True, (4096, 4096), (64, 4096), 4, True),
+        (True, (4096, 4096), (64, 1024), 4, True),
+        (True, (4096, 4096), (64, 4096), 4, False),  # columns first
         (True, (4096, 4096), (8, 4096), 4, False),  # by definition
         (True, (256, 1024), (64, 1024), 4, False),  # columns first
     ],
@@ -134,6 +135,21 @@ def test_narrow_vectors_take_the_short_filter_only():
     machine = [16, *MACHINE[1:]]
     assert _C.plan_matrix(True, 4096, 4096, 512, 512, 4, machine)["halved"]
     assert not _C.plan_matrix(True, 4096, 4096, 1024, 1024, 4, machine)["halved"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "k", "streamed"),
+    [
+        ((4096, 4096), (16, 4096), True),
+        ((4096, 4096), (64, 4096), False),  # by FFT
+        ((512, 512), (16, 512), False),  # in a core's cache
+        ((65536, 64), (16, 64), False),  # such short rows follow each other
+    ],
+)
+def test_where_rows_stream_by(shape, k, streamed):
+    plan = _C.plan_matrix(True, *shape, *k, 4, MACHINE)
+    assert ("dense, folded, while rows stream by" in plan["columns"]["text"]) == streamed
+    assert not streamed or plan["order"] == "columns first"
 
 
 def test_only_float32_results_take_a_step_in_double():
@@ -152,7 +168,8 @@ def test_more_coefficients_or_bytes_are_predicted_to_take_longer():
     ("forward", "shape", "k", "order"),
     [
         (True, (4096, 4096), (512, 512), "rows first"),
-        (True, (4096, 4096), (64, 4096), "rows first"),  # 2048 of them; the input's columns lie far apart
+        (True, (4096, 4096), (64, 1024), "rows first"),  # 2048 of them; the input's columns lie far apart
+        (True, (4096, 4096), (64, 4096), "columns first"),  # but rows first would transform all in full
         (True, (256, 1024), (64, 1024), "columns first"),  # cached; rows first would transform all in full
         (False, (4096, 4096), (512, 512), "columns first"),
         (False, (4096, 4096), (4096, 4096), "rows first"),  # the input's columns lie far apart

@@ -14,6 +14,7 @@
 #include "halved_rows.h"
 #include "pairs.h"
 #include "residual.h"
+#include "streamed.h"
 
 namespace front::cpu {
 namespace FRONT_ISA {
@@ -212,6 +213,20 @@ Place<T> output_vectors(const AxisPass& pass, const Group<T>& group, int g) {
   return {y + lanes.out[0], pass.out_along.stride, pass.around_caches};
 }
 
+// Of a group whose rows stream by: values -> coefficients.
+template <class T>
+void stream(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& group) {
+  const int blocks = group.work.count;
+  const int64_t kept = (axis.kept + kBlock - 1) / kBlock * kBlock;
+  Vector<T>* totals = group.work.first;
+  with_type<T>(pass.in_type, [&](auto in) {
+    using In = decltype(in);
+    const auto* x = static_cast<const In*>(pass.in) + group.lanes[0].in[0];
+    stream_forward<In, T>(axis, x, pass.in_along.stride, blocks, totals, totals + blocks * kept);
+  });
+  store_group(pass, group, 0, axis.kept, kInOrder.at, Works<T>{totals, kept, blocks});
+}
+
 // `back` is the second transform of resize. The scratch holds `side_by_side` work arrays, and resize's coefficients.
 template <class T>
 void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back, const Blocks& blocks, void* scratch) {
@@ -233,6 +248,10 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
     strip.begin = strip.end = 0;
     group.moments = pass.measure ? pass.measure->blocks + b : nullptr;
     group.squares = pass.residual ? pass.residual->squares + b : nullptr;
+    if (pass.streamed && group.in_row && group.lanes[0].count == kLanes<T>) {
+      stream(pass, axis, group);
+      continue;
+    }
     if (first_forward)
       load_values(pass, axis, group);
     else

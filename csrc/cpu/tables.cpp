@@ -157,6 +157,7 @@ template <class T>
 AxisView<T> AxisTables<T>::view() const {
   AxisView<T> view{};
   view.dense = plan_.dense;
+  view.streamed = plan_.streamed;
   view.length = plan_.length();
   view.taps = plan_.taps;
   view.filter = filter_.data();
@@ -238,11 +239,11 @@ std::shared_ptr<const Tables> dft_tables(const DftPlan& plan) {
 }  // namespace
 
 template <class T>
-std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide) {
+std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide, bool streamed) {
   // Never destroyed: ops may run while the process exits.
-  static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double, bool>, AxisTables<T>>;
-  return axes->get({n, kept, scale.first, scale.other, wide}, [&] {
-    AxisPlan plan = plan_axis(n, kept, sizeof(T));
+  static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double, bool, bool>, AxisTables<T>>;
+  return axes->get({n, kept, scale.first, scale.other, wide, streamed}, [&] {
+    AxisPlan plan = plan_axis(n, kept, sizeof(T), streamed);
     plan.wide &= wide;
     std::shared_ptr<const DftTables<T>> dft;
     std::shared_ptr<const ResampledTables> resampled;
@@ -256,7 +257,7 @@ std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale 
 
 template class AxisTables<float>;
 template class AxisTables<double>;
-template std::shared_ptr<const AxisTables<float>> axis_tables<float>(int64_t, int64_t, Scale, bool);
-template std::shared_ptr<const AxisTables<double>> axis_tables<double>(int64_t, int64_t, Scale, bool);
+template std::shared_ptr<const AxisTables<float>> axis_tables<float>(int64_t, int64_t, Scale, bool, bool);
+template std::shared_ptr<const AxisTables<double>> axis_tables<double>(int64_t, int64_t, Scale, bool, bool);
 
 }  // namespace front::cpu

@@ -15,7 +15,7 @@ namespace front::cpu {
 
 template <class T>
 struct AxisView {
-  bool dense;
+  bool dense, streamed;
   int64_t length;                // of what is transformed: n, or n / 2 after the filter
   int taps;                      // of decimate.h's filter; 0: none
   const T* filter;               // its second half
@@ -61,8 +61,10 @@ const float* filter_half(int taps);
 
 // Cached, the DFT's part by length alone; the least recently used go first once a cache exceeds its limit, and what
 // exceeds the limit by itself is not kept. At most 40 MiB of axes per compute type, and as much of their DFTs, and
-// resampled ones. wide: for an inverse that may compute its fused step in double.
+// resampled ones.
+// wide: for an inverse that may compute its fused step in double. streamed: for a pass whose rows may stream by.
 template <class T>
-std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide = false);
+std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide = false,
+                                                 bool streamed = false);
 
 }  // namespace front::cpu

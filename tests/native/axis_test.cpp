@@ -179,7 +179,7 @@ void put(Buffer& v, int64_t i, DType t, int64_t sixteenths) {  // exact in every
 double tolerance(DType t) { return t == DType::f64 ? 5e-14 : t == DType::f32 ? 1e-6 : t == DType::f16 ? 1e-3 : 8e-3; }
 
 void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t batch, Kind kind, int64_t gap,
-           DType in_type, DType out_type, bool uncached, int64_t size = 0) {
+           DType in_type, DType out_type, bool uncached, int64_t size = 0, bool streamed = false) {
   const bool resize = direction == Direction::resize;
   const int64_t in_length = direction == Direction::inverse ? kept : n;
   const int64_t out_length = resize ? size : direction == Direction::forward ? kept : n;
@@ -212,7 +212,7 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
   // As if nothing were cached: whole lines are streamed, and blocks go side by side; or as if all were.
   front::Machine machine = front::cpu::machine(1);
   machine.shared_cache = uncached ? 0 : int64_t{1} << 40;
-  machine.own_cache = uncached ? 1 << 20 : int64_t{1} << 40;
+  machine.own_cache = streamed ? 0 : uncached ? 1 << 20 : int64_t{1} << 40;
   front::cpu::run_axis(pass, {serial, 1}, machine);
 
   double error = 0, scale = 0;
@@ -354,6 +354,15 @@ int main() {
           check(Direction::resize, n, kept, lanes, 2, kind, 0, DType::f32, DType::f32, uncached, size);
           check(Direction::resize, n, kept, lanes, 2, kind, 3, DType::f64, DType::bf16, uncached, size);
         }
+  for (int64_t n :
+       {2, 31, 64, 65, 600, 601})  // rows stream by: whole groups of blocks, the rest of one, part of a block
+    for (int64_t kept : {1, 8, 11})
+      for (int64_t lanes : {256, 300})
+        for (int64_t gap : {0, 3})
+          for (DType in : types)
+            for (DType out : {in, DType::f32})
+              if (kept <= n)
+                check(Direction::forward, n, kept, lanes, 2, Kind::lanes_inside, gap, in, out, gap != 0, 0, true);
   // Side by side they are one block, or two of a thread each.
   const front::Machine two{32, 1 << 20, 32 << 20, 2};
   for (auto [blocks, expected] : {std::pair<int64_t, int64_t>{1, 1}, {3, 1}, {4, 2}, {8, 4}, {1000, 8}})

@@ -1,0 +1,98 @@
+"""Few coefficients of columns, computed while the rows stream by (csrc/cpu/streamed.h), against float64."""
+
+from __future__ import annotations
+
+import pytest
+import scipy.fft
+import torch
+
+import front_kernels as fk
+from compare import assert_matches
+
+# More than twice a core's cache; rows that end within a vector and within a group of blocks; odd lengths, whose middle
+# value has no partner; lengths of many sums of 256 pairs, and of less than one of 16.
+SHAPES = [(4096, 2048), (4095, 2051), (1025, 8200), (520, 16390), (66, 131100)]
+ROUNDED = [torch.bfloat16, torch.float16]
+
+
+def coefficients(x: torch.Tensor, k: int, dim: int = -2) -> torch.Tensor:
+    exact = torch.from_numpy(scipy.fft.dct(x.double().numpy(), axis=dim, norm="ortho", workers=2))
+    return exact.narrow(dim, 0, k)
+
+
+def noise(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """As a part of rows that hold NaN elsewhere."""
+    x = torch.full((*shape[:-1], shape[-1] + 24), float("nan"), dtype=dtype)[..., 11:-13]
+    return x.copy_(torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("k", [1, 2, 8, 13])
+def test_one_axis(shape, k):
+    x = noise(shape)
+    plan = fk.plan_for(shape, (k, shape[1]))
+    assert shape[0] < 1000 or "while rows stream by" in plan["columns"]["text"]
+    assert_matches(fk.dct(x, k, dim=0), coefficients(x, k), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [*ROUNDED, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_dtypes(shape, dtype):
+    x = noise((shape[0], 2 * shape[1]), dtype)
+    assert_matches(fk.dct(x, 9, dim=0), coefficients(x, 9), dtype=dtype)
+    wide = torch.float32 if dtype in ROUNDED else dtype
+    assert_matches(fk.dct(x, 9, dim=0, out_dtype=wide), coefficients(x, 9), dtype=wide)
+
+
+@pytest.mark.parametrize("norm", ["backward", "forward", "adjoint:ortho", "adjoint:backward"])
+def test_norms(norm):
+    x = noise(SHAPES[1])
+    expected = fk.reference.dct(x.double(), 5, 0, norm=norm)
+    assert_matches(fk.dct(x, 5, dim=0, norm=norm), expected, dtype=torch.float32)
+
+
+def test_a_batch_is_its_matrices():
+    x = noise((3, 2050, 1040))
+    found = fk.dct(x, 7, dim=-2)
+    assert_matches(found, coefficients(x, 7), dtype=torch.float32)
+    assert all(torch.equal(found[i], fk.dct(x[i], 7, dim=-2)) for i in range(3))
+
+
+@pytest.mark.parametrize("k", [(8, 2051), (13, 2000)])
+def test_the_first_of_two_axes(k):
+    x = noise((4095, 2051))
+    plan = fk.plan_for(tuple(x.shape), k)
+    assert plan["order"] == "columns first"
+    assert "while rows stream by" in plan["columns"]["text"]
+    out = torch.full((k[0], k[1] + 5), -7.0)
+    fk.dct_crop(x, k, out=out[:, 2:-3])
+    expected = coefficients(coefficients(x, k[0]), k[1], -1)
+    assert_matches(out[:, 2:-3].contiguous(), expected, dtype=torch.float32)
+    assert (out[:, :2] == -7).all()
+    assert (out[:, -3:] == -7).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("row", [0, 2047, 4094])
+def test_what_is_not_finite_stays_in_its_column(value, row):
+    x = noise((4095, 2051))
+    exact = coefficients(x, 8)
+    for column in (0, 130, 2050):
+        x[row, column] = value
+    found = fk.dct(x, 8, dim=0)
+    others = torch.ones(2051, dtype=torch.bool)
+    others[[0, 130, 2050]] = False
+    assert not found[:, ~others].isfinite().any()
+    assert_matches(found[:, others], exact[:, others], dtype=torch.float32)
+
+
+def test_threads_do_not_matter():
+    x = noise((4095, 2051))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            found.append(fk.dct(x, 13, dim=0))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found[1:])
