@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "pages.h"
 #include "params.h"
 
 namespace front {
@@ -136,7 +137,9 @@ inline Types types_of(const char* op, const Tensor& x, const Result& result = {}
 
 inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, DType type) {
   try {
-    return torch::stable::new_empty(like, sizes, scalar_type_of(type));
+    const Tensor made = torch::stable::new_empty(like, sizes, scalar_type_of(type));
+    if (made.is_cpu()) prefer_huge_pages(made.mutable_data_ptr(), static_cast<size_t>(made.numel()) * size_of(type));
+    return made;
   } catch (const std::exception&) {  // its message names torch's C call, not the cause
     double bytes = static_cast<double>(size_of(type));
     for (int64_t size : sizes) bytes *= static_cast<double>(size);

@@ -5,14 +5,12 @@
 #include <new>
 #include <vector>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+#include "../pages.h"
 
 namespace front::cpu {
 namespace {
 
-constexpr size_t kLine = 64, kHugePage = size_t{2} << 20;
+constexpr size_t kLine = 64;
 #ifdef __SANITIZE_ADDRESS__
 constexpr bool kRetain = false;  // every block of exactly its size, so that an access beyond it is seen
 #else
@@ -50,9 +48,7 @@ Block allocate(size_t bytes) {
   const size_t alignment = huge ? kHugePage : kLine, size = (bytes + alignment - 1) / alignment * alignment;
   void* data = std::aligned_alloc(alignment, size);
   if (!data) throw std::bad_alloc();
-#ifdef __linux__
-  if (huge) madvise(data, size, MADV_HUGEPAGE);  // a hint: without it all works, with more page faults
-#endif
+  prefer_huge_pages(data, size);
   return {data, kRetain ? size : bytes, this_thread()};
 }
 

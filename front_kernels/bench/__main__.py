@@ -119,7 +119,8 @@ class Run:
               help="auto: the GPU where there is one")  # fmt: skip
 @click.option("--set", "cases", type=click.Choice(list(SETS)), default="short", show_default=True,
               help="short: under a minute on two cores; models: matrices of DeiT, BERT, GPT-2, Llama-3-8B; squares: "
-              "1024 to 16384; all: both; check: what bench/gpu_check.sh measures")  # fmt: skip
+              "1024 to 16384; all: both; axes: few coefficients of one axis, all of the other; "
+              "check: what bench/gpu_check.sh measures")  # fmt: skip
 @click.option("--dtype", "dtypes", type=click.Choice(list(ITEM)), multiple=True,
               help="may be repeated; otherwise the set's own, mostly float32")  # fmt: skip
 @click.option("--only", multiple=True, help="cases whose name contains this; may be repeated")

@@ -151,6 +151,10 @@ SETS: dict[str, list[Case]] = {
     ],
     "models": shares(_MODELS),
     "squares": shares(SQUARES),
+    # Few coefficients of one axis, all of the other.
+    "axes": [
+        case for k in (8, 16, 32, 64, 512) for kept in ((k, 4096), (4096, k)) for case in both((4096, 4096), kept)
+    ],
     "all": shares((*_MODELS, *SQUARES)),
     "check": _CHECK,
 }
