@@ -104,8 +104,8 @@ constexpr double kPointwiseCost = 8;        // per point of a complex product wi
 constexpr double kFoldCost = 3, kProductCost = 1.5;
 constexpr int64_t kDenseBlock = 8;
 constexpr int64_t kLargestBasis = 1 << 17;  // products: a basis that stays in a core's cache
-// Where rows stream by (cpu/streamed.h), per value and per product.
-constexpr double kStreamedFoldCost = 3, kStreamedProductCost = 0.5;
+// Where rows stream by (cpu/streamed.h).
+constexpr double kStreamedProductCost = 0.5;  // from a virtual Cascade Lake
 
 // Decimation by a filter of `taps` with the response T(b c) / T(b) (1 + flatness (1 - c^2)) (tables.cpp), where n /
 // share coefficients are kept at most; below the shortest length it does not pay.
@@ -233,7 +233,7 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes, bool s
   best.wide = compute_bytes == 4 && best.fused() && !best.taps && n >= kWideValues;
   const int64_t products = (kept + kDenseBlock - 1) / kDenseBlock * kDenseBlock * ((n + 1) / 2);
   streamed = streamed && kept <= kMostStreamed;
-  const double cost = (streamed ? kStreamedFoldCost : kFoldCost) * static_cast<double>(n) +
+  const double cost = kFoldCost * static_cast<double>(n) +
                       (streamed ? kStreamedProductCost : kProductCost) * static_cast<double>(products);
   if (products > kLargestBasis || cost >= best.cost) return best;
   AxisPlan dense;
@@ -338,6 +338,13 @@ inline bool reads_far_apart(int64_t stride_bytes, int64_t bytes_moved, const Mac
   return stride_bytes >= kFarBytes && bytes_moved > 2 * m.own_cache;
 }
 
+// Whether rows of a forward pass along columns may stream by: `row` lanes of a matrix follow each other. How many
+// matrices there are, and how they are grouped, does not matter: results shall not depend on it.
+inline bool streams_rows(int64_t n, int64_t row, int64_t stride_bytes, int64_t in_bytes, int64_t compute_bytes,
+                         const Machine& m) {
+  return row * compute_bytes >= m.vector_bytes && reads_far_apart(stride_bytes, n * row * in_bytes, m);
+}
+
 // How many blocks of a pass over adjacent lanes are transformed together, so that rows are moved in longer pieces than
 // one vector: a cache line, or up to four where the matrix is not in the cores' caches and their work arrays still are;
 // but no thread goes without.
@@ -362,9 +369,14 @@ inline int64_t blocks_streamed(int64_t blocks, const Machine& m) {
   return count;
 }
 
-// What a block needs of the work array for it: a folded piece of so many pairs, and two sums per coefficient.
-constexpr int64_t kStreamedPairs = 16;
-inline int64_t streamed_vectors(int64_t kept) { return 2 * kStreamedPairs + 2 * (kept + plan_detail::kDenseBlock); }
+// Products by definition: sums of so many pairs' are summed, so many of these in turn, and then all.
+constexpr int64_t kSummedPairs = 16, kSummedPieces = 16;
+// Coefficients in whole blocks.
+inline int64_t dense_coefficients(int64_t kept) {
+  return (kept + plan_detail::kDenseBlock - 1) / plan_detail::kDenseBlock * plan_detail::kDenseBlock;
+}
+// What a block needs of the work array while rows stream by: a folded piece, and two sums per coefficient.
+inline int64_t streamed_vectors(int64_t kept) { return 2 * kSummedPairs + 2 * dense_coefficients(kept); }
 
 // Columns that an intermediate of `columns` takes: it is stored as panels of one cache line's width, but one that is
 // narrower as it is.
@@ -380,6 +392,7 @@ struct MatrixShape {
   int64_t m, n, k0, k1;
   int64_t in_bytes, compute_bytes, out_bytes;
   bool in_by_columns, out_by_columns, in_adjacent;
+  int64_t in_row = 0;  // from row to row of the input; 0: the rows follow each other
 };
 
 // Whether a forward transform, rows first, filters the columns while it loads the rows: rows that are halved cost the
@@ -400,8 +413,9 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   double fastest = 0;
   best.rows = plan_axis(x.n, x.k1, x.compute_bytes);
   const AxisPlan across = plan_axis(x.m, x.k0, x.compute_bytes);
-  const bool streams = x.forward && x.in_adjacent && x.n * x.compute_bytes >= machine.vector_bytes &&
-                       reads_far_apart(x.n * x.in_bytes, x.m * x.n * x.in_bytes, machine);
+  const int64_t stride_bytes = (x.in_row ? x.in_row : x.n) * x.in_bytes;
+  const bool streams =
+      x.forward && x.in_adjacent && streams_rows(x.m, x.n, stride_bytes, x.in_bytes, x.compute_bytes, machine);
   const AxisPlan across_first = plan_axis(x.m, x.k0, x.compute_bytes, streams);
   const int64_t in_rows = x.forward ? x.m : x.k0, in_columns = x.forward ? x.n : x.k1;
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;

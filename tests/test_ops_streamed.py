@@ -51,11 +51,42 @@ def test_norms(norm):
     assert_matches(fk.dct(x, 5, dim=0, norm=norm), expected, dtype=torch.float32)
 
 
+@pytest.mark.parametrize(("n", "k"), [(4096, 17), (4096, 40), (2038, 64), (2049, 33)])
+def test_more_coefficients(n, k):
+    x = noise((n, 2064))
+    assert "while rows stream by" in fk.plan_for((n, 2064), (k, 2064))["columns"]["text"]
+    assert_matches(fk.dct(x, k, dim=0), coefficients(x, k), dtype=torch.float32)
+
+
 def test_a_batch_is_its_matrices():
     x = noise((3, 2050, 1040))
     found = fk.dct(x, 7, dim=-2)
     assert_matches(found, coefficients(x, 7), dtype=torch.float32)
     assert all(torch.equal(found[i], fk.dct(x[i], 7, dim=-2)) for i in range(3))
+
+
+@pytest.mark.parametrize("count", [2, 33, 64])
+def test_a_batch_within_rows_is_its_matrices(count):
+    """Whose rows lie beside those of the others: what is chosen for a matrix depends on it alone."""
+    x = torch.randn(512, count, 128).transpose(0, 1)
+    cropped, one = fk.dct_crop(x, (16, 128)), fk.dct(x, 16, dim=-2)
+    for i in (0, count - 1):
+        assert torch.equal(cropped[i], fk.dct_crop(x[i], (16, 128)))
+        assert torch.equal(one[i], fk.dct(x[i], 16, dim=-2))
+
+
+def test_a_matrix_that_is_stored_by_columns():
+    x = noise((2051, 4095)).t()
+    assert_matches(fk.dct(x, 9, dim=1), coefficients(x, 9, 1), dtype=torch.float32)
+    expected = coefficients(coefficients(x, 9, 1), 30)
+    assert_matches(fk.dct_crop(x, (30, 9)), expected, dtype=torch.float32)
+
+
+def test_a_part_of_long_rows():
+    x = torch.randn(8192, 4096)[:, 5:105]
+    plan = fk.plan_for((8192, 100), (8, 100))
+    assert "while rows stream by" not in plan["columns"]["text"]  # of a matrix alone: they follow each other
+    assert_matches(fk.dct(x, 8, dim=0), coefficients(x, 8), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("k", [(8, 2051), (13, 2000)])
@@ -86,13 +117,27 @@ def test_what_is_not_finite_stays_in_its_column(value, row):
     assert_matches(found[:, others], exact[:, others], dtype=torch.float32)
 
 
-def test_threads_do_not_matter():
-    x = noise((4095, 2051))
+def by_threads(x: torch.Tensor, k: int) -> list[torch.Tensor]:
     threads, found = torch.get_num_threads(), []
     try:
-        for count in (1, 2, 3, 7):
+        for count in (1, 2, 3, 7, 17):
             torch.set_num_threads(count)
-            found.append(fk.dct(x, 13, dim=0))
+            found.append(fk.dct(x, k, dim=-2))
     finally:
         torch.set_num_threads(threads)
+    return found
+
+
+def test_threads_do_not_matter():
+    found = by_threads(noise((4095, 2051)), 13)
     assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_threads_do_not_matter_where_results_lie_closer_than_values():
+    """The last block of one matrix and the first of the next are adjacent in the result only; and the middle value,
+    which has no partner, is infinite."""
+    x = torch.randn(2, 2049, 272)
+    x[:, 1024] = float("inf")
+    found = by_threads(x, 1)
+    assert all(torch.equal(found[0].nan_to_num(7), other.nan_to_num(7)) for other in found[1:])
+    assert found[0].isinf().all()

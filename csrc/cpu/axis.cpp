@@ -68,14 +68,9 @@ int64_t bytes_moved(const AxisPass& pass) {
 
 int64_t stride_bytes(const AxisPass& pass) { return std::abs(pass.in_along.stride) * size_of(pass.in_type); }
 
-// Whether rows of the input may stream by: many lanes follow each other there. How many matrices there are does not
-// matter, since results shall not depend on it.
-bool may_stream(const AxisPass& pass, int64_t width, const Machine& machine) {
-  int64_t row = 1;
-  for (int32_t d = pass.lane_dims; d-- > 0 && pass.lanes[d].in_stride == row;) row *= pass.lanes[d].size;
-  const int64_t bytes = pass.n * row * size_of(pass.in_type);
-  return pass.direction == Direction::forward && !pass.filtered && !pass.measure && !pass.in_along.run &&
-         row >= width && reads_far_apart(stride_bytes(pass), bytes, machine);
+bool may_stream(const AxisPass& pass, int64_t compute_bytes, const Machine& machine) {
+  return pass.direction == Direction::forward && !pass.filtered && !pass.measure &&
+         streams_rows(pass.n, pass.row, stride_bytes(pass), size_of(pass.in_type), compute_bytes, machine);
 }
 
 template <class T>
@@ -87,21 +82,21 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const int64_t width = lanes_per_block<T>(isa()), blocks = block_count(pass, width), moved = bytes_moved(pass);
   pass.around_caches = writes_around_caches(moved, machine);
   pass.far_apart = reads_far_apart(stride_bytes(pass), moved, machine);
-  const bool streams = may_stream(pass, width, machine);
-  const auto tables = axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n), streams);
+  const auto tables =
+      axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n), may_stream(pass, sizeof(T), machine));
   const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back, wide(pass.size)) : tables;
   const AxisView<T> axis = tables->view(), second = back->view();
-  pass.streamed = streams && axis.streamed;
   const int64_t work = 2 * std::max(axis.work, second.work) * isa().vector_bytes;
   const LaneDim inner = pass.lane_dims ? pass.lanes[pass.lane_dims - 1] : LaneDim{1, 0, 0};
   const bool adjacent = inner.in_stride == 1 || inner.out_stride == 1;  // else no two blocks are side by side
-  const int64_t together = pass.streamed                    ? blocks_streamed(blocks, machine)
+  const int64_t together = axis.streamed                    ? blocks_streamed(blocks, machine)
                            : adjacent && !pass.halving.rows ? blocks_side_by_side(work, blocks, moved, machine)
                                                             : 1;
   const int64_t beside = resize ? pass.kept : pass.halving.rows ? kStrip + width : 0;  // vectors
-  const int64_t streamed = pass.streamed ? together * streamed_vectors(pass.kept) : 0;
-  const auto bytes =
-      static_cast<size_t>(std::max(work * together + beside * isa().vector_bytes, streamed * isa().vector_bytes));
+  // What does not stream by in such a pass are single blocks.
+  const int64_t needed = axis.streamed ? std::max(work, together * streamed_vectors(pass.kept) * isa().vector_bytes)
+                                       : work * together + beside * isa().vector_bytes;
+  const auto bytes = static_cast<size_t>(needed);
   const int64_t grain = std::max<int64_t>(1, kGrainPoints / (pass.n * width * together));
   parallel_for(executor, (blocks + together - 1) / together, grain, [&](int64_t begin, int64_t end) {
     const Workspace scratch(bytes);

@@ -84,9 +84,9 @@ struct Group {
   Strip* strip;  // of a pass that halves rows
 };
 
-// The longest group from block `begin` on.
+// The longest group from block `begin` on. streamed: of which rows stream by, or of a single block.
 template <class T>
-void find_group(const AxisPass& pass, int64_t begin, int64_t end, int64_t most, Group<T>& group) {
+void find_group(const AxisPass& pass, int64_t begin, int64_t end, int64_t most, bool streamed, Group<T>& group) {
   constexpr int W = kLanes<T>;
   Lanes<T>* lanes = group.lanes;
   lanes[0] = block_lanes<T>(pass, begin);
@@ -97,7 +97,7 @@ void find_group(const AxisPass& pass, int64_t begin, int64_t end, int64_t most, 
     Lanes<T>& next = lanes[count] = block_lanes<T>(pass, begin + count);
     const bool in_row = group.in_row && next.in_adjacent && next.in[0] == last.in[0] + W;
     const bool out_row = group.out_row && next.out_adjacent && next.out[0] == last.out[0] + W;
-    if (next.count != W || !(in_row || out_row)) break;
+    if (next.count != W || !(in_row || (out_row && !streamed))) break;
     group.in_row = in_row, group.out_row = out_row;
   }
   group.work.count = count;
@@ -217,13 +217,14 @@ Place<T> output_vectors(const AxisPass& pass, const Group<T>& group, int g) {
 template <class T>
 void stream(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& group) {
   const int blocks = group.work.count;
-  const int64_t kept = (axis.kept + kBlock - 1) / kBlock * kBlock;
+  const int64_t kept = dense_coefficients(axis.kept);
   Vector<T>* totals = group.work.first;
   with_type<T>(pass.in_type, [&](auto in) {
     using In = decltype(in);
     const auto* x = static_cast<const In*>(pass.in) + group.lanes[0].in[0];
     stream_forward<In, T>(axis, x, pass.in_along.stride, blocks, totals, totals + blocks * kept);
   });
+  static_assert(kMostStreamed <= kChunk);  // places of kInOrder
   store_group(pass, group, 0, axis.kept, kInOrder.at, Works<T>{totals, kept, blocks});
 }
 
@@ -243,12 +244,12 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   Strip strip{reinterpret_cast<Vector<float>*>(coefficients), 0, 0};
   group.strip = &strip;
   for (int64_t b = blocks.begin; b < blocks.end; b += group.work.count) {
-    find_group(pass, b, blocks.end, most, group);
+    find_group(pass, b, blocks.end, most, axis.streamed, group);
     group.begin = b;
     strip.begin = strip.end = 0;
     group.moments = pass.measure ? pass.measure->blocks + b : nullptr;
     group.squares = pass.residual ? pass.residual->squares + b : nullptr;
-    if (pass.streamed && group.in_row && group.lanes[0].count == kLanes<T>) {
+    if (axis.streamed && group.in_row && group.lanes[0].count == kLanes<T>) {
       stream(pass, axis, group);
       continue;
     }

@@ -75,17 +75,21 @@ struct Works {
   FRONT_INLINE Vector<T>* operator[](int g) const { return first + g * stride; }
 };
 
-// Adjacent lanes of `works.count` blocks, all whole, side by side: element i of each -> its work array at index[i].
-// far: the element so many places later is asked for (AxisPass::far_apart).
-constexpr int kElementsAhead = 16;
+constexpr int kElementsAhead = 16;  // of a lane, are asked for (AxisPass::far_apart)
 
+// Blocks whose lanes fill a line: one of them asks for it.
+template <class T, class In>
+constexpr int kBlocksPerLine = kLineBytes > kLanes<T> * sizeof(In)
+                                   ? static_cast<int>(kLineBytes / (kLanes<T> * sizeof(In)))
+                                   : 1;
+
+// Adjacent lanes of `works.count` blocks, all whole, side by side: element i of each -> its work array at index[i].
 template <class In, class T>
 void load_side_by_side(const In* x, int64_t n, Along along, const int32_t* index, Works<T> works, bool far) {
-  constexpr int kPerLine = kLineBytes / (kLanes<T> * sizeof(In));  // blocks
   const auto load_all = [&](auto ask) FRONT_INLINED {
     for_each_element(n, along, [&](int64_t i, int64_t at) FRONT_INLINED {
       if (ask)
-        for (int g = 0; g < works.count; g += kPerLine > 1 ? kPerLine : 1)
+        for (int g = 0; g < works.count; g += kBlocksPerLine<T, In>)
           __builtin_prefetch(x + at + kElementsAhead * along.stride + g * kLanes<T>);
       for (int g = 0; g < works.count; ++g) works[g][index[i]] = load<T>(x + at + g * kLanes<T>);
     });

@@ -15,7 +15,7 @@ constexpr int kBlock = plan_detail::kDenseBlock;
 template <int kChain, class T>
 FRONT_INLINE void add_products(const Vector<T>* pairs, const T* basis, int64_t begin, int64_t end, Vector<T>* sums) {
   if constexpr (kChain > 1) {
-    constexpr int64_t kPiece = kChain == 3 ? 256 : 16;
+    constexpr int64_t kPiece = kChain == 3 ? kSummedPieces * kSummedPairs : kSummedPairs;
     for (int64_t i = begin; i < end; i += kPiece) {
       Vector<T> piece[kBlock] = {};
       add_products<kChain - 1, T>(pairs, basis, i, end - i < kPiece ? end : i + kPiece, piece);

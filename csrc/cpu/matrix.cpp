@@ -47,10 +47,11 @@ struct Choice {
 // threads nor on what else of the machine could change while the process lives.
 Choice choice_of(const MatrixShape& x, bool resize, const Machine& machine) {
   static std::mutex mutex;
-  static auto* known = new std::map<std::tuple<bool, int64_t, int64_t, int64_t, int64_t, int64_t, int>, Choice>;
+  static auto* known =
+      new std::map<std::tuple<bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int>, Choice>;
   const int64_t bytes = (x.in_bytes * 16 + x.compute_bytes) * 16 + x.out_bytes;
   const int layout = (x.in_by_columns * 2 + x.out_by_columns) * 2 + x.in_adjacent;
-  const std::tuple key{x.forward, x.m, x.n, x.k0, x.k1, bytes, layout * 2 + resize};
+  const std::tuple key{x.forward, x.m, x.n, x.k0, x.k1, bytes, x.in_row, layout * 2 + resize};
   const std::lock_guard<std::mutex> lock(mutex);
   if (const auto found = known->find(key); found != known->end()) return found->second;
   if (known->size() >= kPlansKept) known->clear();
@@ -75,7 +76,8 @@ class Transform {
                             size_of(p_.out_type),
                             std::abs(p_.in_row) < std::abs(p_.in_column),
                             std::abs(p_.out_row) < std::abs(p_.out_column),
-                            p_.in_column == 1};
+                            p_.in_column == 1,
+                            std::abs(p_.in_row)};
     choice_ = choice_of(shape, p_.direction == Direction::resize, machine);
     if (p_.measure) choice_ = {Order::rows_first, 0};
     if (p_.residual) choice_ = {Order::columns_first, 0};
@@ -143,6 +145,7 @@ class Transform {
 
     AxisPass row{}, column{}, back{};
     column.direction = p_.direction;
+    if (choice_.order == Order::columns_first && p_.in_column == 1) column.row = p_.n;
     column.n = p_.m;
     column.kept = p_.k0;
     column.size = p_.size0;

@@ -7,10 +7,6 @@
 
 namespace front::cpu::FRONT_ISA {
 
-// Pairs (x_i, x_{n-1-i}) whose products are summed in registers; so many of these sums are summed in turn, and then
-// all.
-constexpr int kPairs = kStreamedPairs, kPieces = 16;
-
 // near[b][u] += sum of b_u(i) pair_i of blocks b = 0..kTogether-1. folded: [pair][block][sum, difference].
 template <int kTogether, class T>
 FRONT_INLINE void add_piece(const Vector<T>* folded, int blocks, int64_t pairs, const T* basis, Vector<T>* near,
@@ -25,14 +21,14 @@ FRONT_INLINE void add_piece(const Vector<T>* folded, int blocks, int64_t pairs, 
     for (int u = 0; u < kBlock; ++u) near[g * kept + u] += sums[g][u];
 }
 
-// Columns x + i stride of `blocks` blocks side by side -> totals[block][axis.kept, rounded up to kBlock]. Both arrays
+// Columns x + i stride of `blocks` blocks side by side -> totals[block][dense_coefficients(axis.kept)]. Both arrays
 // together have streamed_vectors(axis.kept) per block.
 template <class In, class T>
 void stream_forward(const AxisView<T>& axis, const In* x, int64_t stride, int blocks, Vector<T>* totals,
                     Vector<T>* scratch) {
   constexpr int W = kLanes<T>, kTogether = FRONT_VECTOR_BYTES == 64 ? 2 : 1;  // as many sums as registers hold
-  constexpr int kPerLine = kLineBytes / (W * sizeof(In)), kStep = kPerLine > 1 ? kPerLine : 1;
-  const int64_t n = axis.n, half = axis.half, kept = (axis.kept + kBlock - 1) / kBlock * kBlock;
+  const int64_t n = axis.n, half = axis.half, kept = dense_coefficients(axis.kept);
+  constexpr int64_t kPairs = kSummedPairs;
   Vector<T>*folded = scratch, *near = scratch + 2 * kPairs * blocks;
   for (int64_t i = 0; i < blocks * kept; ++i) totals[i] = near[i] = Vector<T>{};
   for (int64_t begin = 0; begin < half; begin += kPairs) {
@@ -40,14 +36,15 @@ void stream_forward(const AxisView<T>& axis, const In* x, int64_t stride, int bl
     Vector<T>* out = folded;
     for (int64_t i = begin; i < begin + pairs; ++i) {
       const In *first = x + i * stride, *last = x + (n - 1 - i) * stride;
-      for (int g = 0; g < blocks; g += kStep) {
+      const bool middle = 2 * i == n - 1;
+      for (int g = 0; g < blocks; g += kBlocksPerLine<T, In>) {
         __builtin_prefetch(first + kPairs * stride + g * W);
         __builtin_prefetch(last - kPairs * stride + g * W);
       }
       for (int g = 0; g < blocks; ++g, out += 2) {
-        const Vector<T> a = load<T>(first + g * W);
-        const Vector<T> b = first != last ? load<T>(last + g * W) : T(0) * a;  // NaN and Inf reach every coefficient
-        out[0] = a + b, out[1] = first != last ? a - b : b;
+        const Vector<T> a = load<T>(first + g * W), b = load<T>(last + g * W);
+        out[0] = middle ? a : a + b;
+        out[1] = middle ? T(0) * a : a - b;  // NaN and Inf reach every coefficient
       }
     }
     const T* basis = axis.combine + begin * kBlock;
@@ -57,7 +54,7 @@ void stream_forward(const AxisView<T>& axis, const In* x, int64_t stride, int bl
         add_piece<kTogether, T>(folded + 2 * g, blocks, pairs, basis, near + g * kept + k, kept);
       for (; g < blocks; ++g) add_piece<1, T>(folded + 2 * g, blocks, pairs, basis, near + g * kept + k, kept);
     }
-    if (begin / kPairs % kPieces != kPieces - 1 && begin + kPairs < half) continue;
+    if (begin / kPairs % kSummedPieces != kSummedPieces - 1 && begin + kPairs < half) continue;
     for (int64_t i = 0; i < blocks * kept; ++i) totals[i] += near[i], near[i] = Vector<T>{};
   }
 }

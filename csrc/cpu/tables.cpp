@@ -242,6 +242,7 @@ template <class T>
 std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide, bool streamed) {
   // Never destroyed: ops may run while the process exits.
   static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double, bool, bool>, AxisTables<T>>;
+  streamed = streamed && plan_axis(n, kept, sizeof(T), true).streamed;  // else it is the same axis
   return axes->get({n, kept, scale.first, scale.other, wide, streamed}, [&] {
     AxisPlan plan = plan_axis(n, kept, sizeof(T), streamed);
     plan.wide &= wide;

@@ -72,8 +72,8 @@ PYBIND11_MODULE(_C, m) {
         check_axis("rows", rows, "k0", k0);
         check_axis("columns", columns, "k1", k1);
         const int64_t compute_bytes = element_bytes == 8 ? 8 : 4;
-        const front::MatrixShape shape{forward,       rows,          columns, k0,    k1,  element_bytes,
-                                       compute_bytes, element_bytes, false,   false, true};
+        const front::MatrixShape shape{forward,       rows,          columns, k0,    k1,   element_bytes,
+                                       compute_bytes, element_bytes, false,   false, true, columns};
         const front::MatrixPlan p = front::plan_matrix(shape, {machine[0], machine[1], machine[2], machine[3]});
         py::dict plan;
         plan["order"] = p.order == front::Order::rows_first ? "rows first" : "columns first";

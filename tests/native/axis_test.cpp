@@ -209,6 +209,7 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
   pass.out_along = out.along();
   pass.lanes[pass.lane_dims++] = {batch, in.batch_stride, out.batch_stride};
   pass.lanes[pass.lane_dims++] = {lanes, in.lane_stride, out.lane_stride};
+  pass.row = in.lane_stride == 1 ? lanes : 0;
   // As if nothing were cached: whole lines are streamed, and blocks go side by side; or as if all were.
   front::Machine machine = front::cpu::machine(1);
   machine.shared_cache = uncached ? 0 : int64_t{1} << 40;
