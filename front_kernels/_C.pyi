@@ -24,6 +24,7 @@ def cuda_matrix_launches(
     batch: Sequence[Sequence[int]],
     workspace: int,
     hardware: Sequence[int],
+    most_workspace: int = 0,
 ) -> tuple[list[dict[str, Any]], int]: ...
 def cuda_axis_launches(
     direction: int,

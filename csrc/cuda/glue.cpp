@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <tuple>
 
@@ -98,15 +99,16 @@ class Device {
     if (!address) {
       const std::vector<char> bytes = key.build();
       const OutsideOfCapture outside;
-      void* memory = nullptr;
+      void* allocated = nullptr;
+      check(cudaMalloc(&allocated, bytes.size()), "memory for a table");
+      std::unique_ptr<void, cudaError_t (*)(void*)> memory(allocated, &cudaFree);
       cudaStream_t stream = nullptr;
-      check(cudaMalloc(&memory, bytes.size()), "memory for a table");
       check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream for a table");
-      const cudaError_t copied = cudaMemcpyAsync(memory, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream);
+      const cudaError_t copied = cudaMemcpyAsync(allocated, bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream);
       const cudaError_t done = cudaStreamSynchronize(stream);
       cudaStreamDestroy(stream);
       check(copied, "copy of a table"), check(done, "copy of a table");
-      address = memory;
+      address = memory.release();
     }
     return address;
   }

@@ -289,9 +289,9 @@ inline Merged merge(const LaneDim* axes, int32_t count, size_t levels) {
 // The launches of both axes of many matrices. The intermediate holds the kept coefficients of the axis that is
 // transformed first (forward) or last (inverse) for every element of the other: m x k1, m rounded up to fours, laid out
 // so that both passes read and write along what is contiguous (args.h). Rows are taken as that axis, unless the matrix
-// lies by columns.
+// lies by columns. `most_workspace`: beyond so many bytes batches are taken in parts; 0: by the limits above.
 inline std::vector<Launch> matrix_launches(MatrixPass x, const Hardware& hardware, char* workspace,
-                                           int64_t* workspace_bytes) {
+                                           int64_t* workspace_bytes, int64_t most_workspace = 0) {
   using passes_detail::merge;
   const bool inverse = x.direction == Direction::inverse, resize = x.direction == Direction::resize;
   const int64_t row = inverse ? x.out_row : x.in_row, column = inverse ? x.out_column : x.in_column;
@@ -327,7 +327,9 @@ inline std::vector<Launch> matrix_launches(MatrixPass x, const Hardware& hardwar
       (resize ? bytes(x.size0, x.size1, x.out_type) : bytes(x.k0, x.k1, inverse ? x.in_type : x.out_type));
   const auto wanted = static_cast<int64_t>(
       std::min(moved * static_cast<double>(count * batch.size), static_cast<double>(kMostWorkspaceLimit)));
-  const int64_t limit = in_place ? kWorkspaceLimitInPlace : std::max(wanted, kLeastWorkspaceLimit);
+  const int64_t limit = most_workspace ? most_workspace
+                        : in_place     ? kWorkspaceLimitInPlace
+                                       : std::max(wanted, kLeastWorkspaceLimit);
   const int64_t most = std::max<int64_t>(1, limit / (each * real_bytes));
   const int64_t batch_part = std::min(batch.size, most);
   const int64_t count_part = std::max<int64_t>(1, most / std::max<int64_t>(1, batch_part));

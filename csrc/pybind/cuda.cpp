@@ -117,7 +117,8 @@ void bind_cuda(py::module_& m) {
       "cuda_matrix_launches",
       [](int direction, std::array<int64_t, 6> sizes, std::array<int64_t, 4> strides, std::array<int, 3> types,
          const std::string& norm, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out,
-         const std::vector<std::array<int64_t, 3>>& batch, uintptr_t workspace, const std::vector<int64_t>& hardware) {
+         const std::vector<std::array<int64_t, 3>>& batch, uintptr_t workspace, const std::vector<int64_t>& hardware,
+         int64_t most_workspace) {
         MatrixPass x{};
         x.direction = static_cast<Direction>(direction);
         x.m = sizes[0], x.n = sizes[1], x.k0 = sizes[2], x.k1 = sizes[3], x.size0 = sizes[4], x.size1 = sizes[5];
@@ -137,13 +138,14 @@ void bind_cuda(py::module_& m) {
         x.in = ins.data(), x.out = outs.data(), x.count = static_cast<int64_t>(ins.size());
         for (const auto& b : batch) x.batch[x.batch_dims++] = {b[0], b[1], b[2]};
         int64_t bytes = 0;
-        const auto all =
-            cuda::matrix_launches(x, cuda::hardware_of(hardware), reinterpret_cast<char*>(workspace), &bytes);
+        const auto all = cuda::matrix_launches(x, cuda::hardware_of(hardware), reinterpret_cast<char*>(workspace),
+                                               &bytes, most_workspace);
         return launches(all, bytes);
       },
       py::arg("direction"), py::arg("sizes"), py::arg("strides"), py::arg("types"), py::arg("norm"), py::arg("ins"),
-      py::arg("outs"), py::arg("batch"), py::arg("workspace"), py::arg("hardware"),
-      "The launches of both axes of matrices, and the bytes of workspace that they need.");
+      py::arg("outs"), py::arg("batch"), py::arg("workspace"), py::arg("hardware"), py::arg("most_workspace") = 0,
+      "The launches of both axes of matrices, and the bytes of workspace that they need; in parts beyond "
+      "`most_workspace` bytes, if any are named.");
 
   m.def(
       "cuda_axis_launches",
