@@ -95,7 +95,7 @@ SMALL = {"narrower and shallower": Size(2, 32), "deeper and wider": Size(5, 64)}
 FULL = {task.name: task for task in (LANGUAGE, VISION, MINILM)}
 QUICK = {
     name: dataclasses.replace(
-        task, name=name, source=Size(4, 48), source_steps=600, refine_steps=60, targets=SMALL, steps=60
+        task, name=name, source=Size(4, 48), source_steps=600, refine_steps=60, targets=SMALL, steps=40
     )
     for task in (LANGUAGE, VISION)
     for name in [f"{task.name}, quick"]
