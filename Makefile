@@ -1,6 +1,6 @@
 # make demo   start BERT models of two other sizes from a trained text encoder (first call: sets up .venv)
 # make test   every test
-# make test-asan   the kernels without torch under AddressSanitizer, UBSan and ThreadSanitizer (also part of make test)
+# make test-asan   the kernels without torch under AddressSanitizer, UBSan and ThreadSanitizer (make test takes a third of the cases)
 # make bench   the ops against the machine's limit and other libraries, on the GPU where there is one; a ledger and two
 #              pictures in bench/results. make bench ARGS="--set models": python -m front_kernels.bench --help has all options
 # make bench-short   a few small cases with pytest-benchmark
@@ -49,7 +49,7 @@ test: $(VENV)/.built $(VENV)/.model
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-asan: $(VENV)/.built
-	$(BIN)/python -m pytest tests/test_native.py
+	FRONT_SANITIZED_STEP=1 $(BIN)/python -m pytest tests/test_native.py
 
 $(VENV)/.bench: $(VENV)/.built
 	$(PIP) --no-build-isolation --editable ".[bench]"

@@ -13,6 +13,8 @@ import front_kernels as fk
 
 BUILT = fk.build_info()["cpu_isas"]
 PROBE = "import front_kernels as fk; print(fk.build_info()['cpu_isa'])"
+STEP = "3"  # of the cases of every test function a third (conftest.py): all of them run in this run's own processes
+FILES = ("values", "laws", "paths", "out", "halved", "streamed", "variants")
 
 
 def probe(isa: str) -> subprocess.CompletedProcess[str]:
@@ -39,20 +41,16 @@ def test_values_under(isa):
             "no:cacheprovider",
             "-k",
             "not compiled and not opcheck",
-            "test_ops_values.py",
-            "test_ops_laws.py",
-            "test_ops_paths.py",
-            "test_ops_out.py",
-            "test_ops_halved.py",
-            "test_ops_streamed.py",
+            *(f"test_ops_{name}.py" for name in FILES),
         ],
-        env={**os.environ, "FRONT_CPU_ISA": isa},
+        env={**os.environ, "FRONT_CPU_ISA": isa, "FRONT_TEST_STEP": STEP},
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 0, run.stdout[-4000:]
+    print(run.stdout.splitlines()[-1])
 
 
 def test_an_unknown_instruction_set_is_refused():
