@@ -12,13 +12,16 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed: its kernels are not compiled")
 
-# What multiplies there, and the most shared memory of a block. Both from the vendors' programming guides.
+# What multiplies there, and the most shared memory of a block: both from the vendors' programming guides, but for sm_80,
+# which has no tiles of its own: those of default.json, for any device, promise less.
 ARCHITECTURES = {
-    "sm_80": ("mma.sync", 163 << 10),
+    "sm_80": ("mma.sync", 64 << 10),
     "sm_90": ("wgmma.mma_async", 227 << 10),
     "sm_100": ("tcgen05.mma", 227 << 10),
     "gfx942": ("v_mfma", 64 << 10),
 }
+# Bytes that are known to be spilled, by architecture and case: where nothing is known of an address, loads take more.
+SPILLED = {("sm_90", "bfloat16 highest 8192->512 forward x1 unaligned"): 560}
 
 
 @pytest.mark.slow
@@ -43,16 +46,18 @@ def test_resources(architecture, tmp_path):
         "crop_moments",
         "add",
         "pad",
+        "addresses",
     }
+    assert {each["kernel"] for each in found if each["case"].endswith("unaligned")} >= {"axis", "crop", "pad"}
     for each in found:
         where = f"{each['case']}, {each['kernel']}"
-        assert each["spills"] == 0, where
+        assert each["spills"] <= SPILLED.get((architecture, each["case"]), 0), where
         if each["terms"] == 2:  # with one, the last of several products adds the running sum
             assert each["sums"] > 0, f"{where}: steps are no longer added to the running sum by themselves"
         assert each["shared"] <= most_shared, where
         # gfx942 has 512 vector registers, of which half are accumulators.
         assert each["registers"] <= (512 if architecture == "gfx942" else 255), where
-        if each["kernel"] == "add":
+        if each["kernel"] in ("add", "addresses"):
             assert each["instructions"] == [], where
         elif each["case"].startswith("float64") and architecture != "gfx942":
             assert each["instructions"] == ["mma.sync"], where  # float64 products have no newer instruction

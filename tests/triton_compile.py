@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from front_kernels import engines
-from front_kernels.triton import plan, spectral
+from front_kernels.triton import kernels, plan, spectral
 
 POINTERS = {
     torch.float16: "*fp16",
@@ -63,6 +63,14 @@ CASES: list[tuple[torch.dtype, str, int, int, str, int]] = [
     (torch.float32, "highest", 8192, 256, "forward", 1),
     (torch.bfloat16, "highest", 771, 61, "forward", 1),
 ]
+# Of tensors that begin anywhere.
+UNALIGNED = [
+    (torch.bfloat16, "highest", 768, 64, "forward", 12),
+    (torch.bfloat16, "highest", 8192, 128, "forward", 1),
+    (torch.bfloat16, "highest", 8192, 512, "forward", 1),
+    (torch.float32, "highest", 8192, 128, "inverse", 1),
+    (torch.float32, "highest", 8192, 512, "inverse", 1),
+]
 
 
 # The spectral loss of twelve matrices: dtype, larger and smaller side of both axes.
@@ -95,26 +103,32 @@ def loss_steps(
 
 
 def steps(
-    dtype: torch.dtype, precision: str, large: int, small: int, direction: str, count: int, gpu: engines.Gpu
-) -> plan.Plan:
+    dtype: torch.dtype, precision: str, large: int, small: int, direction: str, count: int, gpu: engines.Gpu,
+    aligned: bool,
+) -> plan.Plan:  # fmt: skip
     target = plan.Target((gpu.name, gpu.architecture), gpu.multiprocessors, precision, gpu.nvidia)
     sizes = (large, small) if direction == "forward" else (small, large)
     x, out = (plan.Layout((n, n), (n, 1), dtype) for n in sizes)
-    return plan.matrices(x, out, count, direction, (0, 0), "ortho", target, True, False)
+    return plan.matrices(x, out, count, direction, (0, 0), "ortho", target, aligned, False)
 
 
-def source(step: plan.Step, types: dict[str | int, torch.dtype]) -> tuple[ASTSource, dict[str, Any]]:
-    """As the launcher specialises: multiples of 16 are known to be so, and ones are constants. And the options."""
+def source(
+    step: plan.Step, types: dict[str | int, torch.dtype], aligned: bool = True
+) -> tuple[ASTSource, dict[str, Any]]:
+    """As the launcher specialises: multiples of 16 are known to be so, unless they are the addresses of what a caller
+    gives and that is not `aligned`, and ones are constants. And the options."""
     names = step.kernel.arg_names
     constants = {name for name, annotation in step.kernel.fn.__annotations__.items() if "constexpr" in str(annotation)}
     tensors = {name: POINTERS[types[slot]] for name, slot in step.tensors}
+    given = {name for name, slot in step.tensors if isinstance(slot, str) and types[slot] != torch.int64}
     tensors |= {name: POINTERS[key.dtype] for name, key in step.bases}
     signature, fixed, attributes = {}, {}, {}
     for i, name in enumerate(names):
         value: Any = step.arguments.get(name)
         if name in tensors:
             signature[name] = tensors[name]
-            attributes[(i,)] = [["tt.divisibility", 16]]
+            if aligned or name not in given:
+                attributes[(i,)] = [["tt.divisibility", 16]]
         elif name in constants or (isinstance(value, int) and value == 1):
             signature[name] = "constexpr"
             fixed[name] = value
@@ -160,28 +174,28 @@ def main(architecture: str) -> None:
     triton.knobs.compilation.always_compile = True  # no report comes from the cache
     gpu = engines.Gpu("unknown", architecture, 132, nvidia=architecture.startswith("sm"))
     found = []
-    everything: list[tuple[str, plan.Plan, dict[str | int, torch.dtype]]] = []
-    for case in CASES:
+    everything: list[tuple[str, plan.Plan, dict[str | int, torch.dtype], bool]] = []
+    for case, aligned in (*((case, True) for case in CASES), *((case, False) for case in UNALIGNED)):
         dtype, precision, large, small, direction, count = case
         ends = torch.int64 if count > 1 else dtype  # addresses
-        name = f"{str(dtype)[6:]} {precision} {large}->{small} {direction} x{count}"
-        everything.append((name, steps(*case, gpu), {"x": ends, "out": ends}))
+        name = f"{str(dtype)[6:]} {precision} {large}->{small} {direction} x{count}{'' if aligned else ' unaligned'}"
+        everything.append((name, steps(*case, gpu, aligned), {"x": ends, "out": ends}, aligned))
     for dtype, large, small in LOSSES:
         for half, planned, given in loss_steps(dtype, large, small, gpu):
-            everything.append((f"{str(dtype)[6:]} {large}->{small} loss, {half}", planned, given))
+            everything.append((f"{str(dtype)[6:]} {large}->{small} loss, {half}", planned, given, True))
     if architecture != "sm_90":  # elsewhere one step of each kind is enough: of most coefficients, if there are several
         everything.sort(key=lambda each: -max(int(n) for n in re.findall(r"->(\d+)", each[0])))
     kinds, made = set(), {}
-    for name, planned, given in everything:
+    for name, planned, given, aligned in everything:
         types = dict(given)
         types |= {i: temporary.dtype for i, temporary in enumerate(planned.temporaries)}
         for step in planned.steps:
             rows = step.arguments.get("BI", step.arguments.get("BU", 0))
-            kind = step.kernel.__name__, *name.split()[:2], rows < 64
+            kind = step.kernel.__name__, *name.split()[:2], rows < 64, aligned
             if architecture != "sm_90" and kind in kinds:
                 continue
             kinds.add(kind)
-            code, options = source(step, types)
+            code, options = source(step, types, aligned)
             known = code.hash(), str(options)
             if known not in made:
                 made[known] = compiled_for(architecture, code, options)
@@ -199,6 +213,12 @@ def main(architecture: str) -> None:
                     **resources(compiled, report, architecture),
                 }
             )
+    # Writes the addresses of a list while a graph is captured.
+    names = kernels.addresses.arg_names
+    code = ASTSource(kernels.addresses, dict.fromkeys(names, "i64") | {names[0]: "*i64"}, constexprs={})
+    compiled, report = compiled_for(architecture, code, {"num_warps": 1})
+    taken = {"shared": compiled.metadata.shared, **resources(compiled, report, architecture)}
+    found.append({"case": "16 addresses", "kernel": "addresses", "rows": 0, "terms": 1, "sums": 0, **taken})
     print(json.dumps(found))
 
 
