@@ -71,6 +71,8 @@ inline void check_rank(const char* op, const std::vector<int64_t>& sizes, int64_
   if (static_cast<int64_t>(sizes.size()) < least)
     fail(op, x, " must have at least ", least, least == 1 ? " dimension" : " dimensions", ", got shape ",
          shape_string(sizes));
+  if (sizes.size() > kMostDimensions)
+    fail(op, x, " must have at most ", kMostDimensions, " dimensions, got ", sizes.size());
 }
 
 inline void check_axis(const char* op, const std::vector<int64_t>& sizes, int64_t dim, std::string_view x = "x") {

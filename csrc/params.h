@@ -24,7 +24,8 @@ enum class Direction : int32_t {
 struct LaneDim {
   int64_t size, in_stride, out_stride;
 };
-constexpr int kMaxLaneDims = 66;  // torch's own limit on dimensions, and two for panels
+constexpr int kMostDimensions = 64;                // of a tensor; torch itself has no limit
+constexpr int kMaxLaneDims = kMostDimensions + 2;  // two for panels
 
 constexpr int64_t kLineBytes = 64;  // a cache line
 

@@ -51,11 +51,11 @@ inline void check_grad(const char* op, const Tensor& grad, const Tensor& x, Type
   if (found != sizes)
     fail(op, name, " must have shape ", shape_string(sizes), ", as ", indexed("xs", i), " has, got ",
          shape_string(found));
-  const DType type = dtype_of(op, (name + "'s dtype").c_str(), grad.scalar_type());
+  const DType type = dtype_of(op, name, grad);
   if (type != types.in && type != types.compute) {
     const std::string own = dtype_name(x.scalar_type()), other = dtype_name(scalar_type_of(types.compute));
     fail(op, name, "'s dtype must be ", own == other ? own : own + " or " + other, ", got ",
-         dtype_name(grad.scalar_type()));
+         dtype_name(scalar_type_of(type)));
   }
   if (!same_device(grad, x)) fail(op, name, " must be on the device of ", indexed("xs", i));
   check_distinct(op, name.c_str(), grad);

@@ -121,15 +121,19 @@ struct Result {
   Result(const Tensor& out) : given(&out) {}
 };
 
-inline Types types_of(const char* op, const Tensor& x, const Result& result = {}, const std::string& name = "x") {
+inline DType dtype_of(const char* op, const std::string& name, const Tensor& x) {
   ScalarType found{};
   try {
     found = x.scalar_type();
   } catch (const std::exception&) {  // the stable ABI does not know every dtype
     fail(op, name, "'s dtype must be float16, bfloat16, float32 or float64");
   }
-  const DType in = dtype_of(op, (name + "'s dtype").c_str(), found);
-  const DType out = result.given   ? dtype_of(op, "out's dtype", result.given->scalar_type())
+  return dtype_of(op, (name + "'s dtype").c_str(), found);
+}
+
+inline Types types_of(const char* op, const Tensor& x, const Result& result = {}, const std::string& name = "x") {
+  const DType in = dtype_of(op, name, x);
+  const DType out = result.given   ? dtype_of(op, "out", *result.given)
                     : result.dtype ? dtype_of(op, "out_dtype", *result.dtype)
                                    : in;
   return {in, in == DType::f64 || out == DType::f64 ? DType::f64 : DType::f32, out};

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 MAX_AXIS = 1 << 30
+MAX_DIMENSIONS = 64
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NORMS = ("ortho", "backward", "forward")
 Result = tuple[Sequence[int], torch.dtype]  # shape and dtype; who needs a tensor makes it
@@ -56,6 +57,8 @@ def check_rank(op: str, shape: Sequence[int], least: int, name: str = "x") -> No
     if len(shape) < least:
         plural = "dimension" if least == 1 else "dimensions"
         _fail(op, f"{name} must have at least {least} {plural}, got shape {show(shape)}")
+    if len(shape) > MAX_DIMENSIONS:
+        _fail(op, f"{name} must have at most {MAX_DIMENSIONS} dimensions, got {len(shape)}")
 
 
 def _within(op: str, least: int, value: int, most: int, message: Callable[[], str]) -> None:

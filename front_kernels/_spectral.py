@@ -36,6 +36,8 @@ def _fail(op: str, message: str) -> NoReturn:
 def check_decay(op: str, decay: Decay, axes: Sequence[str] = ("rows", "columns")) -> None:
     if decay is None:
         return
+    if not isinstance(decay, Sequence):
+        raise TypeError(f"front::{op}: decay must be None or ({', '.join(axes)}), got {decay!r}")
     if len(decay) != len(axes):
         _fail(op, f"decay must have {len(axes)} elements ({', '.join(axes)}), got {len(decay)}")
     for d, rate in enumerate(decay):
@@ -47,7 +49,7 @@ def check(
     op: str, xs: Sequence[Tensor], ks: Sequence[int], decay: Decay, grads: Sequence[Tensor] | None = None
 ) -> None:
     """The argument contract of the list forms, as in csrc/cpu/spectral_loss.cpp."""
-    if not xs:
+    if len(xs) == 0:
         _fail(op, "xs must not be empty")
     if grads is not None and len(grads) != len(xs):
         _fail(op, f"grads must have one tensor for each of xs ({len(xs)}), got {len(grads)}")

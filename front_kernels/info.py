@@ -59,8 +59,12 @@ def plan_for(
         ValueError: shape, k, dtype, device or engine is not allowed.
         NotImplementedError: there is no engine for the CUDA device, or not the one that was asked for.
     """
+    if not isinstance(shape, Sequence):
+        raise TypeError(f"shape must be (rows, columns), got {shape!r}")
     size, kept = list(shape), list(shape if k is None else _pair(k))
     for name, values in (("shape", size), ("k", kept)):
+        if not all(hasattr(value, "__index__") for value in values):
+            raise TypeError(f"{name} must hold whole numbers, got {values}")
         if len(values) != 2:
             raise ValueError(f"{name} must have 2 elements (rows, columns), got {values}")
     for i in (0, 1):

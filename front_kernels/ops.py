@@ -6,15 +6,17 @@ any axes before them a batch.
 
 Common to all: x may be non-contiguous; its batch may be empty. float16, bfloat16 and float32 compute in float32,
 float64 (as input or `out_dtype`) in float64. NaN and Inf propagate within their lane or matrix. Bad values raise
-ValueError (what is no int, torch's own error). Works under torch.compile, torch.export, torch.func.
+ValueError (what is no int, torch's own error). Tensors have at most 64 dimensions. Works under torch.compile and
+torch.export; under torch.func and vmap what gives a new tensor does.
 
 The functional forms return a contiguous tensor of x's dtype unless `out_dtype` says otherwise, and are differentiable
 to any order in reverse and forward mode. `out=` and in-place forms write where they are told to, in any strides that
 do not overlap (of three axes that interleave it is not decided: refused), and raise RuntimeError under autograd.
 
-Devices: the CPU, and CUDA devices of compute capability 8.0 or later (RuntimeError on others), where axes have at most
-2**24 elements, odd lengths 2**23 (ValueError; 2**30 on the CPU). There NotImplementedError says that no engine can run,
-and why: `front_kernels.build_info`. Neither tensors nor work ever move to another device.
+Devices: the CPU, where axes have at most 2**30 elements (ValueError), and CUDA devices of compute capability 8.0 or
+later (RuntimeError on others). There axes beyond 2**24 elements, odd lengths beyond 2**23, are for the Triton engine
+alone, by products whose time grows with n k; and NotImplementedError says that no engine can run, and why:
+`front_kernels.build_info`. Neither tensors nor work ever move to another device.
 """
 
 from __future__ import annotations
@@ -278,7 +280,7 @@ def dct_crop_many(
     Raises:
         ValueError: xs differ in shape or dtype, or an argument is not allowed.
     """
-    if not xs:  # no tensor, so nothing that torch could dispatch on
+    if len(xs) == 0:  # no tensor, so nothing that torch could dispatch on
         return []
     outs: list[Tensor] = torch.ops.front.dct_crop_many.default(list(xs), _pair(k), norm=norm, out_dtype=out_dtype)
     return outs
@@ -299,7 +301,7 @@ def idct_pad_many(
     Raises:
         ValueError: xs differ in shape or dtype, or an argument is not allowed.
     """
-    if not xs:  # no tensor, so nothing that torch could dispatch on
+    if len(xs) == 0:  # no tensor, so nothing that torch could dispatch on
         return []
     outs: list[Tensor] = torch.ops.front.idct_pad_many.default(list(xs), _pair(size), norm=norm, out_dtype=out_dtype)
     return outs

@@ -58,9 +58,15 @@ def spectral_loss(x: Tensor, k: Pair, *, standardize: bool = False) -> Tensor:
 
 
 def _flat(op: str, xs: Sequence[Tensor], ks: Sequence[Pair]) -> list[int]:
-    if not xs:  # no tensor, so nothing that torch could dispatch on
+    if len(xs) == 0:  # no tensor, so nothing that torch could dispatch on
         raise ValueError(f"front::{op}: xs must not be empty")
-    return [value for k in ks for value in (k if type(k) is tuple else _pair(k))]
+    if not isinstance(ks, Sequence):
+        raise TypeError(f"front::{op}: ks must be one (rows, columns) or int for each of xs, got {ks!r}")
+    pairs = [k if type(k) is tuple else _pair(k) for k in ks]
+    for i, pair in enumerate(pairs):
+        if len(pair) != 2:
+            raise ValueError(f"front::{op}: ks[{i}] must have 2 elements (rows, columns), got {list(pair)}")
+    return [value for pair in pairs for value in pair]
 
 
 def spectral_loss_many(
@@ -185,8 +191,10 @@ def _check_stack(
     decay: Sequence[float] | None,
     grads: Sequence[Tensor] | None = None,
 ) -> None:
-    if not xs:
+    if len(xs) == 0:
         raise ValueError(f"front::{op}: xs must not be empty")
+    if not isinstance(k, Sequence):
+        raise TypeError(f"front::{op}: k must be (layers, rows, columns), got {k!r}")
     if len(k) != 3:
         raise ValueError(f"front::{op}: k must have 3 elements (layers, rows, columns), got {list(k)}")
     _spectral.check_decay(op, decay, ("layers", "rows", "columns"))

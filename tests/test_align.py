@@ -338,6 +338,14 @@ def test_a_model_of_hidden_states_says_what_becomes_of_them(kind: str, pooler: b
         ),
         (lambda m: front_models.align(m, basis="activations", data=5), "data: got 5; allowed are None and an iterable"),
         (lambda m: front_models.align(m, basis="activations", data="x"), "data: got 'x'; allowed are None and an"),
+        (
+            lambda m: front_models.align(m, basis="activations", data={"input_ids": torch.zeros(1, 4).long()}),
+            "data: got dict; allowed are None and an iterable of batches, such as [batch]",
+        ),
+        (
+            lambda m: front_models.align(m, basis="activations", data=torch.zeros(1, 4).long()),
+            "data: got Tensor; allowed are None and an iterable of batches, such as [batch]",
+        ),
         *(
             (
                 lambda m, heads=heads: front_models.align(m, heads=heads),

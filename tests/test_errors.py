@@ -49,6 +49,17 @@ CASES = [
     (lambda: fk.idct2(floats()), "front::idct2: x must have at least 2 dimensions, got shape []"),
     (lambda: fk.dct2(floats(3, 4), norm="x"), "front::dct2: norm must be 'ortho', 'backward' or 'forward', got 'x'"),
     (lambda: fk.idct2(floats(3, 4), norm=""), "front::idct2: norm must be 'ortho', 'backward' or 'forward', got ''"),
+    *(
+        (call, f"front::{op}: x must have at most 64 dimensions, got {rank}")
+        for rank in (65, 67, 69, 100)
+        for op, call in (
+            ("dct", lambda rank=rank: fk.dct(floats(*[1] * (rank - 2), 3, 4))),
+            ("idct", lambda rank=rank: fk.idct(floats(*[1] * (rank - 2), 3, 4))),
+            ("dct_crop", lambda rank=rank: fk.dct_crop(floats(*[1] * (rank - 2), 3, 4), 2)),
+            ("lowpass", lambda rank=rank: fk.lowpass(floats(*[1] * (rank - 2), 3, 4), 2)),
+            ("spectral_loss", lambda rank=rank: fk.spectral_loss(floats(*[1] * (rank - 2), 3, 4), 2)),
+        )
+    ),
     (lambda: fk.dct(floats(5), 6), "front::dct: k must be between 1 and 5 (the size of x), got 6"),
     (lambda: fk.dct(floats(5), 0), "front::dct: k must be between 1 and 5 (the size of x), got 0"),
     (lambda: fk.dct(floats(5, 2), dim=2), "front::dct: dim must be between -2 and 1, got 2"),

@@ -301,6 +301,8 @@ def rewrite(path: Path, change) -> None:
         (lambda m, d, t: d["roles"][0].pop("shape"), r"is damaged: 'shape'"),
         (lambda m, d, t: d["roles"][0].update(shape="x"), r"is damaged: "),
         (lambda m, d, t: d["roles"][0].update(kept=[1, 9000]), r"is damaged: cls_token: coefficients of shape"),
+        (lambda m, d, t: d["roles"][0].update(axes=[True]), r"is damaged: "),
+        (lambda m, d, t: d.update(skip=[3]), r"is damaged: skip: got 3; allowed are strings"),
         (lambda m, d, t: d.update(ties={"a": "b"}), r"is damaged: ties to roles that are not there: \{'a': 'b'\}"),
         (lambda m, d, t: t.pop("std/cls_token"), r"is damaged: 'std/cls_token'"),
         (lambda m, d, t: t.update({"mean/cls_token": torch.zeros(2)}), r"is damaged: cls_token: mean is torch.float32"),

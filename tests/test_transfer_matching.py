@@ -192,7 +192,11 @@ def test_codes_of_eight_bits_are_no_weights() -> None:
     coded = {**weights, "a.weight": weights["a.weight"].to(torch.float8_e5m2)}
     assert list(front_models.extract(coded).roles) == ["b.weight"]
     assert actions(front_models.transfer(weights, coded)[1])["a.weight"] == "left: float8_e5m2 tensor"
-    assert actions(front_models.transfer(coded, weights)[1])["a.weight"] == "left: the source has no such role"
+    assert actions(front_models.transfer(coded, weights)[1])["a.weight"] == "left: in the source float8_e5m2 tensor"
+    coded["b.weight"] = weights["b.weight"].int()
+    message = "source: holds no floating-point weights, but 'a.weight (float8_e5m2 tensor)', 'b.weight (int32 tensor)'"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        front_models.transfer(coded, weights)
 
 
 def test_skipped_roles_by_template_and_by_tie() -> None:

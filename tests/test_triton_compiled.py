@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed: its kernels are not compiled")
 
-# What multiplies there, and the most shared memory of a block: both from the vendors' programming guides, but for sm_80,
-# which has no tiles of its own: those of default.json, for any device, promise less.
+# What multiplies there, and the most shared memory of a block: both from the vendors' programming guides, but for
+# sm_80, which has no tiles of its own: those of default.json, for any device, promise less.
 ARCHITECTURES = {
     "sm_80": ("mma.sync", 64 << 10),
     "sm_90": ("wgmma.mma_async", 227 << 10),

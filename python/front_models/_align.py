@@ -93,7 +93,8 @@ def align(
             order.
 
     Returns:
-        A state dict with the source's names, dtypes and shapes, and what was done.
+        A state dict with the source's names, dtypes and shapes, and what was done. It is for a model whose head is not
+        tied to its embedding: where the source's was (`Alignment.untied`), the two differ now.
 
     Raises:
         TypeError, ValueError: An argument is not allowed.
@@ -107,8 +108,9 @@ def align(
         raise ValueError(
             f"data: got {type(data).__name__} with basis={basis!r}; 'activations' needs it, 'weights' none"
         )
-    if data is not None and (isinstance(data, (str, bytes)) or not isinstance(data, Iterable)):
-        raise TypeError(f"data: got {data!r}; allowed are None and an iterable of batches")
+    if data is not None and (isinstance(data, (str, bytes, Mapping, Tensor)) or not isinstance(data, Iterable)):
+        got = repr(data) if isinstance(data, (str, bytes, int, float)) else type(data).__name__
+        raise TypeError(f"data: got {got}; allowed are None and an iterable of batches, such as [batch]")
     if basis == "activations" and not isinstance(source, nn.Module):
         raise TypeError(f"source: got {type(source).__name__}; basis='activations' needs a torch.nn.Module")
     tensors, anatomy, counts, work, notes = _begin(source, heads)
@@ -130,7 +132,14 @@ def align(
     shared = tied_names(tensors)
     first = {shared[writer.weight] for writer in anatomy.embeddings}
     untied = tuple(head.weight for head in anatomy.heads if anatomy.pre and shared[head.weight] in first)
-    return _end(tensors, work), Alignment(anatomy.family, rotation, energy, counts, untied, tuple(notes))
+    result = _end(tensors, work)
+    embeddings = {shared[writer.weight]: writer.weight for writer in anatomy.embeddings}
+    if differ := [name for name in untied if not torch.equal(result[name], result[embeddings[shared[name]]])]:
+        notes.append(
+            f"{', '.join(differ)} no longer equals the embedding: a model that ties them (tie_word_embeddings) would "
+            "compute something else with these weights"
+        )
+    return result, Alignment(anatomy.family, rotation, energy, counts, untied, tuple(notes))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from front_models._anatomy import NotAlignableError
 from front_models._options import Progress
-from front_models._report import RoleRow, TransferReport
+from front_models._report import PrintsAsTable, RoleRow, TransferReport
 from front_models._residual import read_source, transfer_aligned
 from front_models._transfer import transfer
 from front_models._walk import Weights, matrix_shape, named_tensors, tied_names
@@ -49,7 +49,7 @@ class CompareRow:
 
 
 @dataclass(frozen=True)
-class CompareReport:
+class CompareReport(PrintsAsTable):
     """Rows, and of each recipe the gain: ``sum elements (kept - white) / sum elements (1 - white)`` over its rows.
 
     Attributes:

@@ -69,7 +69,10 @@ def heads_of(weights: object) -> tuple[int, int] | None:
     """Query heads of a layer, and key/value heads; None where they are not known."""
     query = _entry(weights, "num_attention_heads", "n_head")
     if isinstance(query, int):
-        return query, _entry(weights, "num_key_value_heads") or query
+        pairs = _entry(weights, "num_key_value_heads") or query
+        if not isinstance(pairs, int):
+            raise ValueError(f"{CONFIG}: num_key_value_heads: got {pairs!r}; allowed is a whole number")
+        return query, pairs
     if isinstance(weights, nn.Module):
         for module in weights.modules():
             if isinstance(found := getattr(module, "num_heads", None), int):

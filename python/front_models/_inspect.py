@@ -17,6 +17,7 @@ import front_kernels
 from front_models._align import align, stream_shares
 from front_models._blocks import Statistics, pooled_std, statistics
 from front_models._kinds import kind_of
+from front_models._report import PrintsAsTable
 from front_models._roles import Role, find_axes, group_roles
 from front_models._walk import Weights, describe, matrix_shape, named_tensors
 
@@ -69,7 +70,7 @@ class EnergyRow:
 
 
 @dataclass(frozen=True)
-class InspectReport:
+class InspectReport(PrintsAsTable):
     """One row per role, in the file's order. Prints as a table; `to_dict()` is ready for JSON."""
 
     rows: list[EnergyRow] = field(default_factory=list)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from front_models._atomic import atomic_path
 from front_models._files import disk_errors
+from front_models._kinds import check_skip
 from front_models._roles import Role
 from front_models._walk import matrix_shape
 
@@ -144,9 +145,9 @@ class Learngene:
                 keep_ratio=float(described["keep_ratio"]),
                 mlp_axes=str(described["mlp_axes"]),
                 depth=bool(described["depth"]),
-                skip=tuple(described["skip"]),
+                skip=check_skip(described["skip"]),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"path: the learngene file {os.fspath(path)!r} is damaged: {error}") from error
 
     def _describe(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
@@ -11,8 +12,9 @@ from front_models._kinds import class_layers, is_table, kind_of, skips
 from front_models._roles import Role, find_axes, group_roles, joint_axes, split_name
 from front_models._walk import TensorInfo
 
-__all__ = ["FLOATS", "Item", "plan", "source_roles", "unusable"]
+__all__ = ["FLOATS", "Item", "plan", "source_roles", "unusable", "without_place"]
 
+_NO_SUCH_ROLE = "left: the source has no such role"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -70,6 +72,7 @@ def plan(
     depth: bool,
     skip: Sequence[str],
     argument: str,
+    others: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Item]:
     """One item per role of the target, in the target's order.
 
@@ -80,10 +83,14 @@ def plan(
         depth: whether there are layer axes at all.
         skip: checked skip words of both sides.
         argument: the target's name in errors.
+        others: what else the source holds, which is no weights: template -> what it is.
 
     Raises:
         ValueError: source and target have no role in common.
     """
+    if not sources:
+        held = _few(f"{template} ({what})" for template, what in others.items())
+        raise ValueError(f"source: holds no floating-point weights, but {held}")
     shapes = {name: info.shape for name, info in infos.items()}
     source_names = [name for role in sources for name in role.names]
     axes = joint_axes(shapes, _layer_axes(shapes), source_names, source_axes) if depth else frozenset()
@@ -94,6 +101,8 @@ def plan(
         item = Item(role, kind_of(role.template))
         item.source, item.layer = found.get(role.template, (None, None))
         item.action = _decide(item, infos, class_names, skip)
+        if item.source is None and role.template in others and item.action == _NO_SUCH_ROLE:
+            item.action = f"left: in the source {others[role.template]}"
         items.append(item)
     if all(item.source is None for item in items):
         raise ValueError(
@@ -105,6 +114,18 @@ def plan(
         reasons = _few(f"{item.role.template} ({item.action})" for item in items if item.source is not None)
         raise ValueError(f"{argument}: nothing of the source can be transferred: {reasons}")
     return items
+
+
+def without_place(sources: Iterable[Role], items: Iterable[Item], skip: Sequence[str]) -> tuple[str, ...]:
+    """A note about the source's roles that no role of the target is, and that were not to be left out; or none."""
+    placed = {item.source.template for item in items if item.source is not None}
+    lost = [
+        role.template
+        for role in sources
+        if role.template not in placed
+        and any(skips(skip, kind_of(role.template), role.template, name) is None for name in role.names)
+    ]
+    return (f"of the source without a place in the target: {_few(lost)}",) if lost else ()
 
 
 def _by_template(sources: Iterable[Role], axes: Set[str]) -> dict[str, tuple[Role, int | None]]:
@@ -130,7 +151,7 @@ def _decide(item: Item, infos: Mapping[str, TensorInfo], class_names: Set[str], 
     if all(word is not None for word in words):
         return f"skipped: {words[0]}"
     if item.source is None:
-        return "left: the source has no such role"
+        return _NO_SUCH_ROLE
     if len(item.source.shape) != len(role.shape):
         return f"left: the source has {len(item.source.shape)} axes, the target {len(role.shape)}"
     if role.names[0] in class_names and item.source.shape[0] != role.shape[0]:

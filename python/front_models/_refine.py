@@ -79,6 +79,7 @@ def refine(
         FloatingPointError: a loss is not finite. The model is as it was before that step, buffers too.
     """
     _check(lam, steps, schedule, clip_grad_norm, checkpoint_every)
+    _check_objects(model, data, loss_fn, optimizer, regularizer)
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-4)
     if scheduler is not None and scheduler.optimizer is not optimizer:
         raise ValueError(
@@ -148,6 +149,26 @@ def _check(lam: object, steps: object, schedule: object, clip: object, every: ob
         raise ValueError(f"schedule: got {schedule!r}; allowed are 'constant', 'linear' and a function of the step")
     if clip is not None and (isinstance(clip, bool) or not isinstance(clip, (int, float)) or not clip > 0):
         raise ValueError(f"clip_grad_norm: got {clip!r}; allowed are None and a number above 0")
+
+
+def _check_objects(model: object, data: object, loss_fn: object, optimizer: object, regularizer: object) -> None:
+    for name, value, allowed, fits in (
+        ("model", model, "a torch.nn.Module", isinstance(model, nn.Module)),
+        ("data", data, "an iterable of batches", hasattr(data, "__iter__") or hasattr(data, "__getitem__")),
+        ("loss_fn", loss_fn, "a function of a model and a batch", callable(loss_fn)),
+        ("optimizer", optimizer, "None and an optimizer", isinstance(optimizer, torch.optim.Optimizer | None)),
+        ("regularizer", regularizer, "None and a regularizer", isinstance(regularizer, SpectralRegularizer | None)),
+    ):
+        if not fits:
+            raise TypeError(f"{name}: got {type(value).__name__}; allowed is {allowed}")
+    assert isinstance(model, nn.Module)
+    own = {id(parameter) for parameter in model.parameters()}
+    if isinstance(optimizer, torch.optim.Optimizer):
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if own.isdisjoint(map(id, held)):
+            raise ValueError("optimizer: holds none of the model's parameters; allowed is one of this model")
+    if isinstance(regularizer, SpectralRegularizer) and not regularizer.is_of(model):
+        raise ValueError("regularizer: is of another model; allowed is one of this model, or of a part of it")
 
 
 def _factor(schedule: Schedule, step: int, steps: int) -> float:

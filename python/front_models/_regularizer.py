@@ -98,9 +98,10 @@ class SpectralRegularizer:
             Coefficients whose weight is below 1e-8 are not computed.
         depth: the parameters of one role in repeated layers are transformed along the layers too, which couples their
             gradients. True keeps `keep_ratio` of the layers (with `decay`: all whose weight counts); an int keeps so
-            many.
+            many: those that the target will have, since `extract` itself keeps all.
         standardize: ``(x - mean) / (std + 1e-8)`` of every parameter by itself, so that its scale does not matter.
-        reduction: "sum", or "mean": divided by the number of elements; standardised, that is the share of energy.
+        reduction: "sum", or "mean": divided by the number of elements; standardised, that is about the share of the
+            energy, which is (n - 1) / n of n elements, and none in a parameter that is constant.
         skip: roles to leave out, as in `extract`.
 
     Raises:
@@ -148,6 +149,11 @@ class SpectralRegularizer:
 
     def __repr__(self) -> str:
         return f"SpectralRegularizer(of {len(self._roles)} roles, {self._given})"
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether all that it regularizes are parameters of the model."""
+        own = {id(param) for param in model.parameters()}
+        return all(id(member.param) in own for role in self._roles for member in role.members)
 
     def __call__(self) -> Tensor:
         """The penalty: a scalar, float32, or float64 where a parameter is. Differentiable (of shards: once).

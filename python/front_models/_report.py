@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["RoleRow", "TransferReport"]
+__all__ = ["PrintsAsTable", "RoleRow", "TransferReport"]
 
 _UNLIMITED = 100_000
 
@@ -64,8 +64,23 @@ class RoleRow:
         return row
 
 
+class PrintsAsTable:
+    """What has `__rich__` prints as that table."""
+
+    def __rich__(self) -> Table:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        table = self.__rich__()
+        # A terminal gets what fits it, anything else every name in one piece.
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNLIMITED
+        console = Console(file=io.StringIO(), record=True, color_system=None, width=width)
+        console.print(table)
+        return "\n".join(line.rstrip() for line in console.export_text(styles=False).splitlines()).strip("\n")
+
+
 @dataclass(frozen=True)
-class TransferReport:
+class TransferReport(PrintsAsTable):
     """One row per role of the target, in the target's order, and what there is to know besides (`notes`). Prints as a
     table; `to_dict()` is ready for JSON."""
 
@@ -112,14 +127,6 @@ class TransferReport:
                 style=None if row.action.startswith("transferred") else "dim",
             )
         return table
-
-    def __str__(self) -> str:
-        table = self.__rich__()
-        # A terminal gets what fits it, anything else every name in one piece.
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNLIMITED
-        console = Console(file=io.StringIO(), record=True, color_system=None, width=width)
-        console.print(table)
-        return "\n".join(line.rstrip() for line in console.export_text(styles=False).splitlines()).strip("\n")
 
 
 def _size(shape: tuple[int, ...] | None, depth: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from front_models._kinds import hidden_axes, kind_of
 from front_models._learngene import GeneRole
 from front_models._options import Progress
 from front_models._plan import FLOATS, Item, source_roles
-from front_models._report import TransferReport
+from front_models._report import RoleRow
 from front_models._roles import Role
 from front_models._walk import TensorInfo, describe
 
@@ -94,6 +95,7 @@ def check_depths(items: Sequence[Item], depth_fill: str) -> None:
 def check_writable(target: object, tensors: Mapping[str, Tensor], items: Sequence[Item]) -> None:
     """Raise ValueError where a tensor cannot be written in place, before anything is written."""
     own: set[int] | None = None
+    written: list[tuple[str, Tensor]] = []
     if isinstance(target, nn.Module):
         own = {id(tensor) for tensor in (*target.parameters(), *target.buffers())}
     for item in items:
@@ -103,10 +105,64 @@ def check_writable(target: object, tensors: Mapping[str, Tensor], items: Sequenc
             cause = None
             if any(n > 1 and step == 0 for n, step in zip(tensor.shape, tensor.stride(), strict=True)):
                 cause = "is expanded: several of its elements share memory"
+            elif tensor.is_inference() and not torch.is_inference_mode_enabled():
+                cause = "was made in inference mode"
             elif own is not None and id(tensor) not in own:
                 cause = "is a copy that the module's state_dict() made"
             if cause is not None:
                 raise ValueError(f"target: {name} {cause}; allowed are tensors that can be written in place")
+            written.append((name, tensor))
+    if (both := _shared(written)) is not None:
+        raise ValueError(
+            f"target: {both[0]} shares memory with {both[1] if both[0] != both[1] else 'itself'}; allowed are tensors "
+            "that can be written in place, each by itself"
+        )
+
+
+def _shared(tensors: Sequence[tuple[str, Tensor]]) -> tuple[str, str] | None:
+    """Two names (or one twice) whose tensors have an element in one place; None: there are none."""
+    by_storage: dict[tuple[torch.device, int], list[tuple[str, Tensor]]] = {}
+    for name, tensor in tensors:
+        if tensor.numel():
+            by_storage.setdefault((tensor.device, tensor.untyped_storage().data_ptr()), []).append((name, tensor))
+    for parts in by_storage.values():
+        parts.sort(key=lambda part: _range(part[1])[0])
+        for name, tensor in parts:
+            if not _distinct(tensor):
+                return name, name
+        apart = all(_range(a)[1] < _range(b)[0] for (_, a), (_, b) in pairwise(parts))
+        if apart:
+            continue
+        taken = torch.zeros(parts[0][1].untyped_storage().nbytes(), dtype=torch.uint8)
+        for i, (name, tensor) in enumerate(parts):
+            size = tensor.element_size()
+            strides = [size * stride for stride in tensor.stride()]
+            view = taken.as_strided((*tensor.shape, size), (*strides, 1), size * tensor.storage_offset())
+            if view.any():
+                before = next(n for n, t in parts[:i] if _range(t)[1] >= _range(tensor)[0])
+                return before, name
+            view.fill_(1)
+    return None
+
+
+def _range(tensor: Tensor) -> tuple[int, int]:
+    """The first and the last of its bytes in its storage."""
+    size, first = tensor.element_size(), int(tensor.storage_offset())
+    last = first + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return first * size, (last + 1) * size - 1
+
+
+def _distinct(tensor: Tensor) -> bool:
+    """Whether every element has a place of its own."""
+    reach = 0
+    for stride, n in sorted((stride, n) for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if n > 1):
+        if stride <= reach:  # they interleave: so it has to be counted
+            first = tensor.storage_offset()
+            places = torch.arange(_range(tensor)[1] // tensor.element_size() + 1)
+            places = places.as_strided(tensor.shape, tensor.stride(), first)
+            return len(set(places.flatten().tolist())) == tensor.numel()
+        reach += (n - 1) * stride
+    return True
 
 
 def copy_all(targets: Sequence[Tensor], matrices: Sequence[Tensor]) -> None:
@@ -129,7 +185,7 @@ def carry_out(
     progress: Progress | None,
     *,
     whole: bool,
-) -> TransferReport:
+) -> list[RoleRow]:
     """Write every planned tensor and report on every role.
 
     Args:
@@ -150,7 +206,7 @@ def carry_out(
             found.append(Figures(item, others=_of_unwritten(item, read, infos)))
         if progress is not None:
             progress(done, len(items), item.role.template)
-    return TransferReport([row_of(figures) for figures in on_host(found)])
+    return [row_of(figures) for figures in on_host(found)]
 
 
 def _carry_out_one(

@@ -148,6 +148,8 @@ def _model_class(transformers: Any, config: Any) -> Any:
     """What builds a model from its config, with initial values."""
     if not config.architectures:
         return functools.partial(transformers.AutoModel.from_config, trust_remote_code=False)
+    if isinstance(config.architectures, str):
+        raise ValueError(f"architectures: got {config.architectures!r}; allowed is a list of names")
     name = config.architectures[0]
     found = getattr(transformers, name, None)
     # Any name can stand in a file: only a model's class is called.

@@ -21,7 +21,7 @@ from front_models._options import (
     check_initialization,
     check_recipe,
 )
-from front_models._plan import Item, plan, unusable
+from front_models._plan import Item, plan, unusable, without_place
 from front_models._report import TransferReport
 from front_models._residual import transfer_aligned, transfer_residual
 from front_models._roles import Role
@@ -48,7 +48,8 @@ def extract(
     Args:
         source: a mapping of names to tensors of any shape, a module, or a path to weights (file or folder). float16 and
             bfloat16 are computed in float32, float64 in float64; other dtypes and tables are not weights and left out.
-        keep_ratio: share in (0, 1] of the coefficients kept along each transformed axis, at least one.
+        keep_ratio: share in (0, 1] of the coefficients kept along each axis of a matrix, ``max(1, int(n keep_ratio))``;
+            along the layers all are.
         mlp_axes: `both`, or `hidden`: the two MLP projections are transformed along their hidden axis only.
         depth: False makes every layer a role of its own, matched by its name.
         skip: roles to leave out: `qkv`, `o`, `mlp`, `norm`, `embed`, `head`, or patterns (with *, ?, [ or .) on role or
@@ -165,7 +166,8 @@ def initialize(
     def write(names: Sequence[str], matrices: Sequence[Tensor]) -> None:
         copy_all([tensors[name] for name in names], matrices)
 
-    return carry_out(items, how, fetch, write, tensors.__getitem__, infos, progress, whole=False)
+    rows = carry_out(items, how, fetch, write, tensors.__getitem__, infos, progress, whole=False)
+    return TransferReport(rows, without_place(sources, items, words))
 
 
 @torch.no_grad()
@@ -240,8 +242,10 @@ def transfer(
     reader = Reader(named_tensors(source, "source"), keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth)
     tensors = named_tensors(like, "like")
     infos, tied = describe(tensors), tied_names(tensors)
-    usable = [role for role in reader.roles if unusable(role, reader.infos) is None]
-    items = plan(infos, tied, usable, _axes_of(usable), depth=depth, skip=words, argument="like")
+    reasons = {role.template: unusable(role, reader.infos) for role in reader.roles}
+    usable = [role for role in reader.roles if reasons[role.template] is None]
+    others = {template: reason for template, reason in reasons.items() if reason is not None}
+    items = plan(infos, tied, usable, _axes_of(usable), depth=depth, skip=words, argument="like", others=others)
     check_depths(items, depth_fill)
     new: dict[str, Tensor] = {}
 
@@ -278,10 +282,11 @@ def transfer(
     def read(name: str) -> Tensor:
         return new[tied[name]] if tied[name] in new else tensors[name]
 
-    report = carry_out(items, how, fetch, write, read, infos, progress, whole=True)
+    rows = carry_out(items, how, fetch, write, read, infos, progress, whole=True)
     for name in tensors:
         if tied[name] not in new:
             new[tied[name]] = tensors[name].detach().clone(memory_format=torch.contiguous_format)
+    report = TransferReport(rows, without_place(usable, items, words))
     return {name: new[tied[name]] for name in tensors}, report
 
 
