@@ -121,3 +121,14 @@ def test_coefficients_are_there_a_few_at_a_time(depth: bool, mesh: DeviceMesh, m
     assert all(torch.equal(p.grad.to_local(), g) for p, g in zip(model.parameters(), wanted, strict=True))  # type: ignore[union-attr]
     assert len(calls) == (3 if depth else 6)
     assert max(calls) <= limit
+
+
+def test_skipped_by_the_names_of_the_model_within(mesh: DeviceMesh) -> None:
+    model = layers()
+    for wrapped in (model, torch.compile(model), nn.parallel.DistributedDataParallel(model)):
+        reg = SpectralRegularizer(wrapped, keep_ratio=0.5, skip=("0.*",))
+        assert [member.name for role in reg._roles for member in role.members] == ["1.weight", "1.bias"]
+        reg.accumulate_grad_(1.0)
+        assert model[0].weight.grad is None
+        with pytest.warns(UserWarning, match=r"skip: '5\.\*' matches no role or parameter of the model"):
+            SpectralRegularizer(wrapped, keep_ratio=0.5, skip=("5.*", "head"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from front_models._kinds import check_skip, is_table, kind_of, skips
+from front_models._kinds import KINDS, check_skip, is_table, kind_of, skips
 from front_models._penalties import Apart, Kept, Member, Penalty, Sharded, Stack, mesh_of
 from front_models._roles import find_axes, group_roles
 from front_models._walk import matrix_shape
@@ -102,7 +103,8 @@ class SpectralRegularizer:
         standardize: ``(x - mean) / (std + 1e-8)`` of every parameter by itself, so that its scale does not matter.
         reduction: "sum", or "mean": divided by the number of elements; standardised, that is about the share of the
             energy, which is (n - 1) / n of n elements, and none in a parameter that is constant.
-        skip: roles to leave out, as in `extract`.
+        skip: roles to leave out, as in `extract`, by the names of the model that torch.compile or DDP wraps. Of a
+            pattern that matches nothing there is a warning.
 
     Raises:
         TypeError, ValueError: An argument is not allowed, or nothing is left to regularize.
@@ -143,6 +145,8 @@ class SpectralRegularizer:
         self._given = ", ".join(f"{name}={value!r}" for name, value in given.items())
         self._standardize = standardize
         self._mean = reduction == "mean"
+        model = _unwrapped(model)
+        _warn_of_unmatched(model, words)
         self._roles = list(_roles(model, words))
         if not self._roles:
             raise ValueError("model: it has no parameters of floating point that are not skipped")
@@ -238,6 +242,26 @@ class _RoleMembers:
     template: str
     shape: tuple[int, ...]
     members: tuple[Member, ...]
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model that torch.compile or DDP wraps, by whose names tensors are skipped."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _warn_of_unmatched(model: nn.Module, skip: tuple[str, ...]) -> None:
+    shapes = {name: tuple(param.shape) for name, param in model.named_parameters()}
+    roles = list(group_roles(shapes, find_axes(shapes)))
+    for word in skip:
+        patterns = word not in KINDS
+        if patterns and not any(skips((word,), "", r.template, name) for r in roles for name in r.names):
+            warnings.warn(f"skip: {word!r} matches no role or parameter of the model", stacklevel=3)
 
 
 def _roles(model: nn.Module, skip: tuple[str, ...]) -> Iterator[_RoleMembers]:
