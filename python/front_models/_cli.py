@@ -40,8 +40,8 @@ LIKE = click.option(
     metavar="TARGET",
     callback=options.named,
     help="The model to be started: a weights file or folder, or a folder with a Hugging Face config.json. From a "
-    "config the model is built with fresh initial values (--seed), which roles that the source lacks keep; weights "
-    "beside the config are not read.",
+    "config the model is built: of the class in its architectures or, where it names none, without a head (AutoModel), "
+    "and with fresh values (--seed), which roles that the source lacks keep; weights beside the config are not read.",
 )
 WHERE = "Where to write: a .safetensors file, or a folder (weights, config.json, and the tokenizer's files of TARGET"
 
