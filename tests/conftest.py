@@ -26,14 +26,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The longest first, so that at the end no process waits for another one's. FRONT_TEST_STEP=S: of every function's
     cases the first and about one in S, for runs of the same tests in other circumstances."""
     if (step := int(os.environ.get("FRONT_TEST_STEP", "1"))) > 1:
-        kept, seen = [], set()
+        kept, left_out, seen = [], [], set()
         for item in items:
             function = item.nodeid.partition("[")[0]
             # Not by position: parameters vary in steps, too.
-            if crc32(item.nodeid.encode()) % step == 0 or function not in seen:
-                kept.append(item)
+            taken = crc32(item.nodeid.encode()) % step == 0 or function not in seen
+            (kept if taken else left_out).append(item)
             seen.add(function)
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        config.hook.pytest_deselected(items=left_out)
         items[:] = kept
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

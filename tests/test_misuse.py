@@ -44,6 +44,24 @@ def test_layers_that_are_fewer_are_no_loss(way: str) -> None:
     assert report.notes == ()
 
 
+@pytest.mark.parametrize("way", ["transfer", "initialize"])
+def test_what_is_tied_has_the_place_of_the_other(way: str) -> None:
+    source = models.gpt2()
+    target = {name: tensor for name, tensor in models.gpt2(24).state_dict().items() if name != "lm_head.weight"}
+    if way == "transfer":
+        report = front_models.transfer(source, target)[1]
+    else:
+        report = front_models.initialize(target, front_models.extract(source))
+    assert report.notes == ()
+
+
+def test_a_shared_parameter_is_skipped_by_any_of_its_names(recwarn: pytest.WarningsRecorder) -> None:
+    reg = front_models.SpectralRegularizer(models.gpt2(), keep_ratio=0.5, skip=("lm_head.*",))
+    assert "transformer.wte.weight" not in [member.name for role in reg._roles for member in role.members]
+    front_models.SpectralRegularizer(nn.BatchNorm1d(4), k=1, skip=("*running_mean",))
+    assert not [w for w in recwarn if "skip" in str(w.message)]
+
+
 def targets_that_share() -> dict[str, tuple[dict[str, torch.Tensor], str | None]]:
     base = torch.zeros(6, 4)
     columns = torch.zeros(4, 8)
@@ -56,6 +74,10 @@ def targets_that_share() -> dict[str, tuple[dict[str, torch.Tensor], str | None]
         "columns that overlap": (
             {"a.weight": columns[:, :5], "b.weight": columns[:, 4:]},
             "shares memory with b.weight",
+        ),
+        "one of three": (
+            {"a.weight": columns[:, :3], "b.weight": columns[:, 3:6], "c.weight": columns[:, 5:]},
+            "b.weight shares memory with c.weight",
         ),
         "one's own": ({"a.weight": torch.zeros(40).as_strided((4, 4), (1, 1))}, "a.weight shares memory with itself"),
         "interleaved": ({"a.weight": torch.zeros(40).as_strided((3, 2), (2, 3))}, None),

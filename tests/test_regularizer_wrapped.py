@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate
 
 from front_kernels import sharded
-from front_models import SpectralRegularizer
+from front_models import SpectralRegularizer, extract, initialize, refine, transfer
 
 
 @pytest.fixture
@@ -132,3 +132,33 @@ def test_skipped_by_the_names_of_the_model_within(mesh: DeviceMesh) -> None:
         assert model[0].weight.grad is None
         with pytest.warns(UserWarning, match=r"skip: '5\.\*' matches no role or parameter of the model"):
             SpectralRegularizer(wrapped, keep_ratio=0.5, skip=("5.*", "head"))
+
+
+def test_refine_of_shards_that_stand_whole(mesh: DeviceMesh) -> None:
+    """After an evaluation the model holds no DTensors; the optimizer does."""
+    model = fully_shard(layers(), mesh=mesh)
+    reg, sgd = SpectralRegularizer(model, keep_ratio=0.5), torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.ones(2, 8))
+    assert {id(p) for p in model.parameters()}.isdisjoint(id(p) for p in sgd.param_groups[0]["params"])
+
+    def task(module: nn.Module, batch: Tensor) -> Tensor:
+        return module(batch).square().sum()
+
+    options: dict[str, Any] = {"lam": 1.0, "steps": 2, "optimizer": sgd, "regularizer": reg, "progress": False}
+    assert len(refine(model, [torch.ones(2, 8)], task, **options).task_loss) == 2
+    model.load_state_dict({name: value.detach().clone() for name, value in model.state_dict().items()}, assign=True)
+    with pytest.raises(ValueError, match=r"^model: 0.weight is not the parameter that it was"):
+        refine(model, [torch.ones(2, 8)], task, **options)
+
+
+def test_sharded_models_are_no_weights(mesh: DeviceMesh) -> None:
+    """Of all DTensors the address is 0: those of one shape were taken for tied."""
+    model, plain = fully_shard(layers(), mesh=mesh), layers()
+    for call in (
+        lambda: transfer(plain, model),
+        lambda: transfer(model, plain),
+        lambda: initialize(model, extract(plain)),
+        lambda: extract(model.state_dict()),
+    ):
+        with pytest.raises(ValueError, match=r"0.weight is a DTensor; allowed are whole tensors"):
+            call()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import front_kernels
 from front_kernels.sharded import Part, Shard, graded_sharded_loss, sharded_loss
+from front_models._walk import is_distributed
 
 __all__ = ["Apart", "Kept", "Member", "Penalty", "Sharded", "Stack", "mesh_of"]
 
@@ -145,10 +146,6 @@ def local_of(tensor: Tensor) -> Tensor:
     """The rows that this process has of a DTensor; any other tensor is itself."""
     local: Tensor = tensor.to_local() if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
     return local
-
-
-def is_distributed(tensor: Tensor) -> bool:
-    return hasattr(tensor, "device_mesh")
 
 
 def mesh_of(member: Member) -> tuple[Any, int] | None:

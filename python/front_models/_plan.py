@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -116,13 +116,18 @@ def plan(
     return items
 
 
-def without_place(sources: Iterable[Role], items: Iterable[Item], skip: Sequence[str]) -> tuple[str, ...]:
-    """A note about the source's roles that no role of the target is, and that were not to be left out; or none."""
-    placed = {item.source.template for item in items if item.source is not None}
+def without_place(
+    sources: Iterable[Role], items: Iterable[Item], skip: Sequence[str], owner: Callable[[Role], object]
+) -> tuple[str, ...]:
+    """A note about the source's roles that no role of the target is, and that were not to be left out; or none.
+
+    `owner` is the same for roles of the same tensors: one of them has a place if another has.
+    """
+    placed = {owner(item.source) for item in items if item.source is not None}
     lost = [
         role.template
         for role in sources
-        if role.template not in placed
+        if owner(role) not in placed
         and any(skips(skip, kind_of(role.template), role.template, name) is None for name in role.names)
     ]
     return (f"of the source without a place in the target: {_few(lost)}",) if lost else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from front_models._atomic import check_output
 from front_models._refine_run import RefineResult, Run
 from front_models._regularizer import SpectralRegularizer
+from front_models._walk import is_distributed
 
 __all__ = ["RefineResult", "refine"]
 
@@ -151,21 +152,22 @@ def _check(lam: object, steps: object, schedule: object, clip: object, every: ob
         raise ValueError(f"clip_grad_norm: got {clip!r}; allowed are None and a number above 0")
 
 
-def _check_objects(model: object, data: object, loss_fn: object, optimizer: object, regularizer: object) -> None:
+def _check_objects(model: nn.Module, data: object, loss_fn: object, optimizer: object, regularizer: object) -> None:
+    iterable = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
     for name, value, allowed, fits in (
         ("model", model, "a torch.nn.Module", isinstance(model, nn.Module)),
-        ("data", data, "an iterable of batches", hasattr(data, "__iter__") or hasattr(data, "__getitem__")),
+        ("data", data, "an iterable of batches", iterable and not isinstance(data, (str, bytes, Mapping, Tensor))),
         ("loss_fn", loss_fn, "a function of a model and a batch", callable(loss_fn)),
         ("optimizer", optimizer, "None and an optimizer", isinstance(optimizer, torch.optim.Optimizer | None)),
         ("regularizer", regularizer, "None and a regularizer", isinstance(regularizer, SpectralRegularizer | None)),
     ):
         if not fits:
             raise TypeError(f"{name}: got {type(value).__name__}; allowed is {allowed}")
-    assert isinstance(model, nn.Module)
-    own = {id(parameter) for parameter in model.parameters()}
     if isinstance(optimizer, torch.optim.Optimizer):
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if own.isdisjoint(map(id, held)):
+        own = {id(parameter) for parameter in model.parameters()}
+        # FSDP's own parameters are not the model's while it stands whole.
+        if not any(map(is_distributed, held)) and own.isdisjoint(map(id, held)):
             raise ValueError("optimizer: holds none of the model's parameters; allowed is one of this model")
     if isinstance(regularizer, SpectralRegularizer) and not regularizer.is_of(model):
         raise ValueError("regularizer: is of another model; allowed is one of this model, or of a part of it")

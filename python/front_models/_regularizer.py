@@ -103,8 +103,9 @@ class SpectralRegularizer:
         standardize: ``(x - mean) / (std + 1e-8)`` of every parameter by itself, so that its scale does not matter.
         reduction: "sum", or "mean": divided by the number of elements; standardised, that is about the share of the
             energy, which is (n - 1) / n of n elements, and none in a parameter that is constant.
-        skip: roles to leave out, as in `extract`, by the names of the model that torch.compile or DDP wraps. Of a
-            pattern that matches nothing there is a warning.
+        skip: roles to leave out, as in `extract`, by the names of the model that torch.compile or DDP wraps as a
+            whole; a shared parameter is left out with any of its names. Of a pattern that matches nothing there is a
+            warning.
 
     Raises:
         TypeError, ValueError: An argument is not allowed, or nothing is left to regularize.
@@ -155,9 +156,18 @@ class SpectralRegularizer:
         return f"SpectralRegularizer(of {len(self._roles)} roles, {self._given})"
 
     def is_of(self, model: nn.Module) -> bool:
-        """Whether all that it regularizes are parameters of the model."""
-        own = {id(param) for param in model.parameters()}
-        return all(id(member.param) in own for role in self._roles for member in role.members)
+        """Whether all that it regularizes belongs to the model's modules.
+
+        Raises:
+            ValueError: the model has another parameter by now.
+        """
+        own = {id(module) for module in model.modules()}
+        members = [member for role in self._roles for member in role.members]
+        if not all(id(member.owner) in own for member in members):
+            return False
+        for member in members:
+            member.check()
+        return True
 
     def __call__(self) -> Tensor:
         """The penalty: a scalar, float32, or float64 where a parameter is. Differentiable (of shards: once).
@@ -256,7 +266,9 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _warn_of_unmatched(model: nn.Module, skip: tuple[str, ...]) -> None:
-    shapes = {name: tuple(param.shape) for name, param in model.named_parameters()}
+    # Buffers too, and every name of a shared parameter: skip words are shared with `extract`.
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    shapes = {name: tuple(tensor.shape) for name, tensor in named}
     roles = list(group_roles(shapes, find_axes(shapes)))
     for word in skip:
         patterns = word not in KINDS
@@ -266,6 +278,9 @@ def _warn_of_unmatched(model: nn.Module, skip: tuple[str, ...]) -> None:
 
 def _roles(model: nn.Module, skip: tuple[str, ...]) -> Iterator[_RoleMembers]:
     params = dict(model.named_parameters())  # shared ones once
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, param in model.named_parameters(remove_duplicate=False):
+        names[id(param)].append(name)
     shapes = {name: tuple(param.shape) for name, param in params.items()}
     for role in group_roles(shapes, find_axes(shapes)):
         kind = kind_of(role.template)
@@ -275,7 +290,7 @@ def _roles(model: nn.Module, skip: tuple[str, ...]) -> Iterator[_RoleMembers]:
             if params[name].dtype in _FLOATS
             and params[name].numel()
             and not is_table(name, role.shape)
-            and not skips(skip, kind, role.template, name)
+            and not any(skips(skip, kind, role.template, other) for other in names[id(params[name])])
         )
         if members:
             yield _RoleMembers(role.template, role.shape, members)

@@ -133,15 +133,16 @@ def _shared(tensors: Sequence[tuple[str, Tensor]]) -> tuple[str, str] | None:
         apart = all(_range(a)[1] < _range(b)[0] for (_, a), (_, b) in pairwise(parts))
         if apart:
             continue
-        taken = torch.zeros(parts[0][1].untyped_storage().nbytes(), dtype=torch.uint8)
+        taken = torch.zeros(
+            parts[0][1].untyped_storage().nbytes(), dtype=torch.uint8 if len(parts) < 256 else torch.int32
+        )
         for i, (name, tensor) in enumerate(parts):
             size = tensor.element_size()
             strides = [size * stride for stride in tensor.stride()]
             view = taken.as_strided((*tensor.shape, size), (*strides, 1), size * tensor.storage_offset())
-            if view.any():
-                before = next(n for n, t in parts[:i] if _range(t)[1] >= _range(tensor)[0])
-                return before, name
-            view.fill_(1)
+            if before := int(view.max()):
+                return parts[before - 1][0], name
+            view.fill_(i + 1)
     return None
 
 
@@ -157,10 +158,10 @@ def _distinct(tensor: Tensor) -> bool:
     reach = 0
     for stride, n in sorted((stride, n) for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if n > 1):
         if stride <= reach:  # they interleave: so it has to be counted
-            first = tensor.storage_offset()
-            places = torch.arange(_range(tensor)[1] // tensor.element_size() + 1)
-            places = places.as_strided(tensor.shape, tensor.stride(), first)
-            return len(set(places.flatten().tolist())) == tensor.numel()
+            span = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+            taken = torch.zeros(span, dtype=torch.bool)
+            taken.as_strided(tensor.shape, tensor.stride()).fill_(True)
+            return int(taken.sum()) == tensor.numel()
         reach += (n - 1) * stride
     return True
 

@@ -167,7 +167,8 @@ def initialize(
         copy_all([tensors[name] for name in names], matrices)
 
     rows = carry_out(items, how, fetch, write, tensors.__getitem__, infos, progress, whole=False)
-    return TransferReport(rows, without_place(sources, items, words))
+    notes = without_place(sources, items, words, lambda role: gene.ties.get(role.template, role.template))
+    return TransferReport(rows, notes)
 
 
 @torch.no_grad()
@@ -286,8 +287,9 @@ def transfer(
     for name in tensors:
         if tied[name] not in new:
             new[tied[name]] = tensors[name].detach().clone(memory_format=torch.contiguous_format)
-    report = TransferReport(rows, without_place(usable, items, words))
-    return {name: new[tied[name]] for name in tensors}, report
+    shared = tied_names(reader.tensors)
+    notes = without_place(usable, items, words, lambda role: tuple(shared[name] for name in role.names))
+    return {name: new[tied[name]] for name in tensors}, TransferReport(rows, notes)
 
 
 def _axes_of(roles: Iterable[Role]) -> frozenset[str]:

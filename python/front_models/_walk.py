@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from front_models._files import WeightsFile, open_weights
 
-__all__ = ["TensorInfo", "Weights", "describe", "matrix_shape", "named_tensors", "tied_names"]
+__all__ = ["TensorInfo", "Weights", "describe", "is_distributed", "matrix_shape", "named_tensors", "tied_names"]
 
 Weights = Mapping[str, Tensor] | nn.Module | str | os.PathLike[str]
 
@@ -78,6 +78,15 @@ def _check_entries(weights: Mapping[str, Tensor], argument: str) -> None:
         if value.device.type == "meta" or value.layout is not torch.strided:
             where = "on the meta device" if value.device.type == "meta" else f"of layout {value.layout}"
             raise ValueError(f"{argument}: {name} is {where}; allowed are strided tensors with data")
+        if is_distributed(value):  # of which a process has a part, and none has an address
+            raise ValueError(
+                f"{argument}: {name} is a DTensor; allowed are whole tensors, such as its full_tensor() or those of "
+                "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True"
+            )
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    return hasattr(tensor, "device_mesh")
 
 
 def describe(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
