@@ -112,8 +112,9 @@ inline int64_t blocks_streamed(int64_t blocks, const Machine& m) {
 
 // Products by definition: sums of so many pairs' are summed, so many of these in turn, and then all.
 constexpr int64_t kSummedPairs = 16, kSummedPieces = 16;
-// Coefficients in whole blocks.
-inline int64_t dense_coefficients(int64_t kept) {
+// Coefficients in whole blocks. Always inlined: code for one instruction set shall define nothing that another could
+// pick up.
+[[gnu::always_inline]] inline int64_t dense_coefficients(int64_t kept) {
   return (kept + plan_detail::kDenseBlock - 1) / plan_detail::kDenseBlock * plan_detail::kDenseBlock;
 }
 // What a block needs of the work array while rows stream by: a folded piece, and two sums per coefficient.
