@@ -135,10 +135,10 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     assert work(stage, tmp_path, until=0.0) == (False, [])
     whole, said = work(lambda rows: iter([first]), tmp_path)
-    assert whole
+    assert whole, said
     assert said[:2] == ["source of tiny", "source of tiny, refined"]
     whole, said = work(stage, tmp_path, stack=4)
-    assert whole
+    assert whole, said
     assert len(said) == 1
     assert said[0].startswith("1/1 tiny, narrower and shallower: random, seed 1, lr 0.001: 0:")
     rows = ledger.read(tmp_path / "proof.csv")
@@ -169,7 +169,7 @@ def test_rows_of_other_data_or_another_source_are_not_gone_on_with(
     (tmp_path / "proof.csv").unlink()
     ledger.append([rows[0] | {column: "another"}], tmp_path / "proof.csv")
     whole, said = work(stage, tmp_path)
-    assert whole
+    assert whole, said
     assert len(said) == 1
     assert seen[4:] == [0, 0]
     both = ledger.read(tmp_path / "proof.csv")

@@ -274,6 +274,16 @@ class Once:
         return self.batches
 
 
+def test_batches_may_be_the_rows_of_a_tensor() -> None:
+    rows = torch.randn(3, 4, 12, generator=torch.Generator().manual_seed(6))
+    one, two = make(), make()
+    for model, data in ((one, rows), (two, [*rows])):
+        seed()
+        refine(model, data, lambda module, x: task(module, (x, torch.arange(4))), lam=0.3, steps=5)
+    assert not torch.equal(weights(one), weights(make()))
+    assert_same(one, two)
+
+
 @pytest.mark.parametrize("data", [[], Once()])
 def test_data_that_end(data: Any) -> None:
     model = make()

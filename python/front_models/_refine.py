@@ -156,7 +156,7 @@ def _check_objects(model: nn.Module, data: object, loss_fn: object, optimizer: o
     iterable = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
     for name, value, allowed, fits in (
         ("model", model, "a torch.nn.Module", isinstance(model, nn.Module)),
-        ("data", data, "an iterable of batches", iterable and not isinstance(data, (str, bytes, Mapping, Tensor))),
+        ("data", data, "an iterable of batches", iterable and not isinstance(data, (str, bytes, Mapping))),
         ("loss_fn", loss_fn, "a function of a model and a batch", callable(loss_fn)),
         ("optimizer", optimizer, "None and an optimizer", isinstance(optimizer, torch.optim.Optimizer | None)),
         ("regularizer", regularizer, "None and a regularizer", isinstance(regularizer, SpectralRegularizer | None)),
