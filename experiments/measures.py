@@ -97,31 +97,43 @@ def at(curve: Curve, step: float) -> float:
 
 
 def tuned(rows: Sequence[Row], task: str, start: str, rates: Iterable[float]) -> float | None:
-    """The rate with the least loss in the end, where one target and seed have been trained at all of them."""
-    by_target: dict[tuple[str, str], dict[float, float]] = {}
+    """The rate with the least loss in the end, where one target and seed have been trained at all of them; of longer
+    runs where there are any."""
+    by_target: dict[tuple[int, str, str], dict[float, float]] = {}
     for row in rows:
         if (row["task"], row["start"]) == (task, start):
-            last = last_of(curve_of(row))
-            by_target.setdefault((row["relation"], row["seed"]), {})[float(row["lr"])] = last
-    for losses in by_target.values():
+            key = int(row["steps"]), row["relation"], row["seed"]
+            by_target.setdefault(key, {})[float(row["lr"])] = last_of(curve_of(row))
+    for _, losses in sorted(by_target.items(), key=lambda item: -item[0][0]):
         if set(rates) <= set(losses):
             return min(rates, key=losses.__getitem__)
     return None
 
 
 def best(rows: Sequence[Row], task: str, relation: str, starts: Iterable[str], count: int) -> list[str]:
-    """Those with the least mean loss on the first seed."""
-    areas: dict[str, float] = {}
+    """Those with the least mean loss on the first seed, of runs with the number of steps that most of them have."""
+    by_steps: dict[int, dict[str, float]] = {}
     for row in rows:
         if (row["task"], row["relation"], row["seed"]) == (task, relation, "0") and row["start"] in starts:
+            areas = by_steps.setdefault(int(row["steps"]), {})
             areas[row["start"]] = min(area(curve_of(row)), areas.get(row["start"], math.inf))
+    if not by_steps:
+        return []
+    areas = by_steps[max(by_steps, key=lambda steps: (len(by_steps[steps]), steps))]
     return sorted(areas, key=areas.__getitem__)[:count]
 
 
+def longest(rows: Sequence[Row]) -> list[Row]:
+    """Those with the most steps: shorter runs choose rates and finalists, and are in no table but that of the rates."""
+    most = max((int(row["steps"]) for row in rows), default=0)
+    return [row for row in rows if int(row["steps"]) == most]
+
+
 def measured(rows: Sequence[Row], task: str, relation: str, rates: Iterable[float]) -> tuple[str, list[Measured]]:
-    """The random start that is the reference, the one with the lower last loss over all seeds, and all runs: of every
-    start those at the rate that was tuned with the same source, or where there are none at the one with most seeds."""
-    here = [row for row in comparable(rows) if target_of(row) == (task, relation)]
+    """The random start that is the reference, the one with the lower last loss over all seeds, and all runs that are
+    not short: of every start those at the rate that was tuned with the same source, or where there are none at the one
+    with most seeds."""
+    here = longest([row for row in comparable(rows) if target_of(row) == (task, relation)])
     same_source = [row for row in rows if here and lineage(row) == lineage(here[0])]
     chosen: dict[str, list[Row]] = {}
     for start in dict.fromkeys(row["start"] for row in here):

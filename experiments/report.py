@@ -17,10 +17,12 @@ from experiments.measures import (
     Measured,
     Row,
     Summary,
+    area,
     comparable,
     curve_of,
     last_of,
     lineage,
+    longest,
     mean,
     measured,
     summaries,
@@ -28,6 +30,7 @@ from experiments.measures import (
 )
 from experiments.starts import ALIGNED, CONTROLS, PAPER, PLUS, RANDOM, RIVALS
 from experiments.tasks import FULL, TASKS, base_of
+from experiments.training import Curve
 from experiments.words import ABOUT, PAPER_SAYS, TASKS_SAY
 from front_kernels.bench import ledger
 
@@ -228,25 +231,27 @@ def beside_the_paper(found: Found) -> str:
 
 
 def rates(rows: Sequence[Row]) -> str:
-    """Last losses by rate, of the seed and target that rates are chosen on."""
-    losses: dict[tuple[str, str, str], dict[float, float]] = {}
+    """Last losses by rate, of the seed and target that rates are chosen on, and the least mean loss."""
+    curves: dict[tuple[str, str, str, int], dict[float, Curve]] = {}
     for row in rows:
         if row["seed"] == "0":
-            key = row["task"], row["relation"], row["start"]
-            losses.setdefault(key, {})[float(row["lr"])] = last_of(curve_of(row))
+            key = row["task"], row["relation"], row["start"], int(row["steps"])
+            curves.setdefault(key, {})[float(row["lr"])] = curve_of(row)
     parts: list[str] = []
     edges: dict[str, list[str]] = {}
     for task in map(TASKS.__getitem__, tasks_in(rows)):
         body = []
-        for key, found in sorted(losses.items()):
-            if key[0] != task.name or not set(task.rates) <= set(found):
+        for (name, relation, start, steps), found in sorted(curves.items()):
+            if name != task.name or not set(task.rates) <= set(found):
                 continue
-            least = min(task.rates, key=found.__getitem__)
-            body.append([*key, *(f"{found[rate]:.3f}{' *' * (rate == least)}" for rate in task.rates)])
+            least = min(task.rates, key=lambda rate: last_of(found[rate]))
+            losses = (f"{last_of(found[rate]):.3f}{' *' * (rate == least)}" for rate in task.rates)
+            body.append([name, relation, start, str(steps), *losses, f"{min(map(area, found.values())):.3f}"])
             if least != task.rates[1]:
-                edges.setdefault(f"{task.name} at {least:g}", []).append(key[2])
+                edges.setdefault(f"{task.name} at {least:g}", []).append(start)
         if body:
-            parts.append(table(("task", "target", "start", *(f"{rate:g}" for rate in task.rates)), body))
+            headings = "task", "target", "start", "steps", *(f"{rate:g}" for rate in task.rates), "least mean loss"
+            parts.append(table(headings, body))
     if edges:
         lines = [f"- {where}: {'; '.join(names)}\n" for where, names in edges.items()]
         parts.append("At an edge of the three, so that a rate beyond it might be better still:\n\n" + "".join(lines))
@@ -257,7 +262,7 @@ def better_rates(rows: Sequence[Row], task: str, relation: str, starts: dict[str
     """Where a target was trained at another rate, too, and ended lower with the same seed."""
     last = {
         (row["start"], row["seed"], float(row["lr"])): last_of(curve_of(row))
-        for row in rows if (row["task"], row["relation"]) == (task, relation)
+        for row in longest([row for row in rows if target_of(row) == (task, relation)])
     }  # fmt: skip
     return "; ".join(
         f"{start}, seed {seed}: {loss:.3f} at {lr:g}, {own:.3f} at {starts[start].lr:g}"

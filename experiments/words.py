@@ -12,9 +12,10 @@ target see the same data, so this says what a start is worth for the same task i
 N(0, 1) unless a head reads them too. The reference of all ratios is, for every target, the one of the two with the
 lower last loss; beside "random", what most would compare with, ratios have a column of their own. AdamW at a
 constant rate, for each start that of three with the lowest last loss for one seed and the first target of the task that
-the start is for ({rates}); a start without all three is at the rate that most of its rows have, and where targets of a
-task are of two sources ("Machines and sources") each has the rates of its own, if any were tried. Losses are of a
-fixed validation set, every 5 steps up to 50, then every 10.
+the start is for ({rates}), after as many steps as "Rates" says; runs that are shorter than others are in no other
+table. A start without all three is at the rate that most of its rows have, and where targets of a task are of two
+sources ("Machines and sources") each has the rates of its own, if any were tried. Losses are of a fixed validation set,
+every 5 steps up to 50, then every 10.
 
 - *steps*: to the first validation at or below the reference's last loss for the same seed, median over seeds; "-": not
   in every seed.
