@@ -4,6 +4,7 @@
 # make bench   the ops against the machine's limit and other libraries, on the GPU where there is one; a ledger and two
 #              pictures in bench/results. make bench ARGS="--set models": python -m front_kernels.bench --help has all options
 # make bench-short   a few small cases with pytest-benchmark
+# make bench-vectors   dct and idct of single vectors, and a few, against scipy, ducc0 and torch.fft
 # make bench-spectral   the spectral loss against torch.fft: time, memory, share of a training step, error
 # make bench-cpu   README's table of the CPU: peers, dtypes and instruction sets; appends to bench/results/cpu.csv and
 #                  makes the table and docs/cpu.png of it.  make bench-report   only the table and the picture
@@ -12,7 +13,7 @@
 #              Ledger, page and pictures in build/proof
 # make proof-full   experiments/results/proof.csv and docs/RESULTS.md: every target, all starts, three seeds: hours (ARGS="--device cuda").  make proof-report   the page and its pictures
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
-.PHONY: setup demo test test-asan bench bench-short bench-spectral bench-cpu bench-report proof-quick proof proof-full proof-report lint format clean
+.PHONY: setup demo test test-asan bench bench-short bench-vectors bench-spectral bench-cpu bench-report proof-quick proof proof-full proof-report lint format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -64,6 +65,9 @@ bench-short: $(VENV)/.bench
 bench-cpu: $(VENV)/.bench
 	$(BIN)/python bench/cpu.py
 	$(BIN)/python bench/report.py
+
+bench-vectors: $(VENV)/.bench
+	$(BIN)/python bench/vectors.py
 
 bench-spectral: $(VENV)/.built
 	$(PIP) --no-build-isolation --editable ".[bench]"

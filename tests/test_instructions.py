@@ -31,6 +31,8 @@ CASES = [
     "forward 384 384 192 192 f64",
     "forward 2038 48 1019 24 f32 8",  # a large prime factor; eight times, because its tables take several
     "forward 2038 48 1019 24 f64 8",
+    "forward 1 16384 1 16384 f32",  # a vector alone
+    "inverse 1 6000 1 3000 f32",
 ]
 MOST = 1.03  # of the committed figure: other compilers of the same major version differ by less
 # Linked, not run.
@@ -53,18 +55,19 @@ def build(folder: Path) -> Path:
         isa += ["-mtune=skylake", "-ffp-contract=fast", "-fno-math-errno", "-fPIC"]
         subprocess.run(["g++", *flags, *isa, "-c", str(cpu / "axis_isa.cpp"), "-o", str(kernels)], check=True)
     (folder / "others.cpp").write_text(OTHERS)
-    sources = [cpu / f"{name}.cpp" for name in ("axis", "dfts", "matrix", "memory", "roots", "tables")]
+    sources = [cpu / f"{name}.cpp" for name in ("alone", "axis", "dfts", "matrix", "memory", "roots", "tables")]
     sources += [ROOT / "bench" / "native" / "kernels.cpp", kernels, folder / "others.cpp"]
     subprocess.run(["g++", *flags, *map(str, sources), "-o", str(folder / "kernels")], check=True)
     return folder / "kernels"
 
 
 def count(kernels: Path, case: str) -> int:
-    """Instructions inside run_matrices, plans included."""
+    """Instructions inside run_matrices or run_alone, plans included."""
     run = subprocess.run(
         [
             *("valgrind", "--tool=callgrind", f"--callgrind-out-file={kernels.parent / 'callgrind.out'}"),
             "--toggle-collect=front::cpu::run_matrices*",
+            "--toggle-collect=front::cpu::run_alone(front::AxisPass const&, front::Executor const&)",
             *(str(kernels), *case.split()),
         ],
         env={"FRONT_CPU_ISA": "avx2"},

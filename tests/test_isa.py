@@ -14,7 +14,7 @@ import front_kernels as fk
 BUILT = fk.build_info()["cpu_isas"]
 PROBE = "import front_kernels as fk; print(fk.build_info()['cpu_isa'])"
 STEP = "3"  # of the cases of every test function a third (conftest.py): all of them run in this run's own processes
-FILES = ("values", "laws", "paths", "out", "halved", "streamed", "variants")
+FILES = ("values", "laws", "paths", "out", "halved", "streamed", "alone", "variants")
 
 
 def probe(isa: str) -> subprocess.CompletedProcess[str]:

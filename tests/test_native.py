@@ -15,6 +15,7 @@ import front_kernels as fk
 
 ROOT = Path(__file__).parent.parent
 CPU, NATIVE = ROOT / "csrc" / "cpu", ROOT / "tests" / "native"
+PARTS = ("alone", "axis", "dfts", "matrix", "memory", "roots", "spectral", "tables")  # without torch
 TESTS = ("axis_test", "spectral_test", "pairs_test")  # the last has kernels in it
 # Of axis_test's cases this run takes each third; `make test-asan` all.
 STEP = os.environ.get("FRONT_SANITIZED_STEP", "3")
@@ -51,7 +52,7 @@ def objects(tmp_path_factory):
     folder = tmp_path_factory.mktemp("objects")
     if shutil.which("g++") is None or not sanitizer_works(folder):
         pytest.skip("no g++ with AddressSanitizer on this machine")
-    sources = [CPU / f"{name}.cpp" for name in ("axis", "dfts", "matrix", "memory", "roots", "spectral", "tables")]
+    sources = [CPU / f"{name}.cpp" for name in PARTS]
     mains = [(NATIVE / f"{test}.cpp", FLAGS if test == TESTS[-1] else HARNESS_FLAGS) for test in TESTS]
     return [compile_object(s, folder, *flags) for s, flags in (*((s, FLAGS) for s in sources), *mains)]
 
@@ -85,8 +86,7 @@ def test_plan_cache_under_thread_sanitizer(tmp_path):
     tools = all(shutil.which(tool) for tool in ("g++", "setarch"))
     if not tools or not sanitizer_works(tmp_path, THREAD_FLAGS, UNRANDOMISED):
         pytest.skip("no g++ with ThreadSanitizer, or no setarch, on this machine")
-    parts = ("axis", "dfts", "matrix", "memory", "roots", "tables")
-    sources = [NATIVE / "cache_test.cpp", *(CPU / f"{name}.cpp" for name in parts)]
+    sources = [NATIVE / "cache_test.cpp", *(CPU / f"{name}.cpp" for name in PARTS)]
     binary = tmp_path / "cache_test"
     subprocess.run(["g++", *THREAD_FLAGS, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(binary)], check=True)
     run = subprocess.run([*UNRANDOMISED, str(binary)], capture_output=True, text=True, check=False)

@@ -1,12 +1,14 @@
 // The CPU kernels without torch, one thread: `kernels forward|inverse|resize M N K0 K1 [f32|f64|bf16|f16] [REPEATS]`
-// transforms M x N matrices (input of forward and resize, output of inverse; resize gives 2M x 2N). For profilers that
-// count instructions (tests/test_instructions.py) or sample them; FRONT_CPU_ISA chooses the instruction set.
+// transforms M x N matrices (input of forward and resize, output of inverse; resize gives 2M x 2N), or, if M is 1 and
+// K0, too, a vector along its only axis, alone. For profilers that count instructions (tests/test_instructions.py) or
+// sample them; FRONT_CPU_ISA chooses the instruction set.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
+#include "cpu/alone.h"
 #include "cpu/axis.h"
 #include "cpu/matrix.h"
 #include "cpu/parallel.h"
@@ -68,10 +70,19 @@ int main(int argc, char** argv) {
   void* outs[] = {out.data()};
   pass.in = ins, pass.out = outs, pass.count = 1;
 
+  front::AxisPass vector{};
+  vector.direction = pass.direction;
+  vector.n = pass.n, vector.kept = pass.k1;
+  vector.in = in.data(), vector.out = out.data();
+  vector.in_type = vector.out_type = type;
+  vector.in_along = vector.out_along = {1, 0, 0};
+  const bool alone = pass.m == 1 && pass.k0 == 1 && !resize;
+
   double best = 1e30;
   for (int r = 0; r < repeats; ++r) {
     const auto begin = std::chrono::steady_clock::now();
-    front::cpu::run_matrices(pass, front::cpu::kSerial);
+    if (!alone || !front::cpu::run_alone(vector, front::cpu::kSerial))
+      front::cpu::run_matrices(pass, front::cpu::kSerial);
     best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
   std::printf("%s %.3f ms\n", front::cpu::isa_name(), 1e3 * best);

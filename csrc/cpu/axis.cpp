@@ -49,11 +49,6 @@ const Isa& choose_isa() {
                               wanted + "'");
 }
 
-const Isa& isa() {
-  static const Isa& chosen = choose_isa();
-  return chosen;
-}
-
 int64_t cache_bytes(int name, int64_t otherwise) {
   const int64_t found = sysconf(name);
   return found > 0 ? found : otherwise;
@@ -105,6 +100,11 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
 }
 
 }  // namespace
+
+const Isa& isa() {
+  static const Isa& chosen = choose_isa();
+  return chosen;
+}
 
 void run_axis(const AxisPass& pass, const Executor& executor) { run_axis(pass, executor, machine(executor.threads)); }
 

@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "alone_isa.h"
 #include "block.h"
 #include "bluestein.h"
 #include "decimate.h"
@@ -281,12 +282,37 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   if (pass.around_caches) stream_fence();
 }
 
+template <class T>
+void alone(const AloneStep<T>& step, int64_t begin, int64_t end, void* scratch) {
+  const AxisPass& pass = *step.pass;
+  const auto with_input = [&](auto f) {
+    with_type<T>(pass.in_type, [&](auto in) { f(static_cast<const decltype(in)*>(pass.in) + step.in); });
+  };
+  const auto with_output = [&](auto f) {
+    with_type<T>(pass.out_type, [&](auto out) { f(static_cast<decltype(out)*>(pass.out) + step.out); });
+  };
+  switch (step.part) {
+    case AlonePart::values_in:
+      return with_input([&](auto* x) { move_values<true>(step, x, begin, end); });
+    case AlonePart::coefficients_in:
+      return with_input([&](auto* x) { coefficients_in(step, x, begin, end); });
+    case AlonePart::down:
+      return dfts_down(step, begin, end, static_cast<Complex<T>*>(scratch));
+    case AlonePart::across:
+      return dfts_across(step, begin, end, static_cast<Complex<T>*>(scratch));
+    case AlonePart::coefficients_out:
+      return with_output([&](auto* y) { coefficients_out(step, y, begin, end); });
+    case AlonePart::values_out:
+      return with_output([&](auto* y) { move_values<false>(step, y, begin, end); });
+  }
+}
+
 }  // namespace
 }  // namespace FRONT_ISA
 
 #define FRONT_STRING_(x) #x
 #define FRONT_STRING(x) FRONT_STRING_(x)
-extern const Isa FRONT_ISA_ENTRY{FRONT_STRING(FRONT_ISA), FRONT_VECTOR_BYTES, &FRONT_ISA::run<float>,
-                                 &FRONT_ISA::run<double>};
+extern const Isa FRONT_ISA_ENTRY{FRONT_STRING(FRONT_ISA), FRONT_VECTOR_BYTES,       &FRONT_ISA::run<float>,
+                                 &FRONT_ISA::run<double>, &FRONT_ISA::alone<float>, &FRONT_ISA::alone<double>};
 
 }  // namespace front::cpu

@@ -1,6 +1,7 @@
 // What each instruction set's build of axis_isa.cpp provides.
 #pragma once
 
+#include "alone.h"
 #include "tables.h"
 
 namespace front::cpu {
@@ -23,7 +24,11 @@ struct Isa {
   int32_t vector_bytes;
   BlockKernel<float> f32;
   BlockKernel<double> f64;
+  AloneKernel<float> alone_f32;
+  AloneKernel<double> alone_f64;
 };
+
+const Isa& isa();  // the one in use
 
 template <class T>
 static int64_t lanes_per_block(const Isa& isa) {

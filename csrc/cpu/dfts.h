@@ -68,6 +68,7 @@ class DftTables {
   DftView<T> view() const;
   const DftPlan& plan() const { return plan_; }
   int64_t slot(int64_t j) const { return fft_.slot()[j]; }  // where input j of a mixed radix must lie
+  const int32_t* slots() const { return fft_.slot().data(); }
   int64_t bytes() const;
 
  private:

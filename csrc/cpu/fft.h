@@ -25,9 +25,12 @@ FRONT_INLINE Complex<T> plus_i(Complex<T> a) {
   return {-a.im, a.re};
 }
 template <class T>
-FRONT_INLINE Complex<T> times(Complex<T> a, const T* w) {
-  const Vector<T> re = splat(w[0]), im = splat(w[1]);
+FRONT_INLINE Complex<T> times(Complex<T> a, Vector<T> re, Vector<T> im) {
   return {a.re * re - a.im * im, a.re * im + a.im * re};
+}
+template <class T>
+FRONT_INLINE Complex<T> times(Complex<T> a, const T* w) {
+  return times(a, splat(w[0]), splat(w[1]));
 }
 
 // y_k = sum_j exp(-2 pi i j k / R) y_j, in registers.

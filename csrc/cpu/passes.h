@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../tensors.h"
+#include "alone.h"
 #include "axis.h"
 #include "matrix.h"
 
@@ -9,7 +10,8 @@ namespace front::cpu {
 
 inline void run_pass(Direction direction, Norm norm, int64_t n, int64_t kept, int64_t dim, const Tensor& in,
                      const Tensor& out, Types types) {
-  run_axis(new_axis_pass(direction, norm, n, kept, dim, in, out, types), torch_executor());
+  const AxisPass pass = new_axis_pass(direction, norm, n, kept, dim, in, out, types);
+  if (!run_alone(pass, torch_executor())) run_axis(pass, torch_executor());
 }
 
 inline void run(const MatrixPass& pass) { run_matrices(pass, torch_executor()); }

@@ -2,19 +2,15 @@
 
 #include <cmath>
 #include <iterator>
-#include <list>
-#include <map>
-#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 
+#include "cache.h"
 #include "roots.h"
 
 namespace front::cpu {
 namespace {
-
-constexpr int64_t kCacheBytes = int64_t{40} << 20;  // of each cache: axes, their DFTs, and resampled ones
 
 // What coefficient k of the sum of cosines is multiplied by.
 double factor(int64_t k, int64_t n, Scale scale) {
@@ -192,51 +188,18 @@ int64_t AxisTables<T>::bytes() const {
 
 namespace {
 
-template <class Key, class Value>
-class Cache {
- public:
-  using Pointer = std::shared_ptr<const Value>;
-
-  template <class Build>
-  Pointer get(const Key& key, Build build) {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (auto found = index_.find(key); found != index_.end()) {
-        order_.splice(order_.begin(), order_, found->second);
-        return found->second->second;
-      }
-    }
-    // Built outside the lock: two threads may build the same tables, one wins, neither waits for a third's.
-    Pointer value = build();
-    const int64_t bytes = value->bytes();
-    if (bytes > kCacheBytes) return value;
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (auto found = index_.find(key); found != index_.end()) return found->second->second;
-    order_.emplace_front(key, value);
-    index_[key] = order_.begin();
-    bytes_ += bytes;
-    while (bytes_ > kCacheBytes) {
-      bytes_ -= order_.back().second->bytes();
-      index_.erase(order_.back().first);
-      order_.pop_back();
-    }
-    return value;
-  }
-
- private:
-  std::mutex mutex_;
-  std::list<std::pair<Key, Pointer>> order_;  // most recently used first
-  std::map<Key, typename std::list<std::pair<Key, Pointer>>::iterator> index_;
-  int64_t bytes_ = 0;
-};
-
 template <class Tables>
-std::shared_ptr<const Tables> dft_tables(const DftPlan& plan) {
+std::shared_ptr<const Tables> cached_dft(const DftPlan& plan) {
   static auto* dfts = new Cache<int64_t, Tables>;  // never destroyed: ops may run while the process exits
   return dfts->get(plan.n, [&] { return std::make_shared<const Tables>(plan); });
 }
 
 }  // namespace
+
+template <class T>
+std::shared_ptr<const DftTables<T>> dft_tables(const DftPlan& plan) {
+  return cached_dft<DftTables<T>>(plan);
+}
 
 template <class T>
 std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide, bool streamed) {
@@ -249,15 +212,17 @@ std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale 
     std::shared_ptr<const DftTables<T>> dft;
     std::shared_ptr<const ResampledTables> resampled;
     if (plan.dft.resampled)
-      resampled = dft_tables<ResampledTables>(plan.dft);
+      resampled = cached_dft<ResampledTables>(plan.dft);
     else if (!plan.dense)
-      dft = dft_tables<DftTables<T>>(plan.dft);
+      dft = dft_tables<T>(plan.dft);
     return std::make_shared<const AxisTables<T>>(plan, scale, std::move(dft), std::move(resampled));
   });
 }
 
 template class AxisTables<float>;
 template class AxisTables<double>;
+template std::shared_ptr<const DftTables<float>> dft_tables<float>(const DftPlan&);
+template std::shared_ptr<const DftTables<double>> dft_tables<double>(const DftPlan&);
 template std::shared_ptr<const AxisTables<float>> axis_tables<float>(int64_t, int64_t, Scale, bool, bool);
 template std::shared_ptr<const AxisTables<double>> axis_tables<double>(int64_t, int64_t, Scale, bool, bool);
 

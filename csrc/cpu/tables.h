@@ -59,6 +59,10 @@ class AxisTables {
 // The second half of decimate.h's filter of so many taps, which lives as long as the process.
 const float* filter_half(int taps);
 
+// The tables of a mixed radix or Bluestein's, cached by length.
+template <class T>
+std::shared_ptr<const DftTables<T>> dft_tables(const DftPlan& plan);
+
 // Cached, the DFT's part by length alone; the least recently used go first once a cache exceeds its limit, and what
 // exceeds the limit by itself is not kept. At most 40 MiB of axes per compute type, and as much of their DFTs, and
 // resampled ones.

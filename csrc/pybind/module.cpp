@@ -5,6 +5,7 @@
 #include <array>
 #include <string>
 
+#include "../alone_plan.h"
 #include "../checks.h"
 #include "../plan.h"
 #include "cuda.h"
@@ -64,6 +65,19 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("n"), py::arg("kept"), py::arg("compute_bytes") = 4,
       "How an axis of length n, of which `kept` coefficients matter, is transformed.");
+
+  m.def(
+      "plan_alone",
+      [](int64_t n, int64_t kept, int64_t lanes, int64_t compute_bytes, std::array<int64_t, 4> machine) {
+        check_axis("n", n, "kept", kept);
+        const front::Machine m{machine[0], machine[1], machine[2], machine[3]};
+        const front::AlonePlan p = front::plan_alone(n, compute_bytes, m);
+        const front::AxisPlan together = front::plan_axis(n, kept, compute_bytes);
+        return py::make_tuple(p.rows, p.columns, front::alone_is_faster(p, together, lanes, compute_bytes, m));
+      },
+      py::arg("n"), py::arg("kept"), py::arg("lanes"), py::arg("compute_bytes"), py::arg("machine"),
+      "(rows, columns, chosen): of n / 2 points as a matrix, if a vector can be transformed alone, else 0; and whether "
+      "`lanes` of them are, by `dct` and `idct` along adjacent elements.");
 
   m.def(
       "plan_matrix",

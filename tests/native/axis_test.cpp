@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/alone.h"
 #include "cpu/axis.h"
 #include "cpu/tables.h"
 
@@ -118,7 +119,8 @@ const std::vector<Lane>& lanes_of(Direction direction, int64_t n, int64_t kept, 
   return found.lanes;
 }
 
-enum class Kind { axis_inside, lanes_inside, panels };  // which is contiguous; panels as in params.h
+// Which is contiguous; panels as in params.h; vectors: elements adjacent whatever the gap, each transformed alone.
+enum class Kind { axis_inside, lanes_inside, panels, vectors };
 
 struct Layout {
   int64_t axis_stride, panel, width, lane_stride, batch_stride, size;  // in elements; size: exactly what is touched
@@ -137,9 +139,10 @@ Layout layout(int64_t length, int64_t lanes, int64_t batch, Kind kind, int64_t g
     l.panel = lanes * l.width + gap;
     l.batch_stride = (length + l.width - 1) / l.width * l.panel;
   } else {
-    const bool inside = kind == Kind::axis_inside;
-    l.axis_stride = inside ? 1 + gap : lanes + gap;
-    l.lane_stride = inside ? length * (1 + gap) + gap : 1;
+    const bool inside = kind != Kind::lanes_inside;
+    const int64_t apart = kind == Kind::vectors ? 0 : gap;
+    l.axis_stride = inside ? 1 + apart : lanes + gap;
+    l.lane_stride = inside ? length * (1 + apart) + gap : 1;
     l.batch_stride = (inside ? lanes * l.lane_stride : length * l.axis_stride) + gap;
   }
   l.size = l.at(batch - 1, lanes - 1, length - 1) + 1;
@@ -219,7 +222,11 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
   front::Machine machine = front::cpu::machine(1);
   machine.shared_cache = uncached ? 0 : int64_t{1} << 40;
   machine.own_cache = streamed ? 0 : uncached ? 1 << 20 : int64_t{1} << 40;
-  front::cpu::run_axis(pass, {serial, 1}, machine);
+  const bool in_double = in_type == DType::f64 || out_type == DType::f64;
+  if (kind == Kind::vectors)
+    front::cpu::run_alone(pass, {serial, 1}, front::plan_alone(n, in_double ? 8 : 4, machine));
+  else
+    front::cpu::run_axis(pass, {serial, 1}, machine);
 
   double error = 0, scale = 0;
   for (int64_t b = 0; b < batch; ++b)
@@ -232,7 +239,7 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
       }
     }
   const bool sentinels = intact(y.data(), written.data(), out.size, out_bytes);
-  const double both = in_type == DType::f64 || out_type == DType::f64 ? 5e-14 : 1e-6;
+  const double both = in_double ? 5e-14 : 1e-6;
   const bool good = sentinels && std::sqrt(error) <= std::max(both, tolerance(out_type)) * std::sqrt(scale);
   good ? ++passed : ++failed;
   if (!good)
@@ -354,6 +361,15 @@ int main(int argc, char** argv) {
   for (Direction direction : {Direction::forward, Direction::inverse})  // long enough for every walk over the points
     for (auto [n, kept] : {std::pair<int64_t, int64_t>{4096, 4096}, {4096, 512}, {2038, 64}, {2038, 1019}})
       check(direction, n, kept, 17, 1, Kind::axis_inside, 0, DType::f32, DType::f32, true);
+  for (Direction direction : {Direction::forward, Direction::inverse})  // whole vectors, parts of them, odd halves
+    for (int64_t n : {8, 12, 18, 36, 100, 240, 512, 630, 1024, 2560})
+      for (int64_t kept : {int64_t{1}, n / 4, n / 2 + 1, n - 1, n})
+        for (int64_t lanes : {1, 3})
+          for (int64_t gap : {0, 3})
+            for (DType in : types)
+              for (DType out : {in, DType::f32, DType::f64})
+                if (n < 1000 || in == DType::f32)
+                  check(direction, n, kept, lanes, 2, Kind::vectors, gap, in, out, false);
   for (auto [n, kept, size] : {std::array<int64_t, 3>{1, 1, 7}, {8, 4, 8}, {61, 7, 7}, {134, 30, 101}, {512, 202, 202}})
     for (int64_t lanes : {1, 37, 192})
       for (Kind kind : {Kind::axis_inside, Kind::lanes_inside})

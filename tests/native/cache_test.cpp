@@ -14,7 +14,9 @@
 namespace front::cpu {
 template <class T>
 void nothing(const AxisPass&, const AxisView<T>&, const AxisView<T>&, const Blocks&, void*) {}
-extern const Isa kGeneric{"generic", 16, &nothing<float>, &nothing<double>};
+template <class T>
+void alone(const AloneStep<T>&, int64_t, int64_t, void*) {}
+extern const Isa kGeneric{"generic", 16, &nothing<float>, &nothing<double>, &alone<float>, &alone<double>};
 }  // namespace front::cpu
 
 void run_matrix(int64_t m, int64_t n) {
@@ -28,6 +30,16 @@ void run_matrix(int64_t m, int64_t n) {
   pass.in_row = n, pass.out_row = pass.k1, pass.in_column = pass.out_column = 1;
   pass.in = in, pass.out = out, pass.count = 1;
   front::cpu::run_matrices(pass, front::cpu::kSerial);
+}
+
+bool run_vector(int64_t n) {
+  static std::vector<float> values(4096);
+  front::AxisPass pass{};
+  pass.n = pass.kept = n;
+  pass.in = pass.out = values.data();
+  pass.in_type = pass.out_type = front::DType::f32;
+  pass.in_along = pass.out_along = {1, 0, 0};
+  return front::cpu::run_alone(pass, front::cpu::kSerial);
 }
 
 // Half a million float32 values: tables for less than the cache's limit, of either direction. Of a prime 300 000.
@@ -50,6 +62,7 @@ int main() {
         const auto large = front::cpu::axis_tables<double>(20000 + 2 * ((i + t) % 60), 5000, {});
         run_matrix(2 + (i * (t + 3)) % 61, 2 + i % 13);
         run_matrix(3, 3 + (kRounds * t + i) % 500);  // more than are remembered
+        if (!run_vector(int64_t{256} << (i + t) % 5)) ++wrong[t];
         const auto resampled = front::cpu::axis_tables<float>(2038 + 2 * 1019 * (i % 3), 600, {});
         if (resampled->view().resampled.n % 1019 != 0) ++wrong[t];
         if (tables->view().n != n || large->view().kept != 5000) ++wrong[t];
