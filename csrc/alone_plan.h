@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "plan.h"
 
@@ -19,46 +20,46 @@ struct AlonePlan {
 
 namespace plan_detail {
 
-// Per vector of complex points, besides the DFTs: to load and store the values in their order, the twiddles, the
-// transposition, the pairs.
+// Per vector of complex points: to load and store the values in their order, the twiddles, the transposition, the
+// pairs.
 constexpr double kAlonePointCost = 60;
+// Plans that cost no more than this beside the cheapest are the same: the one with the least difference of its factors
+// has the smallest scratch and the most units for threads.
+constexpr double kAloneSame = 1.02;
 // Of vectors that are transformed together and leave the core's cache: 2 to 7 from 65536 values on (Cascade Lake).
 constexpr double kTogetherFar = 3;
 
-// 0: not by mixed radix alone.
-inline double alone_cost(const AlonePlan& p, int64_t width) {
-  const int64_t downs = (p.columns + width - 1) / width, across = (p.rows + width - 1) / width;
-  return static_cast<double>(downs) * p.down.cost + static_cast<double>(across) * p.across.cost +
-         kAlonePointCost * static_cast<double>(downs * p.rows + across * p.columns) / 2;
+// rows and columns have no prime factors above 7.
+inline AlonePlan alone_of(int64_t rows, int64_t columns, int64_t compute_bytes, int64_t width) {
+  AlonePlan plan{2 * rows * columns, rows, columns, plan_dft(rows, compute_bytes), plan_dft(columns, compute_bytes)};
+  const int64_t downs = (columns + width - 1) / width, across = (rows + width - 1) / width;
+  const auto vectors = static_cast<double>(downs * rows + across * columns) / 2;
+  plan.cost = static_cast<double>(downs) * plan.down.cost + static_cast<double>(across) * plan.across.cost +
+              kAlonePointCost * vectors;
+  return plan;
 }
 
 }  // namespace plan_detail
 
 inline AlonePlan plan_alone(int64_t n, int64_t compute_bytes, const Machine& machine) {
   using namespace plan_detail;
-  const int64_t width = machine.vector_bytes / compute_bytes;
-  AlonePlan best;
-  best.n = n;
-  if (n % 2 != 0) return best;
-  const int64_t points = n / 2;
-  const auto smooth = [](const DftPlan& dft) {
-    return !dft.smooth && std::none_of(dft.radices.begin(), dft.radices.end(), is_generic);
-  };
-  for (int64_t divisor = 2; divisor * divisor <= points; ++divisor) {
-    if (points % divisor != 0) continue;
-    AlonePlan plan;
-    plan.n = n;
-    plan.rows = divisor, plan.columns = points / divisor;
-    if (factorize(plan.rows).empty() || factorize(plan.columns).empty()) continue;
-    plan.down = plan_dft(plan.rows, compute_bytes), plan.across = plan_dft(plan.columns, compute_bytes);
-    if (!smooth(plan.down) || !smooth(plan.across)) continue;
-    for (int turned = 0; turned < 2; ++turned) {
-      if (turned) std::swap(plan.rows, plan.columns), std::swap(plan.down, plan.across);
-      plan.cost = alone_cost(plan, width);
-      if (!best.rows || plan.cost < best.cost) best = plan;
-    }
-  }
-  return best;
+  const int64_t width = machine.vector_bytes / compute_bytes, points = n / 2;
+  AlonePlan none;
+  none.n = n;
+  int64_t rest = n % 2 == 0 ? points : 0;
+  for (int64_t p : {2, 3, 5, 7})
+    while (rest > 0 && rest % p == 0) rest /= p;
+  if (rest != 1) return none;
+  std::vector<AlonePlan> plans;
+  for (int64_t divisor = 2; divisor * divisor <= points; ++divisor)
+    if (points % divisor == 0)
+      for (int64_t rows : {divisor, points / divisor})
+        plans.push_back(alone_of(rows, points / rows, compute_bytes, width));
+  double least = 0;
+  for (const AlonePlan& plan : plans) least = least == 0 ? plan.cost : std::min(least, plan.cost);
+  for (auto plan = plans.rbegin(); plan != plans.rend(); ++plan)  // the last ones are the nearest to a square
+    if (plan->cost <= kAloneSame * least) return *plan;
+  return none;
 }
 
 // Whether `lanes` vectors are faster so, one after the other, than together, as many at a time as a vector has lanes.

@@ -54,11 +54,11 @@ def target_of(row: Row) -> tuple[str, str]:
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:
-    """Of every target the rows of the data and source that most are of."""
-    counts: dict[tuple[str, str], Counter[tuple[str, str]]] = {}
+    """Of every target the rows of the data and source that most are of, whole runs if there are any."""
+    targets: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        counts.setdefault(target_of(row), Counter())[lineage(row)] += 1
-    most = {target: each.most_common(1)[0][0] for target, each in counts.items()}
+        targets.setdefault(target_of(row), []).append(row)
+    most = {target: Counter(map(lineage, longest(each))).most_common(1)[0][0] for target, each in targets.items()}
     return [row for row in rows if lineage(row) == most[target_of(row)]]
 
 
@@ -111,7 +111,8 @@ def tuned(rows: Sequence[Row], task: str, start: str, rates: Iterable[float]) ->
 
 
 def best(rows: Sequence[Row], task: str, relation: str, starts: Iterable[str], count: int) -> list[str]:
-    """Those with the least mean loss on the first seed, of runs with the number of steps that most of them have."""
+    """Those with the least mean loss on the first seed, of runs with the number of steps that most of them have, or
+    the shorter ones, so that finalists stay what they are while they are run."""
     by_steps: dict[int, dict[str, float]] = {}
     for row in rows:
         if (row["task"], row["relation"], row["seed"]) == (task, relation, "0") and row["start"] in starts:
@@ -119,7 +120,7 @@ def best(rows: Sequence[Row], task: str, relation: str, starts: Iterable[str], c
             areas[row["start"]] = min(area(curve_of(row)), areas.get(row["start"], math.inf))
     if not by_steps:
         return []
-    areas = by_steps[max(by_steps, key=lambda steps: (len(by_steps[steps]), steps))]
+    areas = by_steps[max(by_steps, key=lambda steps: (len(by_steps[steps]), -steps))]
     return sorted(areas, key=areas.__getitem__)[:count]
 
 

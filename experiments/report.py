@@ -27,6 +27,7 @@ from experiments.measures import (
     measured,
     summaries,
     target_of,
+    tuned,
 )
 from experiments.starts import ALIGNED, CONTROLS, PAPER, PLUS, RANDOM, RIVALS
 from experiments.tasks import FULL, TASKS, base_of
@@ -247,8 +248,9 @@ def rates(rows: Sequence[Row]) -> str:
             least = min(task.rates, key=lambda rate: last_of(found[rate]))
             losses = (f"{last_of(found[rate]):.3f}{' *' * (rate == least)}" for rate in task.rates)
             body.append([name, relation, start, str(steps), *losses, f"{min(map(area, found.values())):.3f}"])
-            if least != task.rates[1]:
-                edges.setdefault(f"{task.name} at {least:g}", []).append(start)
+            if least != task.rates[1] and tuned(rows, name, start, task.rates) == least:
+                names = edges.setdefault(f"{task.name} at {least:g}", [])
+                names += [start] * (start not in names)
         if body:
             headings = "task", "target", "start", "steps", *(f"{rate:g}" for rate in task.rates), "least mean loss"
             parts.append(table(headings, body))
@@ -282,7 +284,10 @@ def machines(rows: Sequence[Row]) -> str:
     """Of what the tables are, with the number of rows of each target, and how many rows are in none because they are of
     other data or of another source."""
     targets: dict[tuple[str, str], Counter[str]] = {}
+    by_target: dict[tuple[str, str], list[Row]] = {}
     for row in comparable(rows):
+        by_target.setdefault(target_of(row), []).append(row)
+    for row in (row for own in by_target.values() for row in longest(own)):
         if base_of(row["task"]) in FULL:
             where = (
                 f"{row['device']}, Python {row['python']}, torch {row['torch']}, commit {row['commit']}, "

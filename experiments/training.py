@@ -28,14 +28,15 @@ def products_of(dtype: torch.dtype, data: Data) -> torch.autocast:
 
 def train(
     model: nn.Module, data: Data, steps: int, seed: int, lr: float, watch: bool = True,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32, end: int | None = None,
 ) -> Curve:  # fmt: skip
     """AdamW at a constant rate. The validation loss before some steps and after the last; it ends where the loss is
-    not finite. watch: False: no curve. dtype: of products."""
+    not finite. watch: False: no curve. dtype: of products. end: only so many of the steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     curve = {}
-    for step, rows in enumerate([*data.order(steps, seed), None]):
-        if watch and validated(step, steps):
+    order = data.order(steps, seed)[:end]
+    for step, rows in enumerate([*order, None]):
+        if watch and validated(step, len(order)):
             with torch.no_grad(), products_of(dtype, data):
                 curve[step] = loss_of(model, *data.held_out).item()
             if not math.isfinite(curve[step]):
@@ -51,7 +52,7 @@ def train(
 
 def train_together(
     models: Sequence[nn.Module], data: Data, steps: int, seeds: Sequence[int], lr: float,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32, end: int | None = None,
 ) -> list[Curve]:  # fmt: skip
     """The same curves but for rounding, of models of one size at one rate: as one stack, which fills a GPU. The models
     themselves stay as they are."""
@@ -64,10 +65,10 @@ def train_together(
 
     each, alike = torch.vmap(one), torch.vmap(one, (0, None, None))
     curves: list[Curve] = [{} for _ in models]
-    orders = torch.stack([data.order(steps, seed) for seed in seeds], 1)  # [steps, models, rows]
+    orders = torch.stack([data.order(steps, seed)[:end] for seed in seeds], 1)  # [steps, models, rows]
     with sdpa_kernel(SDPBackend.MATH):  # the others are not batched everywhere
         for step, rows in enumerate([*orders, None]):
-            if validated(step, steps):
+            if validated(step, len(orders)):
                 with torch.no_grad(), products_of(dtype, data):
                     losses = alike(weights, *data.held_out).tolist()
                 for curve, loss in zip(curves, losses, strict=True):

@@ -43,8 +43,9 @@ def dct(
 ) -> Tensor:
     r"""First k coefficients of the DCT-II along one axis: ``D_k x``.
 
-    Equivalent to: ``scipy.fft.dct(x, type=2, axis=dim, norm=norm)`` cut to its first k entries along `dim`, of which
-    no others are computed.
+    Equivalent to: ``scipy.fft.dct(x, type=2, axis=dim, norm=norm)`` cut to its first k entries along `dim`. Others are
+    not computed, or of a vector that is transformed by itself not stored: on the CPU so are few vectors, and long ones,
+    whose elements are adjacent, and the last bits of a result may depend on how many there are.
 
     Args:
         x: [..., n, ...], float16, bfloat16, float32 or float64.
@@ -71,7 +72,8 @@ def idct(
 ) -> Tensor:
     r"""Inverse of `dct` along one axis, of x zero-padded to `size`: ``D_k^T x`` with ``D_k`` of order `size`.
 
-    Equivalent to: ``scipy.fft.idct(x, type=2, n=size, axis=dim, norm=norm)``. No tensor ever holds the zeros.
+    Equivalent to: ``scipy.fft.idct(x, type=2, n=size, axis=dim, norm=norm)``. No tensor ever holds the zeros. On the
+    CPU the last bits may depend on how many vectors there are, as in `dct`.
 
     Args:
         x: [..., k, ...] coefficients, float16, bfloat16, float32 or float64.

@@ -234,7 +234,7 @@ def test_a_stack_has_the_curves_of_its_models(tmp_path: Path, monkeypatch: pytes
 
 def test_a_short_run_is_the_beginning_of_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for base in (LANGUAGE, VISION):
-        task = dataclasses.replace(tiny(monkeypatch, base), steps=20)
+        task = dataclasses.replace(tiny(monkeypatch, base), steps=100)  # vision: more than an epoch
         monkeypatch.setitem(TASKS, "tiny", task)
         sources.prepare(task, tmp_path, False, "cpu")
         one = Job("tiny", "narrower and shallower", "paper", 1, 3e-3)
@@ -242,8 +242,11 @@ def test_a_short_run_is_the_beginning_of_a_whole_one(tmp_path: Path, monkeypatch
             measures.curve_of(jobs.run([dataclasses.replace(one, short=short)], tmp_path, "cpu")[0])
             for short in (False, True)
         )
-        assert list(short) == [0, 5]
+        assert list(short) == [0, 5, 10, 15, 20]
         assert short == {step: whole[step] for step in short}
+        several = [dataclasses.replace(one, short=True), dataclasses.replace(one, short=True, seed=2)]
+        together = measures.curve_of(jobs.run(several, tmp_path, "cpu")[0])
+        assert together == pytest.approx(short, abs=2e-4)
 
 
 def test_units() -> None:

@@ -106,6 +106,25 @@ def test_short_runs_choose_and_are_not_compared_with_whole_ones(tmp_path: Path) 
     assert "| vision | narrower | random | 20 | 1.000 | 0.900 | 0.800 * | 1.900 |" in text
     assert "| selection | 1 |" not in text
     assert "lower at another rate" not in text
+    assert "- vision at 0.001: paper; selection\n" in text
+    text = report.write([*rows, *later], tmp_path).read_text()
+    assert "- vision at 0.001: selection\n" in text  # paper is at 0.003 by its whole runs
+    assert "- vision (narrower 7): a CPU" in text  # rows that tables are of
+
+
+def test_finalists_stay_what_they_are_while_they_are_run() -> None:
+    short = [row("paper", "0:3.0 5:2.0"), row("paper, ortho, split", "0:3.0 5:1.0")]
+    rows = [r | {"steps": "5"} for r in short]
+    assert measures.best(rows, "vision", "narrower", starts.PAPER, 1) == ["paper, ortho, split"]
+    rows += [row("paper", "0:3.0 20:0.1"), row("paper, ortho, split", "0:3.0 20:0.2")]
+    assert measures.best(rows, "vision", "narrower", starts.PAPER, 1) == ["paper, ortho, split"]
+
+
+def test_whole_runs_say_which_source_a_table_is_of() -> None:
+    short = [row("paper", "0:3.0 5:2.0", lr=lr) | {"steps": "5", "origin": "other"} for lr in VISION.rates]
+    whole = [row("random", "0:3.0 20:1.0"), row("paper", "0:3.0 20:0.5")]
+    assert measures.comparable([*short, *whole]) == whole
+    assert len(measures.measured([*short, *whole], "vision", "narrower", VISION.rates)[1]) == 2
 
 
 def test_the_proof_screens_by_short_runs_and_compares_whole_ones() -> None:
@@ -115,8 +134,8 @@ def test_the_proof_screens_by_short_runs_and_compares_whole_ones() -> None:
     assert all(job.short for job in screened)
     assert not any(job.short for job in [*randoms, *finalists])
     assert not any(job.short for stage in jobs.SETS["full"] for job in stage(()))
-    assert {job.steps for job in screened} == {100, 75, 25}
-    assert str(screened[0]).endswith(", lr 0.001, 100 steps")
+    assert {job.steps for job in screened} == {80, 60, 20}
+    assert str(screened[0]).endswith(", lr 0.001, 80 steps")
 
 
 def test_orderings() -> None:

@@ -139,6 +139,7 @@ def test_refine_refuses_what_is_of_another_model_or_type() -> None:
         ({"optimizer": torch.optim.SGD}, TypeError, "optimizer: got type; allowed is None and an optimizer"),
         ({"regularizer": 0.5}, TypeError, "regularizer: got float; allowed is None and a regularizer"),
         ({"data": None}, TypeError, "data: got NoneType; allowed is an iterable of batches"),
+        ({"data": torch.tensor(1.0)}, TypeError, "data: got Tensor; allowed is an iterable of batches"),
         ({"loss_fn": None}, TypeError, "loss_fn: got NoneType; allowed is a function of a model and a batch"),
     ):
         before = model.weight.clone()

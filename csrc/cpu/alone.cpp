@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "axis.h"
@@ -19,7 +18,8 @@
 namespace front::cpu {
 namespace {
 
-constexpr size_t kChoicesKept = 1024;
+constexpr int64_t kChoicesKept = 4096;
+constexpr int64_t kAloneGrain = 2 * kGrainPoints;  // there are four loops: 65536 values are no faster by two threads
 
 template <class T>
 class AloneTables {
@@ -35,7 +35,7 @@ class AloneTables {
                                lanes_[(2 * q + 1) * width + i] = static_cast<T>(w.imag());
       }
     for (int64_t column = 0; column < plan.columns; column += width)
-      for (int64_t q = 0; q < plan.rows; ++q) add(blocks_, unit(column * q % points, points));
+      for (int64_t q = 0; q < plan.rows; ++q) add(blocks_, unit(column * q % points, points) / 2.0);
     turns_.resize(4 * width);
     for (int64_t i = 0; i < width; ++i) {
       const auto theta = unit(i, 4 * n), root = unit(i, n);
@@ -71,18 +71,21 @@ std::shared_ptr<const AloneTables<T>> alone_tables(const AlonePlan& plan, int64_
   return all->get(plan.n, [&] { return std::make_shared<const AloneTables<T>>(plan, width); });
 }
 
-// The plan, without rows where the vectors are not faster alone. Planning takes as long as small transforms: what it
-// said is remembered.
-AlonePlan choose(int64_t n, int64_t kept, int64_t lanes, int64_t bytes, const Machine& machine) {
-  static std::mutex mutex;
-  static auto* known = new std::map<std::tuple<int64_t, int64_t, int64_t, int64_t>, AlonePlan>;
-  const std::tuple key{n, kept, lanes, bytes};
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (const auto found = known->find(key); found != known->end()) return found->second;
-  if (known->size() >= kChoicesKept) known->clear();
-  AlonePlan plan = plan_alone(n, bytes, machine);
-  if (!alone_is_faster(plan, plan_axis(n, kept, bytes), lanes, bytes, machine)) plan.rows = 0;
-  return (*known)[key] = plan;
+struct Choice {
+  AlonePlan plan;
+  bool faster;
+
+  static int64_t bytes() { return kCacheBytes / kChoicesKept; }
+};
+
+// Planning takes as long as small transforms: what it said is remembered. It does not depend on the number of threads.
+std::shared_ptr<const Choice> choose(int64_t n, int64_t kept, int64_t lanes, int64_t bytes, const Machine& machine) {
+  static auto* known = new Cache<std::tuple<int64_t, int64_t, int64_t, int64_t>, Choice>;
+  return known->get({n, kept, lanes, bytes}, [&] {
+    AlonePlan plan = plan_alone(n, bytes, machine);
+    const bool faster = alone_is_faster(plan, plan_axis(n, kept, bytes), lanes, bytes, machine);
+    return std::make_shared<const Choice>(Choice{std::move(plan), faster});
+  });
 }
 
 template <class T>
@@ -97,10 +100,10 @@ void run_lane(AloneStep<T> step, AloneKernel<T> kernel, int64_t width, const Exe
   for (T* points : {step.re, step.im}) std::fill(points + v.points, points + array, T(0));
 
   // Units of `elements` each, with a scratch of so many vectors.
-  const auto run = [&](AlonePart part, int64_t units, int64_t elements, int64_t vectors) {
+  const auto do_part = [&](AlonePart part, int64_t units, int64_t elements, int64_t vectors) {
     step.part = part;
     const AloneStep<T>& shared = step;
-    parallel_for(executor, units, std::max<int64_t>(1, kGrainPoints / elements), [&](int64_t begin, int64_t end) {
+    parallel_for(executor, units, std::max<int64_t>(1, kAloneGrain / elements), [&](int64_t begin, int64_t end) {
       const Workspace scratch(static_cast<size_t>(vectors * width) * sizeof(T));
       kernel(shared, begin, end, scratch.data());
     });
@@ -108,17 +111,17 @@ void run_lane(AloneStep<T> step, AloneKernel<T> kernel, int64_t width, const Exe
   const bool inverse = step.pass->direction == Direction::inverse;
   const int64_t pairs = whole((v.points + 1) / 2) / width, mirrored = whole(v.points / 2 + 1) / width;
   if (inverse)
-    run(AlonePart::coefficients_in, mirrored, 4 * width, 0);
+    do_part(AlonePart::coefficients_in, mirrored, 4 * width, 0);
   else
-    run(AlonePart::values_in, pairs, 4 * width, 0);
+    do_part(AlonePart::values_in, pairs, 4 * width, 0);
   if (inverse) std::swap(step.re, step.im);
-  run(AlonePart::down, whole(v.columns) / width, 2 * v.rows * width, 2 * v.rows);
-  run(AlonePart::across, step.pitch / width, 2 * v.columns * width, 2 * v.columns);
+  do_part(AlonePart::down, whole(v.columns) / width, 2 * v.rows * width, 2 * v.rows);
+  do_part(AlonePart::across, step.pitch / width, 2 * v.columns * width, 2 * v.columns);
   if (inverse) std::swap(step.re, step.im);
   if (inverse)
-    run(AlonePart::values_out, pairs, 4 * width, 0);
+    do_part(AlonePart::values_out, pairs, 4 * width, 0);
   else
-    run(AlonePart::coefficients_out, mirrored, 4 * width, 0);
+    do_part(AlonePart::coefficients_out, mirrored, 4 * width, 0);
 }
 
 template <class T>
@@ -129,7 +132,7 @@ void run_typed(const AxisPass& pass, AloneKernel<T> kernel, const Executor& exec
   step.pass = &pass;
   step.view = tables->view();
   const auto length = static_cast<double>(pass.n);
-  step.first = static_cast<T>(std::sqrt(1 / length) * pass.scale.first);
+  step.first = static_cast<T>(2 * std::sqrt(1 / length) * pass.scale.first);  // the DFT halves
   step.other = static_cast<T>(std::sqrt(2 / length) * pass.scale.other);
   const auto run = [&](int64_t begin, int64_t end, const Executor& each) {
     for (int64_t lane = begin; lane < end; ++lane) {
@@ -156,9 +159,9 @@ bool in_double(const AxisPass& pass) { return pass.in_type == DType::f64 || pass
 bool run_alone(const AxisPass& pass, const Executor& executor) {
   const int64_t lanes = lane_count(pass);
   if (pass.in_along.stride != 1 || pass.out_along.stride != 1 || lanes == 0) return false;
-  const AlonePlan plan = choose(pass.n, pass.kept, lanes, in_double(pass) ? 8 : 4, machine(executor.threads));
-  if (plan.rows) run_alone(pass, executor, plan);
-  return plan.rows != 0;
+  const auto choice = choose(pass.n, pass.kept, lanes, in_double(pass) ? 8 : 4, machine(executor.threads));
+  if (choice->faster) run_alone(pass, executor, choice->plan);
+  return choice->faster;
 }
 
 void run_alone(const AxisPass& pass, const Executor& executor, const AlonePlan& plan) {

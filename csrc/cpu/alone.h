@@ -10,14 +10,15 @@
 namespace front::cpu {
 
 // Tables of a length and a width W. With w = exp(-2 pi i / points) the twiddle of row q and column b W + i is the
-// product of `lanes` and `blocks`, so that what is stored is a share of the points.
+// product of `lanes` and `blocks`, so that what is stored is a share of the points. The DFT halves, so that sums of two
+// points are no larger than one.
 template <class T>
 struct AloneView {
   int64_t n, points, rows, columns;  // points = n / 2 = rows * columns
   FftView<T> down, across;
   const int32_t *down_slot, *across_slot;
   const T* lanes;        // w^(i q), [rows][re, im][W]
-  const T* blocks;       // w^(b W q), [blocks of columns][rows] complex
+  const T* blocks;       // w^(b W q) / 2, [blocks of columns][rows] complex
   const T* turns;        // exp(-pi i j / 2 n) and exp(-2 pi i j / n), j < W: [4][W]
   const T* block_turns;  // the same of j = b W, up to points / 2: [blocks][4]
 };
@@ -37,7 +38,7 @@ struct AloneStep {
   const AxisPass* pass;
   int64_t in, out;  // where the vector's elements begin
   AloneView<T> view;
-  T first, other;          // what coefficients are multiplied by
+  T first, other;          // what coefficients are multiplied by, of what is halved
   T *re, *im;              // points, and a vector beyond
   T *cross_re, *cross_im;  // columns x pitch
   int64_t pitch;           // rows, in whole vectors

@@ -152,11 +152,11 @@ FRONT_INLINE void turns_of(const AloneView<T>& v, int64_t block, T scale, Comple
   *root = times(Complex<T>(load<T>(v.turns + 2 * W), load<T>(v.turns + 3 * W)), at + 2);
 }
 
-// With E and O the DFTs of the even and the odd elements of v: V_k = E_k + exp(-2 pi i k / n) O_k, V_{k + points} with
-// minus; X_k = Re(theta_k V_k), X_{n-k} = -Im(theta_k V_k), theta_k = exp(-pi i k / 2 n), and so of k + points.
 template <class T>
 constexpr T kRootHalf = T(0.70710678118654752440);
 
+// With E and O the DFTs of the even and the odd elements of v: V_k = E_k + exp(-2 pi i k / n) O_k, V_{k + points} with
+// minus; X_k = Re(theta_k V_k), X_{n-k} = -Im(theta_k V_k), theta_k = exp(-pi i k / 2 n), and so of k + points.
 template <class Out, class T>
 void coefficients_out(const AloneStep<T>& s, Out* y, int64_t begin, int64_t end) {
   constexpr int W = kLanes<T>;
@@ -177,7 +177,7 @@ void coefficients_out(const AloneStep<T>& s, Out* y, int64_t begin, int64_t end)
         z.re[i] = s.re[k + i], z.im[i] = s.im[k + i], mirror.re[i] = s.re[m], mirror.im[i] = s.im[m];
       }
     }
-    turns_of(s.view, b, s.other / 2, &theta, &root);
+    turns_of(s.view, b, s.other, &theta, &root);
     const Complex<T> even{z.re + mirror.re, z.im - mirror.im}, odd{z.im + mirror.im, mirror.re - z.re};
     const Complex<T> turned = times(odd, root.re, root.im);
     const Complex<T> near = times(even + turned, theta.re, theta.im), far = times(even - turned, theta.re, theta.im);
@@ -221,7 +221,7 @@ void coefficients_in(const AloneStep<T>& s, const In* x, int64_t begin, int64_t 
       }
     }
     Complex<T> theta, root;
-    turns_of(s.view, b, s.other / 2, &theta, &root);
+    turns_of(s.view, b, s.other, &theta, &root);
     theta.im = -theta.im;
     const Vector<T> h = splat(kRootHalf<T>);
     Complex<T> near = times(Complex<T>(c[0], -c[3]), theta.re, theta.im);

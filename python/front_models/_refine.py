@@ -153,7 +153,7 @@ def _check(lam: object, steps: object, schedule: object, clip: object, every: ob
 
 
 def _check_objects(model: nn.Module, data: object, loss_fn: object, optimizer: object, regularizer: object) -> None:
-    iterable = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+    iterable = data.ndim > 0 if isinstance(data, Tensor) else hasattr(data, "__iter__") or hasattr(data, "__getitem__")
     for name, value, allowed, fits in (
         ("model", model, "a torch.nn.Module", isinstance(model, nn.Module)),
         ("data", data, "an iterable of batches", iterable and not isinstance(data, (str, bytes, Mapping))),
