@@ -137,6 +137,7 @@ def test_refine_refuses_what_is_of_another_model_or_type() -> None:
         ({"regularizer": front_models.SpectralRegularizer(other, k=1)}, ValueError, "regularizer: is of another model"),
         ({"model": model.state_dict()}, TypeError, "model: got OrderedDict; allowed is a torch.nn.Module"),
         ({"optimizer": torch.optim.SGD}, TypeError, "optimizer: got type; allowed is None and an optimizer"),
+        ({"scheduler": 3}, TypeError, "scheduler: got int; allowed is None and an LRScheduler"),
         ({"regularizer": 0.5}, TypeError, "regularizer: got float; allowed is None and a regularizer"),
         ({"data": None}, TypeError, "data: got NoneType; allowed is an iterable of batches"),
         ({"data": torch.tensor(1.0)}, TypeError, "data: got Tensor; allowed is an iterable of batches"),

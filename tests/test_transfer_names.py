@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from front_models import Learngene, extract, initialize, transfer
+from front_models import Learngene, align, compare, extract, initialize, transfer
 from front_models._roles import find_axes
 
 
@@ -113,3 +115,46 @@ def test_deviation_of_a_partly_skipped_role_counts_all_its_tensors():
     together = torch.stack(list(new.values())).double()
     assert report.rows[0].std_target == pytest.approx(together.std().item(), rel=1e-6)
     assert isinstance(extract(source), Learngene)
+
+
+def gpt2(width: int, layers: int) -> nn.Module:
+    torch.manual_seed(width)
+    return GPT2LMHeadModel(GPT2Config(n_embd=width, n_layer=layers, n_head=width // 8, vocab_size=40, n_positions=8))
+
+
+WRAPPERS = {
+    "torch.compile": (torch.compile, "_orig_mod."),
+    "DataParallel": (nn.DataParallel, "module."),
+    "both": (lambda model: nn.DataParallel(torch.compile(model)), "module._orig_mod."),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("recipe", ["paper", "aligned"])
+def test_wrapped_models_are_those_within(wrapper, recipe):
+    wrap, prefix = WRAPPERS[wrapper]
+    source, like = gpt2(32, 3), gpt2(16, 2)
+    expected, report = transfer(source, like, recipe=recipe, skip=("transformer.wpe.*",))
+    wrapped = wrap(like)
+    for one, other, before in ((wrap(source), like, ""), (source, wrapped, prefix), (wrap(source), wrapped, prefix)):
+        found, again = transfer(one, other, recipe=recipe, skip=("transformer.wpe.*",))
+        assert again == report
+        assert list(found) == [before + name for name in expected]
+        assert all(torch.equal(found[before + name], tensor) for name, tensor in expected.items())
+    wrapped.load_state_dict(found)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in like.state_dict().items())
+
+
+def test_what_is_extracted_aligned_and_compared_is_the_model_within():
+    source, like = gpt2(32, 3), gpt2(16, 2)
+    gene = extract(source, keep_ratio=0.5)
+    wrapped = extract(torch.compile(source), keep_ratio=0.5)
+    assert list(gene.roles) == list(wrapped.roles)
+    one, other = gpt2(16, 2), gpt2(16, 2)
+    assert initialize(one, gene).rows == initialize(torch.compile(other), wrapped).rows
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert not torch.equal(one.lm_head.weight, like.lm_head.weight)
+    assert compare(source, like) == compare(torch.compile(source), nn.DataParallel(like))
+    plain, found = align(source)[0], align(nn.DataParallel(source))[0]
+    assert list(plain) == list(found)
+    assert all(torch.equal(found[name], tensor) for name, tensor in plain.items())

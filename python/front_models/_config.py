@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from front_models._files import WeightsFile, WeightsFileError
+from front_models._walk import unwrapped
 
 __all__ = ["CONFIG", "ModelTensors", "heads_of", "model_type", "read_config", "ties_words"]
 
@@ -42,7 +43,8 @@ def _entries(weights: object) -> Callable[[str], Any]:
         path = Path(path)
         file = (path if path.is_dir() else path.parent) / CONFIG
         return (read_config(file) if file.is_file() else {}).get
-    config = getattr(weights, "config", None)
+    model = unwrapped(weights)[0] if isinstance(weights, nn.Module) else weights
+    config = getattr(model, "config", None)
     return lambda name: getattr(config, name, None)
 
 

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from front_models._atomic import check_output
 from front_models._refine_run import RefineResult, Run
@@ -32,7 +33,7 @@ def refine(
     steps: int,
     schedule: Schedule = "constant",
     optimizer: torch.optim.Optimizer | None = None,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    scheduler: LRScheduler | None = None,
     regularizer: SpectralRegularizer | None = None,
     clip_grad_norm: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -80,7 +81,7 @@ def refine(
         FloatingPointError: a loss is not finite. The model is as it was before that step, buffers too.
     """
     _check(lam, steps, schedule, clip_grad_norm, checkpoint_every)
-    _check_objects(model, data, loss_fn, optimizer, regularizer)
+    _check_objects(model, data, loss_fn, optimizer, scheduler, regularizer)
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-4)
     if scheduler is not None and scheduler.optimizer is not optimizer:
         raise ValueError(
@@ -152,13 +153,16 @@ def _check(lam: object, steps: object, schedule: object, clip: object, every: ob
         raise ValueError(f"clip_grad_norm: got {clip!r}; allowed are None and a number above 0")
 
 
-def _check_objects(model: nn.Module, data: object, loss_fn: object, optimizer: object, regularizer: object) -> None:
+def _check_objects(
+    model: nn.Module, data: object, loss_fn: object, optimizer: object, scheduler: object, regularizer: object
+) -> None:
     iterable = data.ndim > 0 if isinstance(data, Tensor) else hasattr(data, "__iter__") or hasattr(data, "__getitem__")
     for name, value, allowed, fits in (
         ("model", model, "a torch.nn.Module", isinstance(model, nn.Module)),
         ("data", data, "an iterable of batches", iterable and not isinstance(data, (str, bytes, Mapping))),
         ("loss_fn", loss_fn, "a function of a model and a batch", callable(loss_fn)),
         ("optimizer", optimizer, "None and an optimizer", isinstance(optimizer, torch.optim.Optimizer | None)),
+        ("scheduler", scheduler, "None and an LRScheduler", isinstance(scheduler, LRScheduler | None)),
         ("regularizer", regularizer, "None and a regularizer", isinstance(regularizer, SpectralRegularizer | None)),
     ):
         if not fits:

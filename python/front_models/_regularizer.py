@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from front_models._kinds import KINDS, check_skip, is_table, kind_of, skips
 from front_models._penalties import Apart, Kept, Member, Penalty, Sharded, Stack, mesh_of
 from front_models._roles import find_axes, group_roles
-from front_models._walk import matrix_shape
+from front_models._walk import matrix_shape, unwrapped
 
 __all__ = ["RoleEnergy", "SpectralRegularizer"]
 
@@ -146,7 +146,7 @@ class SpectralRegularizer:
         self._given = ", ".join(f"{name}={value!r}" for name, value in given.items())
         self._standardize = standardize
         self._mean = reduction == "mean"
-        model = _unwrapped(model)
+        model = unwrapped(model)[0]
         _warn_of_unmatched(model, words)
         self._roles = list(_roles(model, words))
         if not self._roles:
@@ -252,17 +252,6 @@ class _RoleMembers:
     template: str
     shape: tuple[int, ...]
     members: tuple[Member, ...]
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model that torch.compile or DDP wraps, by whose names tensors are skipped."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def _warn_of_unmatched(model: nn.Module, skip: tuple[str, ...]) -> None:

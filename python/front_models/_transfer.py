@@ -26,7 +26,7 @@ from front_models._report import TransferReport
 from front_models._residual import transfer_aligned, transfer_residual
 from front_models._roles import Role
 from front_models._run import Reader, Rebuild, carry_out, check_depths, check_writable, copy_all
-from front_models._walk import Weights, describe, matrix_shape, named_tensors, tied_names
+from front_models._walk import Weights, describe, matrix_shape, named_tensors, tied_names, unwrapped
 
 __all__ = ["extract", "initialize", "transfer"]
 
@@ -206,7 +206,8 @@ def transfer(
         source: the trained model, as in `extract`.
         like: the model to start: a mapping of names to tensors, a module, or the path of weights (from a folder that
             has only a config.json the command `front transfer` builds the model). It gives the result its names,
-            shapes, dtypes, devices and ties, and the values of what is not transferred.
+            shapes, dtypes, devices and ties, and the values of what is not transferred. Roles are matched, skipped
+            and reported by the names of the model within torch.compile or DDP.
         keep_ratio, mlp_axes, depth, skip: as in `extract`; `skip` counts for both sides.
         gain, depth_fill, select_n, generator: as in `initialize`; depth_fill None: "zero", along the stream "first".
         progress: called after each role of the target as `progress(done, total, role)`.
@@ -230,11 +231,13 @@ def transfer(
     """
     check_extraction(keep_ratio, mlp_axes, depth)
     words = check_skip(skip)
+    prefix = unwrapped(like)[1] if isinstance(like, nn.Module) else ""
     if check_recipe(
         recipe, axes, depth_fill, keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth, gain=gain, select_n=select_n
     ):
         along = transfer_aligned if recipe == "aligned" else transfer_residual
-        return along(source, like, even=depth_fill == "select", heads=heads, skip=words, progress=progress)
+        found, report = along(source, like, even=depth_fill == "select", heads=heads, skip=words, progress=progress)
+        return {prefix + name: tensor for name, tensor in found.items()}, report
     if heads is not None:
         raise ValueError(f"heads: got {heads!r} with recipe='paper' and axes='all'; allowed is None")
     depth_fill = "zero" if depth_fill is None else depth_fill
@@ -289,7 +292,7 @@ def transfer(
             new[tied[name]] = tensors[name].detach().clone(memory_format=torch.contiguous_format)
     shared = tied_names(reader.tensors)
     notes = without_place(usable, items, words, lambda role: tuple(shared[name] for name in role.names))
-    return {name: new[tied[name]] for name in tensors}, TransferReport(rows, notes)
+    return {prefix + name: new[tied[name]] for name in tensors}, TransferReport(rows, notes)
 
 
 def _axes_of(roles: Iterable[Role]) -> frozenset[str]:

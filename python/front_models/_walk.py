@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from front_models._files import WeightsFile, open_weights
 
-__all__ = ["TensorInfo", "Weights", "describe", "is_distributed", "matrix_shape", "named_tensors", "tied_names"]
+__all__ = [
+    "TensorInfo",
+    "Weights",
+    "describe",
+    "is_distributed",
+    "matrix_shape",
+    "named_tensors",
+    "tied_names",
+    "unwrapped",
+]
 
 Weights = Mapping[str, Tensor] | nn.Module | str | os.PathLike[str]
 
@@ -42,8 +51,21 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return math.prod(shape[:2]), math.prod(shape[2:])
 
 
+def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
+    """The model that torch.compile, DataParallel or DDP wraps, and what the wrapper's names begin with besides."""
+    prefix = ""
+    while True:
+        inner, part = getattr(model, "_orig_mod", None), "_orig_mod."
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner, part = model.module, "module."
+        if not isinstance(inner, nn.Module):
+            return model, prefix
+        model, prefix = inner, prefix + part
+
+
 def named_tensors(weights: Weights, argument: str) -> Mapping[str, Tensor]:
-    """The tensors by name; those of a module are its own parameters and persistent buffers, not copies.
+    """The tensors by name; those of a module are its own parameters and persistent buffers, not copies, by the names of
+    the model within torch.compile, DataParallel or DDP.
 
     Raises:
         TypeError: `weights` is of another type, or a mapping that holds something else than tensors under names.
@@ -51,7 +73,7 @@ def named_tensors(weights: Weights, argument: str) -> Mapping[str, Tensor]:
     """
     tensors: Mapping[str, Tensor]
     if isinstance(weights, nn.Module):
-        state = weights.state_dict(keep_vars=True)
+        state = unwrapped(weights)[0].state_dict(keep_vars=True)
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     elif isinstance(weights, (str, os.PathLike)):
         tensors = open_weights(weights)
