@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from experiments import jobs, report, tasks, training
 from experiments.__main__ import main
 from experiments.tasks import LANGUAGE, TASKS, VISION, Size, data_of
-from test_experiments import row
+from test_experiments_report import row
 
 WIDE = "language, width x2, bfloat16"
 
