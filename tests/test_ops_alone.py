@@ -108,8 +108,8 @@ def test_lanes_of_any_layout() -> None:
 
 def test_many_long_ones() -> None:
     n, lanes = 1 << 17, 17
-    assert n * MACHINE[0] > MACHINE[1]  # what is transformed together leaves the core's cache
-    assert chosen(n, n, lanes, torch.float32) or MACHINE[0] == 16
+    far = n * MACHINE[0] > MACHINE[1]  # what is transformed together leaves the core's cache
+    assert chosen(n, n, lanes, torch.float32) or not far or MACHINE[0] == 16
     x = vectors(lanes, n)
     assert error(fk.dct(x), dct(x, n)) <= 3e-7
     assert error(fk.idct(x), idct(x, n)) <= 3e-7
