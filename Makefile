@@ -9,7 +9,7 @@
 # make bench-cpu   README's table of the CPU: peers, dtypes and instruction sets; appends to bench/results/cpu.csv and
 #                  makes the table and docs/cpu.png of it.  make bench-report   only the table and the picture
 # make proof-quick   starts of small models compared on real data, and that their order is what it was: minutes on two cores
-# make proof   all starts (from MiniLM the leading ones) screened on one target by short runs, the best run whole with three seeds: at most 97 minutes of a core of 2.5 GHz, divided by your cores; it goes on where it was.
+# make proof   all starts (from MiniLM the leading ones) screened on one target by short runs, the best run whole with three seeds: 32 minutes on two cores of an EPYC (Zen 3); it goes on where it was.
 #              Ledger, page and pictures in build/proof
 # make proof-full   experiments/results/proof.csv and docs/RESULTS.md: every target, all starts, three seeds: hours (ARGS="--device cuda").  make proof-report   the page and its pictures
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
