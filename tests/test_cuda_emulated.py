@@ -323,7 +323,7 @@ def test_resize_of_a_column_that_only_the_last_resort_fits():
 
 
 def test_more_matrices_than_one_launch_takes():
-    count, n = 70, 16
+    count, n = 130, 16
     x, out = randn(count, n, n), torch.full((count, 5, 4), float("nan"))
     names = execute(
         lambda workspace: _C.cuda_matrix_launches(
@@ -337,7 +337,7 @@ def test_more_matrices_than_one_launch_takes():
 
 
 def test_more_matrices_through_memory_than_one_launch_takes():
-    x, out = randn(70, 2, 47), torch.full((70, 2, 9), float("nan"))
+    x, out = randn(130, 2, 47), torch.full((130, 2, 9), float("nan"))
     batch = x[::1, :1]  # every other row: a batch axis that is not merged with the lanes
     names = execute(
         lambda workspace: _C.cuda_matrix_launches(

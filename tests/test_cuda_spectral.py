@@ -146,9 +146,9 @@ def test_small_shares():
 
 
 def test_many_matrices_go_in_parts():
-    xs = [randn(8, 16, seed=i) for i in range(70)]
+    xs = [randn(8, 16, seed=i) for i in range(130)]
     names = check(xs, (4, 8))
-    assert len(names) == 16  # eight launches for the first 64, and for the others
+    assert len(names) == 16  # eight launches for the first 128, and for the others
 
 
 def test_a_row_that_does_not_fit_has_no_launches():

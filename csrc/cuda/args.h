@@ -9,7 +9,7 @@ enum class Type : int { f16 = 0, bf16 = 1, f32 = 2, f64 = 3 };  // params.h's DT
 
 constexpr int kPackThreads = 256;  // of a block of large.h's elementwise steps
 constexpr int kWeighed = 4096;     // coefficients of a block of spectral.h
-constexpr int kMatrices = 64;  // pointers of one launch: a role of a model in one or a few launches, no table in memory
+constexpr int kMatrices = 128;     // pointers of one launch: a role of nearly all models, and no table in memory
 
 // Where things lie: element i of lane l is at (i / 4) four + (i % 4) along + (l / 4) lane_four + (l % 4) lane, with
 // four = 4 along and lane_four = 4 lane but for the intermediate of two passes. There four neighbours along the axis of
