@@ -104,8 +104,9 @@ constexpr double kPointwiseCost = 8;        // per point of a complex product wi
 constexpr double kFoldCost = 3, kProductCost = 1.5;
 constexpr int64_t kDenseBlock = 8;
 constexpr int64_t kLargestBasis = 1 << 17;  // products: a basis that stays in a core's cache
-// Where rows stream by (cpu/streamed.h).
-constexpr double kStreamedProductCost = 0.5;  // from a virtual Cascade Lake
+// Where rows stream by (cpu/streamed.h), from memory or from a core's cache: what else is done with them costs less
+// there.
+constexpr double kStreamedProductCost = 0.5, kNearProductCost = 1.25;  // from a virtual Cascade Lake
 
 // Decimation by a filter of `taps` with the response T(b c) / T(b) (1 + flatness (1 - c^2)) (tables.cpp), where n /
 // share coefficients are kept at most; below the shortest length it does not pay.
@@ -217,9 +218,12 @@ inline AxisPlan plan_fft(int64_t n, int64_t kept, int64_t compute_bytes) {
 // Coefficients of an axis whose rows stream by, at most.
 constexpr int64_t kMostStreamed = 64;
 
-// compute_bytes: of an element; only float32 is decimated. streamed: where few coefficients of columns can be computed
-// while the rows stream by (cpu/streamed.h).
-inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes, bool streamed = false) {
+// Whether few coefficients of columns may be computed while the rows stream by (cpu/streamed.h), and from where they
+// do.
+enum class Streams : int32_t { no, near, far };
+
+// compute_bytes: of an element; only float32 is decimated.
+inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes, Streams streams = Streams::no) {
   using namespace plan_detail;
   AxisPlan best = plan_fft(n, kept, compute_bytes);
   for (const Filter& filter : kFilters) {
@@ -232,9 +236,9 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes, bool s
   }
   best.wide = compute_bytes == 4 && best.fused() && !best.taps && n >= kWideValues;
   const int64_t products = (kept + kDenseBlock - 1) / kDenseBlock * kDenseBlock * ((n + 1) / 2);
-  streamed = streamed && kept <= kMostStreamed;
-  const double cost = kFoldCost * static_cast<double>(n) +
-                      (streamed ? kStreamedProductCost : kProductCost) * static_cast<double>(products);
+  const bool streamed = streams != Streams::no && kept <= kMostStreamed;
+  const double product = !streamed ? kProductCost : streams == Streams::far ? kStreamedProductCost : kNearProductCost;
+  const double cost = kFoldCost * static_cast<double>(n) + product * static_cast<double>(products);
   if (products > kLargestBasis || cost >= best.cost) return best;
   AxisPlan dense;
   dense.n = n;

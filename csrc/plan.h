@@ -79,11 +79,16 @@ inline bool reads_far_apart(int64_t stride_bytes, int64_t bytes_moved, const Mac
   return stride_bytes >= kFarBytes && bytes_moved > 2 * m.own_cache;
 }
 
-// Whether rows of a forward pass along columns may stream by: `row` lanes of a matrix follow each other. How many
-// matrices there are, and how they are grouped, does not matter: results shall not depend on it.
-inline bool streams_rows(int64_t n, int64_t row, int64_t stride_bytes, int64_t in_bytes, int64_t compute_bytes,
-                         const Machine& m) {
-  return row * compute_bytes >= m.vector_bytes && reads_far_apart(stride_bytes, n * row * in_bytes, m);
+// Whether the n rows of a pass along columns may stream by, as they are read (forward) or written (inverse): `row`
+// lanes of a matrix follow each other. How many matrices there are, and how they are grouped, does not matter: results
+// shall not depend on it. Of the smallest ones, or of short rows, nothing is gained.
+constexpr int64_t kLeastStreamed = 128 << 10;
+inline Streams streams_rows(int64_t n, int64_t row, int64_t stride_bytes, int64_t bytes, int64_t compute_bytes,
+                            const Machine& m) {
+  const int64_t all = n * row * bytes;
+  if (row * compute_bytes < m.vector_bytes || stride_bytes < kFarBytes) return Streams::no;
+  if (reads_far_apart(stride_bytes, all, m)) return Streams::far;
+  return all >= kLeastStreamed ? Streams::near : Streams::no;
 }
 
 // How many blocks of a pass over adjacent lanes are transformed together, so that rows are moved in longer pieces than
@@ -110,14 +115,15 @@ inline int64_t blocks_streamed(int64_t blocks, const Machine& m) {
   return count;
 }
 
-// Products by definition: sums of so many pairs' are summed, so many of these in turn, and then all.
-constexpr int64_t kSummedPairs = 16, kSummedPieces = 16;
+// Products by definition: sums of so many pairs' are summed, so many of these in turn, and then all; of the inverse, of
+// so many coefficients.
+constexpr int64_t kSummedPairs = 16, kSummedPieces = 16, kSummedCoefficients = 32;
 // Coefficients in whole blocks. Always inlined: code for one instruction set shall define nothing that another could
 // pick up.
 [[gnu::always_inline]] inline int64_t dense_coefficients(int64_t kept) {
   return (kept + plan_detail::kDenseBlock - 1) / plan_detail::kDenseBlock * plan_detail::kDenseBlock;
 }
-// What a block needs of the work array while rows stream by: a folded piece, and two sums per coefficient.
+// What a block needs of the work array while rows stream by: a piece of pairs, and two sums per coefficient.
 inline int64_t streamed_vectors(int64_t kept) { return 2 * kSummedPairs + 2 * dense_coefficients(kept); }
 
 // Columns that an intermediate of `columns` takes: it is stored as panels of one cache line's width, but one that is
@@ -127,21 +133,22 @@ inline int64_t panel_columns(int64_t columns, int64_t element_bytes) {
   return columns <= width ? columns : (columns + width - 1) / width * width;
 }
 
-// What of a matrix matters: the sizes, bytes of the elements, whether it is stored column by column, and whether the
-// elements of the input's rows are adjacent.
+// What of a matrix matters: the sizes, bytes of the elements, whether it is stored column by column, and how its m rows
+// lie.
 struct MatrixShape {
   bool forward;  // m x n -> k0 x k1; else the transpose
   int64_t m, n, k0, k1;
   int64_t in_bytes, compute_bytes, out_bytes;
-  bool in_by_columns, out_by_columns, in_adjacent;
-  int64_t in_row = 0;  // from row to row of the input; 0: the rows follow each other
+  bool in_by_columns, out_by_columns;
+  bool adjacent;    // the elements of each row of n
+  int64_t row = 0;  // from row to row; 0: they follow each other
 };
 
 // Whether a forward transform, rows first, filters the columns while it loads the rows: rows that are halved cost the
 // taps, and save half of what they cost themselves. Of k1 columns, that make at least a panel.
 inline bool halves_rows(const MatrixShape& x, const AxisPlan& rows, const AxisPlan& columns, const Machine& machine) {
   using namespace plan_detail;
-  if (!x.forward || !x.in_adjacent || !columns.taps || x.k1 * x.compute_bytes < kLineBytes) return false;
+  if (!x.forward || !x.adjacent || !columns.taps || x.k1 * x.compute_bytes < kLineBytes) return false;
   if (machine.vector_bytes <= kNarrowBytes && columns.taps > kMostNarrowTaps) return false;
   return rows.cost > halving_cost(x.n, columns.taps);
 }
@@ -155,10 +162,11 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   double fastest = 0;
   best.rows = plan_axis(x.n, x.k1, x.compute_bytes);
   const AxisPlan across = plan_axis(x.m, x.k0, x.compute_bytes);
-  const int64_t stride_bytes = (x.in_row ? x.in_row : x.n) * x.in_bytes;
-  const bool streams =
-      x.forward && x.in_adjacent && streams_rows(x.m, x.n, stride_bytes, x.in_bytes, x.compute_bytes, machine);
-  const AxisPlan across_first = plan_axis(x.m, x.k0, x.compute_bytes, streams);
+  const int64_t bytes = x.forward ? x.in_bytes : x.out_bytes;  // of what has m rows
+  const Streams streams = !x.adjacent
+                              ? Streams::no
+                              : streams_rows(x.m, x.n, (x.row ? x.row : x.n) * bytes, bytes, x.compute_bytes, machine);
+  const AxisPlan across_rows = plan_axis(x.m, x.k0, x.compute_bytes, streams);  // m rows are read, or written
   const int64_t in_rows = x.forward ? x.m : x.k0, in_columns = x.forward ? x.n : x.k1;
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
   const bool halves = halves_rows(x, best.rows, across, machine);
@@ -167,7 +175,7 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
     const int64_t read = halved ? 2 : 1;  // rows for one
     const int64_t rows = rows_first ? in_rows / read : out_rows, columns = rows_first ? out_columns : in_columns;
     if (rows * columns > x.m * x.k1) continue;
-    const AxisPlan& columns_plan = rows_first ? across : across_first;
+    const AxisPlan& columns_plan = rows_first == x.forward ? across : across_rows;
     const double row_cost = best.rows.cost + (halved ? halving_cost(x.n, across.taps) : 0);
     const double column_cost = columns_plan.cost - (halved ? filter_cost(x.m, across.taps) : 0);
     const auto us = [&](Order which, const Machine& m) {

@@ -28,7 +28,7 @@ inline AxisPass new_axis_pass(Direction direction, Norm norm, int64_t n, int64_t
   for (int64_t d = 0; d < static_cast<int64_t>(sizes.size()); ++d)
     if (d != dim) {
       pass.lanes[pass.lane_dims++] = {sizes[d], in_strides[d], out_strides[d]};
-      if (in_strides[d] == 1 && sizes[d] > 1) pass.row = sizes[d];
+      if ((direction == Direction::inverse ? out_strides : in_strides)[d] == 1 && sizes[d] > 1) pass.row = sizes[d];
     }
   return pass;
 }

@@ -142,14 +142,17 @@ def test_narrow_vectors_take_the_short_filter_only():
     [
         ((4096, 4096), (16, 4096), True),
         ((4096, 4096), (64, 4096), False),  # by FFT
-        ((512, 512), (16, 512), False),  # in a core's cache
+        ((512, 512), (16, 512), True),  # in a core's cache
+        ((512, 512), (32, 512), False),  # there fewer
+        ((128, 128), (8, 128), False),  # little
         ((65536, 64), (16, 64), False),  # such short rows follow each other
     ],
 )
-def test_where_rows_stream_by(shape, k, streamed):
-    plan = _C.plan_matrix(True, *shape, *k, 4, MACHINE)
+@pytest.mark.parametrize("forward", [True, False])
+def test_where_rows_stream_by(forward, shape, k, streamed):
+    plan = _C.plan_matrix(forward, *shape, *k, 4, MACHINE)
     assert ("dense, folded, while rows stream by" in plan["columns"]["text"]) == streamed
-    assert not streamed or plan["order"] == "columns first"
+    assert not streamed or plan["order"] == ("columns first" if forward else "rows first")
 
 
 def test_only_float32_results_take_a_step_in_double():

@@ -64,8 +64,9 @@ void move_values(const AloneStep<T>& s, Value* x, int64_t begin, int64_t end) {
       continue;
     }
     for (int64_t one = j; one < (points + 1) / 2; ++one)
-      for (const int64_t p : {one, points - 1 - one})
+      for (int half = 0; half < 2; ++half)
         for (int part = 0; part < 2; ++part) {
+          const int64_t p = half ? points - 1 - one : one;
           T& point = (part ? s.im : s.re)[p];
           Value& value = x[value_at(2 * p + part, n)];
           if constexpr (kIn)

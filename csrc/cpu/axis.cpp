@@ -61,11 +61,14 @@ int64_t bytes_moved(const AxisPass& pass) {
   return lane_count(pass) * (in * size_of(pass.in_type) + out * size_of(pass.out_type));
 }
 
-int64_t stride_bytes(const AxisPass& pass) { return std::abs(pass.in_along.stride) * size_of(pass.in_type); }
+int64_t stride_bytes(Along along, DType type) { return std::abs(along.stride) * size_of(type); }
 
-bool may_stream(const AxisPass& pass, int64_t compute_bytes, const Machine& machine) {
-  return pass.direction == Direction::forward && !pass.filtered && !pass.measure &&
-         streams_rows(pass.n, pass.row, stride_bytes(pass), size_of(pass.in_type), compute_bytes, machine);
+Streams streams(const AxisPass& pass, int64_t compute_bytes, const Machine& machine) {
+  if (pass.direction == Direction::resize || pass.filtered || pass.measure || pass.residual) return Streams::no;
+  const bool forward = pass.direction == Direction::forward;
+  const DType type = forward ? pass.in_type : pass.out_type;
+  return streams_rows(pass.n, pass.row, stride_bytes(forward ? pass.in_along : pass.out_along, type), size_of(type),
+                      compute_bytes, machine);
 }
 
 template <class T>
@@ -76,9 +79,9 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const auto wide = [&](int64_t values) { return !rounded && values >= kWideValues; };
   const int64_t width = lanes_per_block<T>(isa()), blocks = block_count(pass, width), moved = bytes_moved(pass);
   pass.around_caches = writes_around_caches(moved, machine);
-  pass.far_apart = reads_far_apart(stride_bytes(pass), moved, machine);
+  pass.far_apart = reads_far_apart(stride_bytes(pass.in_along, pass.in_type), moved, machine);
   const auto tables =
-      axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n), may_stream(pass, sizeof(T), machine));
+      axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n), streams(pass, sizeof(T), machine));
   const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back, wide(pass.size)) : tables;
   const AxisView<T> axis = tables->view(), second = back->view();
   const int64_t work = 2 * std::max(axis.work, second.work) * isa().vector_bytes;

@@ -88,6 +88,8 @@ struct Group {
 // The longest group from block `begin` on. streamed: of which rows stream by, or of a single block.
 template <class T>
 void find_group(const AxisPass& pass, int64_t begin, int64_t end, int64_t most, bool streamed, Group<T>& group) {
+  const bool by_in = !streamed || pass.direction == Direction::forward;
+  const bool by_out = !streamed || pass.direction == Direction::inverse;
   constexpr int W = kLanes<T>;
   Lanes<T>* lanes = group.lanes;
   lanes[0] = block_lanes<T>(pass, begin);
@@ -98,7 +100,7 @@ void find_group(const AxisPass& pass, int64_t begin, int64_t end, int64_t most, 
     Lanes<T>& next = lanes[count] = block_lanes<T>(pass, begin + count);
     const bool in_row = group.in_row && next.in_adjacent && next.in[0] == last.in[0] + W;
     const bool out_row = group.out_row && next.out_adjacent && next.out[0] == last.out[0] + W;
-    if (next.count != W || !(in_row || (out_row && !streamed))) break;
+    if (next.count != W || !((in_row && by_in) || (out_row && by_out))) break;
     group.in_row = in_row, group.out_row = out_row;
   }
   group.work.count = count;
@@ -214,19 +216,27 @@ Place<T> output_vectors(const AxisPass& pass, const Group<T>& group, int g) {
   return {y + lanes.out[0], pass.out_along.stride, pass.around_caches};
 }
 
-// Of a group whose rows stream by: values -> coefficients.
+// Of a group whose rows stream by.
 template <class T>
 void stream(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& group) {
+  static_assert(kMostStreamed <= kChunk);  // places of kInOrder
   const int blocks = group.work.count;
   const int64_t kept = dense_coefficients(axis.kept);
-  Vector<T>* totals = group.work.first;
+  const Works<T> coefficients{group.work.first, kept, blocks};
+  Vector<T>* rest = group.work.first + blocks * kept;
+  if (pass.direction == Direction::inverse) {
+    for (int64_t i = 0; i < blocks * kept; ++i) group.work.first[i] = Vector<T>{};  // whole blocks of coefficients
+    load_group(pass, group, 0, axis.kept, kInOrder.at, coefficients);
+    return stream_inverse(axis, coefficients.first, blocks, rest, [&](int64_t begin, int64_t n, Vector<T>* values) {
+      store_group(pass, group, begin, n, kInOrder.at, Works<T>{values, 2 * kSummedPairs, blocks});
+    });
+  }
   with_type<T>(pass.in_type, [&](auto in) {
     using In = decltype(in);
     const auto* x = static_cast<const In*>(pass.in) + group.lanes[0].in[0];
-    stream_forward<In, T>(axis, x, pass.in_along.stride, blocks, totals, totals + blocks * kept);
+    stream_forward<In, T>(axis, x, pass.in_along.stride, blocks, coefficients.first, rest);
   });
-  static_assert(kMostStreamed <= kChunk);  // places of kInOrder
-  store_group(pass, group, 0, axis.kept, kInOrder.at, Works<T>{totals, kept, blocks});
+  store_group(pass, group, 0, axis.kept, kInOrder.at, coefficients);
 }
 
 // `back` is the second transform of resize. The scratch holds `side_by_side` work arrays, and resize's coefficients.
@@ -250,7 +260,7 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
     strip.begin = strip.end = 0;
     group.moments = pass.measure ? pass.measure->blocks + b : nullptr;
     group.squares = pass.residual ? pass.residual->squares + b : nullptr;
-    if (axis.streamed && group.in_row && group.lanes[0].count == kLanes<T>) {
+    if (axis.streamed && (first_forward ? group.in_row : group.out_row) && group.lanes[0].count == kLanes<T>) {
       stream(pass, axis, group);
       continue;
     }

@@ -43,20 +43,42 @@ void dense_forward(const AxisView<T>& axis, Vector<T>* z) {
   }
 }
 
-// The exact transpose. Of every block a sum of its own, so that the chain of roundings is an eighth as long as there
-// are coefficients.
+// even[r][g] and odd[r][g] += what the coefficients of block g make of pair r of those at `basis`. x: coefficients of
+// the first block, `stride` from block to block; kept: whole blocks of kBlock, kSummedCoefficients at most.
+template <int kPairs, int kTogether, class T>
+FRONT_INLINE void add_coefficients(const Vector<T>* x, int64_t stride, int64_t kept, const T* basis, int64_t half,
+                                   Vector<T> (&even)[kPairs][kTogether], Vector<T> (&odd)[kPairs][kTogether]) {
+  for (int64_t k = 0; k < kept; k += kBlock, basis += half * kBlock)
+    for (int u = 0; u < kBlock; u += 2) {
+      Vector<T> a[kTogether], b[kTogether];
+      for (int g = 0; g < kTogether; ++g) a[g] = x[g * stride + k + u], b[g] = x[g * stride + k + u + 1];
+      for (int r = 0; r < kPairs; ++r)
+        for (int g = 0; g < kTogether; ++g) {
+          even[r][g] += splat(basis[r * kBlock + u]) * a[g];
+          odd[r][g] += splat(basis[r * kBlock + u + 1]) * b[g];
+        }
+    }
+}
+
+// The exact transpose. Of every kSummedCoefficients a sum of its own.
 template <class T>
 void dense_inverse(const AxisView<T>& axis, Vector<T>* z) {
-  const int64_t half = axis.half;
-  const T* basis = axis.combine;
-  for (int64_t k = 0; k < axis.kept; k += kBlock) {
-    Vector<T> x[kBlock];
-    for (int u = 0; u < kBlock; ++u) x[u] = k + u < axis.kept ? z[2 * half + k + u] : Vector<T>{};
-    for (int64_t i = 0; i < half; ++i, basis += kBlock) {
-      Vector<T> even{}, odd{};
-      for (int u = 0; u < kBlock; u += 2) even += splat(basis[u]) * x[u], odd += splat(basis[u + 1]) * x[u + 1];
-      z[2 * i] = k ? z[2 * i] + even : even, z[2 * i + 1] = k ? z[2 * i + 1] + odd : odd;
+  const int64_t half = axis.half, kept = dense_coefficients(axis.kept);
+  Vector<T>* x = z + 2 * half;
+  for (int64_t k = axis.kept; k < kept; ++k) x[k] = Vector<T>{};
+  const auto add = [&](auto pairs, int64_t k, int64_t i) FRONT_INLINED {
+    const int64_t count = kept - k < kSummedCoefficients ? kept - k : kSummedCoefficients;
+    Vector<T> even[pairs][1] = {}, odd[pairs][1] = {};
+    add_coefficients<pairs, 1, T>(x + k, 0, count, axis.combine + k * half + i * kBlock, half, even, odd);
+    for (int r = 0; r < pairs; ++r, ++i) {
+      z[2 * i] = k ? z[2 * i] + even[r][0] : even[r][0];
+      z[2 * i + 1] = k ? z[2 * i + 1] + odd[r][0] : odd[r][0];
     }
+  };
+  for (int64_t k = 0; k < kept; k += kSummedCoefficients) {
+    int64_t i = 0;
+    for (; i + 4 <= half; i += 4) add(Constant<4>{}, k, i);
+    for (; i < half; ++i) add(Constant<1>{}, k, i);
   }
   for (int64_t i = 0; i < half; ++i) {
     const Vector<T> even = z[2 * i], odd = z[2 * i + 1];

@@ -50,8 +50,8 @@ Choice choice_of(const MatrixShape& x, bool resize, const Machine& machine) {
   static auto* known =
       new std::map<std::tuple<bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int>, Choice>;
   const int64_t bytes = (x.in_bytes * 16 + x.compute_bytes) * 16 + x.out_bytes;
-  const int layout = (x.in_by_columns * 2 + x.out_by_columns) * 2 + x.in_adjacent;
-  const std::tuple key{x.forward, x.m, x.n, x.k0, x.k1, bytes, x.in_row, layout * 2 + resize};
+  const int layout = (x.in_by_columns * 2 + x.out_by_columns) * 2 + x.adjacent;
+  const std::tuple key{x.forward, x.m, x.n, x.k0, x.k1, bytes, x.row, layout * 2 + resize};
   const std::lock_guard<std::mutex> lock(mutex);
   if (const auto found = known->find(key); found != known->end()) return found->second;
   if (known->size() >= kPlansKept) known->clear();
@@ -66,7 +66,8 @@ Choice choice_of(const MatrixShape& x, bool resize, const Machine& machine) {
 class Transform {
  public:
   Transform(const MatrixPass& pass, const Machine& machine) : p_(pass) {
-    const MatrixShape shape{p_.direction != Direction::inverse,
+    const bool inverse = p_.direction == Direction::inverse;
+    const MatrixShape shape{!inverse,
                             p_.m,
                             p_.n,
                             p_.k0,
@@ -76,8 +77,8 @@ class Transform {
                             size_of(p_.out_type),
                             std::abs(p_.in_row) < std::abs(p_.in_column),
                             std::abs(p_.out_row) < std::abs(p_.out_column),
-                            p_.in_column == 1,
-                            std::abs(p_.in_row)};
+                            (inverse ? p_.out_column : p_.in_column) == 1,
+                            std::abs(inverse ? p_.out_row : p_.in_row)};
     choice_ = choice_of(shape, p_.direction == Direction::resize, machine);
     if (p_.measure) choice_ = {Order::rows_first, 0};
     if (p_.residual) choice_ = {Order::columns_first, 0};
@@ -145,7 +146,8 @@ class Transform {
 
     AxisPass row{}, column{}, back{};
     column.direction = p_.direction;
-    if (choice_.order == Order::columns_first && p_.in_column == 1) column.row = p_.n;
+    const bool inverse = p_.direction == Direction::inverse, rows_first = choice_.order == Order::rows_first;
+    if (inverse == rows_first && (inverse ? p_.out_column : p_.in_column) == 1) column.row = p_.n;
     column.n = p_.m;
     column.kept = p_.k0;
     column.size = p_.size0;

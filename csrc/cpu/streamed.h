@@ -1,6 +1,6 @@
-// The DCT-II of columns by definition, for few coefficients, while their rows stream by. What dense.h computes, in the
-// same order, of blocks that lie side by side: their rows are read in long pieces, once, and nothing is kept of them
-// but sums. Included only by axis_isa.cpp (see simd.h).
+// The DCT-II of columns by definition, for few coefficients, while their rows stream by, and its transpose. What
+// dense.h computes, in the same order, of blocks that lie side by side: their rows are read, or written, in long
+// pieces, once, and nothing is kept of them but sums. Included only by axis_isa.cpp (see simd.h).
 #pragma once
 
 #include "dense.h"
@@ -56,6 +56,50 @@ void stream_forward(const AxisView<T>& axis, const In* x, int64_t stride, int bl
     }
     if (begin / kPairs % kSummedPieces != kSummedPieces - 1 && begin + kPairs < half) continue;
     for (int64_t i = 0; i < blocks * kept; ++i) totals[i] += near[i], near[i] = Vector<T>{};
+  }
+}
+
+// The coefficients x[block][dense_coefficients(axis.kept)] -> rows, a piece at a time: store(first row, how many, where
+// the first one's vectors are). values: [block][streamed rows], 2 kSummedPairs of them.
+template <class T, class Store>
+FRONT_INLINE void stream_inverse(const AxisView<T>& axis, const Vector<T>* x, int blocks, Vector<T>* values,
+                                 Store store) {
+  constexpr int kPairs = kSummedPairs, kTogether = 2, kAtOnce = FRONT_VECTOR_BYTES == 64 ? 4 : 2;  // sums in registers
+  const int64_t n = axis.n, half = axis.half, kept = dense_coefficients(axis.kept);
+  for (int64_t begin = 0; begin < half; begin += kPairs) {
+    const int64_t pairs = half - begin < kPairs ? half - begin : kPairs;
+    const int64_t mirrors = n - begin - pairs < begin + pairs ? pairs - 1 : pairs;  // the middle row has none
+    const auto add = [&](auto at_once, auto together, int64_t i, int g) FRONT_INLINED {
+      Vector<T> even[at_once][together] = {}, odd[at_once][together] = {};
+      const auto add_some = [&](int64_t k, auto& e, auto& o) FRONT_INLINED {
+        const int64_t count = kept - k < kSummedCoefficients ? kept - k : kSummedCoefficients;
+        const T* basis = axis.combine + k * half + (begin + i) * kBlock;
+        add_coefficients<at_once, together, T>(x + g * kept + k, kept, count, basis, half, e, o);
+      };
+      add_some(0, even, odd);
+      for (int64_t k = kSummedCoefficients; k < kept; k += kSummedCoefficients) {
+        Vector<T> more_even[at_once][together] = {}, more_odd[at_once][together] = {};
+        add_some(k, more_even, more_odd);
+        for (int r = 0; r < at_once; ++r)
+          for (int b = 0; b < together; ++b) even[r][b] += more_even[r][b], odd[r][b] += more_odd[r][b];
+      }
+      for (int r = 0; r < at_once; ++r, ++i)
+        for (int b = 0; b < together; ++b) {
+          Vector<T>* rows = values + (g + b) * 2 * kPairs;
+          rows[i] = even[r][b] + odd[r][b];
+          if (i < mirrors) rows[kPairs + mirrors - 1 - i] = even[r][b] - odd[r][b];
+        }
+    };
+    const auto add_all = [&](auto together, int g) FRONT_INLINED {
+      int64_t i = 0;
+      for (; i + kAtOnce <= pairs; i += kAtOnce) add(Constant<kAtOnce>{}, together, i, g);
+      for (; i < pairs; ++i) add(Constant<1>{}, together, i, g);
+    };
+    int g = 0;
+    for (; g + kTogether <= blocks; g += kTogether) add_all(Constant<kTogether>{}, g);
+    for (; g < blocks; ++g) add_all(Constant<1>{}, g);
+    store(begin, pairs, values);
+    store(n - begin - mirrors, mirrors, values + kPairs);
   }
 }
 

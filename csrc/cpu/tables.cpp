@@ -168,7 +168,7 @@ AxisView<T> AxisTables<T>::view() const {
   if (plan_.wide) view.wide_combine = wide_combine_.data(), view.wide_twiddles = wide_twiddles_.data();
   if (plan_.dense) {
     view.half = (plan_.n + 1) / 2;
-    view.work = view.half + (plan_.kept + 1) / 2;
+    view.work = view.half + dense_coefficients(plan_.kept) / 2;
   } else {
     view.half = plan_.dft.n;
     if (dft_) view.dft = dft_->view();
@@ -202,12 +202,13 @@ std::shared_ptr<const DftTables<T>> dft_tables(const DftPlan& plan) {
 }
 
 template <class T>
-std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide, bool streamed) {
+std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide, Streams streams) {
   // Never destroyed: ops may run while the process exits.
   static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double, bool, bool>, AxisTables<T>>;
-  streamed = streamed && plan_axis(n, kept, sizeof(T), true).streamed;  // else it is the same axis
+  // Else it is the same axis.
+  const bool streamed = streams != Streams::no && plan_axis(n, kept, sizeof(T), streams).streamed;
   return axes->get({n, kept, scale.first, scale.other, wide, streamed}, [&] {
-    AxisPlan plan = plan_axis(n, kept, sizeof(T), streamed);
+    AxisPlan plan = plan_axis(n, kept, sizeof(T), streamed ? streams : Streams::no);
     plan.wide &= wide;
     std::shared_ptr<const DftTables<T>> dft;
     std::shared_ptr<const ResampledTables> resampled;
@@ -223,7 +224,7 @@ template class AxisTables<float>;
 template class AxisTables<double>;
 template std::shared_ptr<const DftTables<float>> dft_tables<float>(const DftPlan&);
 template std::shared_ptr<const DftTables<double>> dft_tables<double>(const DftPlan&);
-template std::shared_ptr<const AxisTables<float>> axis_tables<float>(int64_t, int64_t, Scale, bool, bool);
-template std::shared_ptr<const AxisTables<double>> axis_tables<double>(int64_t, int64_t, Scale, bool, bool);
+template std::shared_ptr<const AxisTables<float>> axis_tables<float>(int64_t, int64_t, Scale, bool, Streams);
+template std::shared_ptr<const AxisTables<double>> axis_tables<double>(int64_t, int64_t, Scale, bool, Streams);
 
 }  // namespace front::cpu

@@ -66,9 +66,9 @@ std::shared_ptr<const DftTables<T>> dft_tables(const DftPlan& plan);
 // Cached, the DFT's part by length alone; the least recently used go first once a cache exceeds its limit, and what
 // exceeds the limit by itself is not kept. At most 40 MiB of axes per compute type, and as much of their DFTs, and
 // resampled ones.
-// wide: for an inverse that may compute its fused step in double. streamed: for a pass whose rows may stream by.
+// wide: for an inverse that may compute its fused step in double. streams: for a pass whose rows may stream by.
 template <class T>
 std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide = false,
-                                                 bool streamed = false);
+                                                 Streams streams = Streams::no);
 
 }  // namespace front::cpu

@@ -221,7 +221,7 @@ void check(Direction direction, int64_t n, int64_t kept, int64_t lanes, int64_t 
   pass.out_along = out.along();
   pass.lanes[pass.lane_dims++] = {batch, in.batch_stride, out.batch_stride};
   pass.lanes[pass.lane_dims++] = {lanes, in.lane_stride, out.lane_stride};
-  pass.row = in.lane_stride == 1 ? lanes : 0;
+  pass.row = (direction == Direction::inverse ? out : in).lane_stride == 1 ? lanes : 0;
   // As if nothing were cached: whole lines are streamed, and blocks go side by side; or as if all were.
   front::Machine machine = front::cpu::machine(1);
   machine.shared_cache = uncached ? 0 : int64_t{1} << 40;
@@ -381,15 +381,14 @@ int main(int argc, char** argv) {
           check(Direction::resize, n, kept, lanes, 2, kind, 0, DType::f32, DType::f32, uncached, size);
           check(Direction::resize, n, kept, lanes, 2, kind, 3, DType::f64, DType::bf16, uncached, size);
         }
-  for (int64_t n :
-       {2, 31, 64, 65, 600, 601})  // rows stream by: whole groups of blocks, the rest of one, part of a block
-    for (int64_t kept : {1, 8, 11})
-      for (int64_t lanes : {256, 300})
-        for (int64_t gap : {0, 3})
-          for (DType in : types)
-            for (DType out : {in, DType::f32})
-              if (kept <= n)
-                check(Direction::forward, n, kept, lanes, 2, Kind::lanes_inside, gap, in, out, gap != 0, 0, true);
+  for (Direction direction : {Direction::forward, Direction::inverse})
+    for (int64_t n : {2, 31, 64, 65, 600, 601})  // rows stream by: groups of blocks, the rest of one, part of a block
+      for (int64_t kept : {1, 8, 11})
+        for (int64_t lanes : {256, 300})
+          for (int64_t gap : {0, 3})
+            for (DType in : types)
+              for (DType out : {in, DType::f32})
+                if (kept <= n) check(direction, n, kept, lanes, 2, Kind::lanes_inside, gap, in, out, gap != 0, 0, true);
   // Side by side they are one block, or two of a thread each.
   const front::Machine two{32, 1 << 20, 32 << 20, 2};
   for (auto [blocks, expected] : {std::pair<int64_t, int64_t>{1, 1}, {3, 1}, {4, 2}, {8, 4}, {1000, 8}})
