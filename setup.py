@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.resolve()
 
 
 # Extension -> CMake target. libfront_ops is no Python module, but a torch op library that front_kernels loads.
-TARGETS = {"front_kernels._C": "_C", "front_kernels.libfront_ops": "front_ops"}
+TARGETS = {"front_kernels._C": "_C", "front_kernels.libfront_ops": "front_library"}
 
 
 class CMakeBuild(build_ext):

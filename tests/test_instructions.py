@@ -31,6 +31,8 @@ CASES = [
     "forward 384 384 192 192 f64",
     "forward 2038 48 1019 24 f32 8",  # a large prime factor; eight times, because its tables take several
     "forward 2038 48 1019 24 f64 8",
+    "forward 512 512 8 512 f32",  # rows stream by
+    "inverse 512 512 8 512 f32",
     "forward 1 16384 1 16384 f32",  # a vector alone
     "inverse 1 6000 1 3000 f32",
 ]
