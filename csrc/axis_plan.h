@@ -104,9 +104,9 @@ constexpr double kPointwiseCost = 8;        // per point of a complex product wi
 constexpr double kFoldCost = 3, kProductCost = 1.5;
 constexpr int64_t kDenseBlock = 8;
 constexpr int64_t kLargestBasis = 1 << 17;  // products: a basis that stays in a core's cache
-// Where rows stream by (cpu/streamed.h), from memory or from a core's cache: what else is done with them costs less
-// there.
-constexpr double kStreamedProductCost = 0.5, kNearProductCost = 1.25;  // from a virtual Cascade Lake
+// Where rows stream by (cpu/streamed.h), from memory (a virtual Cascade Lake) or near a core's cache, where what else
+// is done with them costs less (there and on Zen 3: 16 coefficients of 256 to 1024 pay, 32 do not).
+constexpr double kStreamedProductCost = 0.5, kNearProductCost = 1.25;
 
 // Decimation by a filter of `taps` with the response T(b c) / T(b) (1 + flatness (1 - c^2)) (tables.cpp), where n /
 // share coefficients are kept at most; below the shortest length it does not pay.

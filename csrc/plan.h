@@ -24,6 +24,8 @@ constexpr int64_t kGrainPoints = 1 << 15;
 constexpr int64_t kGroupBytes = 256 << 10;
 // Up to this size of the intermediate a thread takes matrices of its own; above, threads share each matrix.
 constexpr int64_t kOwnBytes = 2 << 20;
+// Up to this size it may be larger than m x k1, for few coefficients of columns: 64 rows of 4096.
+constexpr int64_t kSmallBytes = 1 << 20;
 
 enum class Order : int32_t { rows_first, columns_first };
 
@@ -81,7 +83,7 @@ inline bool reads_far_apart(int64_t stride_bytes, int64_t bytes_moved, const Mac
 
 // Whether the n rows of a pass along columns may stream by, as they are read (forward) or written (inverse): `row`
 // lanes of a matrix follow each other. How many matrices there are, and how they are grouped, does not matter: results
-// shall not depend on it. Of the smallest ones, or of short rows, nothing is gained.
+// shall not depend on it. Not the smallest ones, nor where rows lie close together.
 constexpr int64_t kLeastStreamed = 128 << 10;
 inline Streams streams_rows(int64_t n, int64_t row, int64_t stride_bytes, int64_t bytes, int64_t compute_bytes,
                             const Machine& m) {
@@ -140,8 +142,8 @@ struct MatrixShape {
   int64_t m, n, k0, k1;
   int64_t in_bytes, compute_bytes, out_bytes;
   bool in_by_columns, out_by_columns;
-  bool adjacent;    // the elements of each row of n
-  int64_t row = 0;  // from row to row; 0: they follow each other
+  bool adjacent;  // the elements of each row of n
+  int64_t row;    // from row to row
 };
 
 // Whether a forward transform, rows first, filters the columns while it loads the rows: rows that are halved cost the
@@ -154,8 +156,8 @@ inline bool halves_rows(const MatrixShape& x, const AxisPlan& rows, const AxisPl
 }
 
 // Rows first needs an intermediate of in_rows x out_columns, columns first one of out_rows x in_columns; but for the
-// rounding to panels it is never larger than m x k1. The order is what is predicted to be faster with one thread:
-// results do not depend on threads.
+// rounding to panels it is never larger than m x k1, or a small one where rows stream by. The order is what is
+// predicted to be faster with one thread: results do not depend on threads.
 inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   using namespace plan_detail;
   MatrixPlan best;
@@ -163,9 +165,8 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   best.rows = plan_axis(x.n, x.k1, x.compute_bytes);
   const AxisPlan across = plan_axis(x.m, x.k0, x.compute_bytes);
   const int64_t bytes = x.forward ? x.in_bytes : x.out_bytes;  // of what has m rows
-  const Streams streams = !x.adjacent
-                              ? Streams::no
-                              : streams_rows(x.m, x.n, (x.row ? x.row : x.n) * bytes, bytes, x.compute_bytes, machine);
+  const Streams streams =
+      !x.adjacent ? Streams::no : streams_rows(x.m, x.n, x.row * bytes, bytes, x.compute_bytes, machine);
   const AxisPlan across_rows = plan_axis(x.m, x.k0, x.compute_bytes, streams);  // m rows are read, or written
   const int64_t in_rows = x.forward ? x.m : x.k0, in_columns = x.forward ? x.n : x.k1;
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
@@ -174,8 +175,9 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
     const bool rows_first = order == Order::rows_first, halved = halves && rows_first;
     const int64_t read = halved ? 2 : 1;  // rows for one
     const int64_t rows = rows_first ? in_rows / read : out_rows, columns = rows_first ? out_columns : in_columns;
-    if (rows * columns > x.m * x.k1) continue;
     const AxisPlan& columns_plan = rows_first == x.forward ? across : across_rows;
+    const bool small = columns_plan.streamed && rows * columns * x.compute_bytes <= kSmallBytes;
+    if (rows * columns > x.m * x.k1 && !small) continue;
     const double row_cost = best.rows.cost + (halved ? halving_cost(x.n, across.taps) : 0);
     const double column_cost = columns_plan.cost - (halved ? filter_cost(x.m, across.taps) : 0);
     const auto us = [&](Order which, const Machine& m) {

@@ -155,6 +155,13 @@ def test_where_rows_stream_by(forward, shape, k, streamed):
     assert not streamed or plan["order"] == ("columns first" if forward else "rows first")
 
 
+def test_where_rows_stream_by_a_small_intermediate_may_be_larger_than_m_x_k1():
+    plan = _C.plan_matrix(False, 4096, 4096, 16, 15, 4, MACHINE)
+    assert plan["order"] == "rows first"
+    assert plan["workspace_bytes"] == 4 * 16 * 4096 > 4 * 4096 * 15
+    assert _C.plan_matrix(False, 4096, 32768, 16, 15, 4, MACHINE)["order"] == "columns first"  # 2 MiB
+
+
 def test_only_float32_results_take_a_step_in_double():
     plan = fk.plan_for((4096, 4096), inverse=True)
     assert plan["text"].count("(of the inverse in double)") == 2

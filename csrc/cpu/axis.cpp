@@ -63,8 +63,9 @@ int64_t bytes_moved(const AxisPass& pass) {
 
 int64_t stride_bytes(Along along, DType type) { return std::abs(along.stride) * size_of(type); }
 
-Streams streams(const AxisPass& pass, int64_t compute_bytes, const Machine& machine) {
-  if (pass.direction == Direction::resize || pass.filtered || pass.measure || pass.residual) return Streams::no;
+Streams may_stream(const AxisPass& pass, int64_t compute_bytes, const Machine& machine) {
+  if (pass.kept > kMostStreamed || pass.direction == Direction::resize) return Streams::no;
+  if (pass.filtered || pass.measure || pass.residual) return Streams::no;
   const bool forward = pass.direction == Direction::forward;
   const DType type = forward ? pass.in_type : pass.out_type;
   return streams_rows(pass.n, pass.row, stride_bytes(forward ? pass.in_along : pass.out_along, type), size_of(type),
@@ -81,7 +82,7 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   pass.around_caches = writes_around_caches(moved, machine);
   pass.far_apart = reads_far_apart(stride_bytes(pass.in_along, pass.in_type), moved, machine);
   const auto tables =
-      axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n), streams(pass, sizeof(T), machine));
+      axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n), may_stream(pass, sizeof(T), machine));
   const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back, wide(pass.size)) : tables;
   const AxisView<T> axis = tables->view(), second = back->view();
   const int64_t work = 2 * std::max(axis.work, second.work) * isa().vector_bytes;

@@ -60,7 +60,7 @@ void stream_forward(const AxisView<T>& axis, const In* x, int64_t stride, int bl
 }
 
 // The coefficients x[block][dense_coefficients(axis.kept)] -> rows, a piece at a time: store(first row, how many, where
-// the first one's vectors are). values: [block][streamed rows], 2 kSummedPairs of them.
+// the first one's vectors are). values: [block][2 kSummedPairs], rows and then their mirrors.
 template <class T, class Store>
 FRONT_INLINE void stream_inverse(const AxisView<T>& axis, const Vector<T>* x, int blocks, Vector<T>* values,
                                  Store store) {
