@@ -15,6 +15,10 @@ struct Strip {
 };
 
 constexpr int kAhead = 64;  // elements of a row
+// Vectors of each row that are read together: a line, or half of one. Rows that lie a multiple of 4096 bytes apart take
+// each other's place in the innermost cache, so that a line would have to be fetched again for its second half. No
+// registers for more.
+constexpr int kOfLine = FRONT_VECTOR_BYTES < kLineBytes ? 2 : 1;
 
 // Columns [strip.begin, strip.end) of lanes [first, first + W). A few lanes at a time, all of whose sums are registers
 // while the rows stream by. What lies beyond the last lane are rows again.
@@ -33,21 +37,23 @@ void fill_strip(const In* x, const Halving& halving, int64_t first, Strip& strip
       row[i] = x + r * halving.stride + strip.begin;
     }
     Vector<float>* out = strip.lanes + lane * Strip::kStride;
-    const auto filter = [&](int64_t i, auto load_row) FRONT_INLINED {
-      Vector<float> sum[kTogether];
+    const auto filter = [&](auto side_by_side, int64_t i, auto load_row) FRONT_INLINED {
+      Vector<float> sum[kTogether][side_by_side];
 #pragma GCC unroll 32
-      for (int r = 0; r < kRows; ++r) {
-        const Vector<float> v = load_row(row[r] + i, r >= 2 * kReach);
+      for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < side_by_side; ++v) {
+          const Vector<float> x = load_row(row[r] + i + v * W, v == 0 && r >= 2 * kReach);
 #pragma GCC unroll 4
-        for (int l = 0; l < kTogether; ++l) {
-          const int tap = r - 2 * l, t = tap < kHalfTaps ? kReach - tap : tap - kHalfTaps;
-          if (tap == 0)
-            sum[l] = h[t] * v;
-          else if (tap > 0 && tap < 2 * kHalfTaps)
-            sum[l] += h[t] * v;
+          for (int l = 0; l < kTogether; ++l) {
+            const int tap = r - 2 * l, t = tap < kHalfTaps ? kReach - tap : tap - kHalfTaps;
+            if (tap == 0)
+              sum[l][v] = h[t] * x;
+            else if (tap > 0 && tap < 2 * kHalfTaps)
+              sum[l][v] += h[t] * x;
+          }
         }
-      }
-      for (int l = 0; l < kTogether; ++l) out[i / W + l * Strip::kStride] = sum[l];
+      for (int l = 0; l < kTogether; ++l)
+        for (int v = 0; v < side_by_side; ++v) out[i / W + v + l * Strip::kStride] = sum[l][v];
     };
     const auto whole = [](const In* p, bool is_new) FRONT_INLINED {
       if (is_new) __builtin_prefetch(p + kAhead, 0, 2);
@@ -56,8 +62,10 @@ void fill_strip(const In* x, const Halving& halving, int64_t first, Strip& strip
     const int64_t vectors = n / W * W;
     const auto rest = [&](const In* p, bool)
                           FRONT_INLINED { return load_some<float>(p, static_cast<int>(n - vectors)); };
-    for (int64_t i = 0; i < vectors; i += W) filter(i, whole);
-    if (vectors < n) filter(vectors, rest);
+    int64_t i = 0;
+    for (; i + kOfLine * W <= vectors; i += kOfLine * W) filter(Constant<kOfLine>{}, i, whole);
+    for (; i < vectors; i += W) filter(Constant<1>{}, i, whole);
+    if (vectors < n) filter(Constant<1>{}, vectors, rest);
   }
 }
 
