@@ -1,8 +1,8 @@
 """The ledger's newest runs into README.md's table and docs/cpu.png: `make bench-report`.
 
 Of each instruction set the newest run that has every case of ledger.CASES, a run being the rows of one machine and
-commit, and of AVX-512 that of the machine before it; it may go past midnight. What was measured again within a run counts as
-measured last.
+commit, and of AVX-512 that of the machine before it; it may go past midnight. What was measured again within a run
+counts as measured last.
 """
 
 from __future__ import annotations
