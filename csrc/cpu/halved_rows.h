@@ -42,14 +42,14 @@ void fill_strip(const In* x, const Halving& halving, int64_t first, Strip& strip
 #pragma GCC unroll 32
       for (int r = 0; r < kRows; ++r)
         for (int v = 0; v < side_by_side; ++v) {
-          const Vector<float> x = load_row(row[r] + i + v * W, v == 0 && r >= 2 * kReach);
+          const Vector<float> read = load_row(row[r] + i + v * W, v == 0 && r >= 2 * kReach);
 #pragma GCC unroll 4
           for (int l = 0; l < kTogether; ++l) {
             const int tap = r - 2 * l, t = tap < kHalfTaps ? kReach - tap : tap - kHalfTaps;
             if (tap == 0)
-              sum[l][v] = h[t] * x;
+              sum[l][v] = h[t] * read;
             else if (tap > 0 && tap < 2 * kHalfTaps)
-              sum[l][v] += h[t] * x;
+              sum[l][v] += h[t] * read;
           }
         }
       for (int l = 0; l < kTogether; ++l)
