@@ -59,7 +59,7 @@ def objects(tmp_path_factory):
 
 VECTORS = {  # as CMakeLists.txt compiles them
     "generic": [16],
-    "avx2": [32, "-mavx2", "-mfma"],
+    "avx2": [32, "-mavx2", "-mfma", "-mf16c"],
     "avx512": [64, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"],
 }
 

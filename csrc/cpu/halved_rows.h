@@ -59,13 +59,11 @@ void fill_strip(const In* x, const Halving& halving, int64_t first, Strip& strip
       if (is_new) __builtin_prefetch(p + kAhead, 0, 2);
       return load<float>(p);
     };
-    const int64_t vectors = n / W * W;
-    const auto rest = [&](const In* p, bool)
-                          FRONT_INLINED { return load_some<float>(p, static_cast<int>(n - vectors)); };
     int64_t i = 0;
-    for (; i + kOfLine * W <= vectors; i += kOfLine * W) filter(Constant<kOfLine>{}, i, whole);
-    for (; i < vectors; i += W) filter(Constant<1>{}, i, whole);
-    if (vectors < n) filter(Constant<1>{}, vectors, rest);
+    const auto some = [&](const In* p, bool)
+                          FRONT_INLINED { return load_some<float>(p, n - i < W ? static_cast<int>(n - i) : W); };
+    for (; i + kOfLine * W <= n; i += kOfLine * W) filter(Constant<kOfLine>{}, i, whole);
+    for (; i < n; i += W) filter(Constant<1>{}, i, some);
   }
 }
 

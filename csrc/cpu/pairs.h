@@ -84,29 +84,35 @@ enum class Runs {
   two_whole,
 };
 
+// A point and its mirror; `itself`: they are one.
+struct Pair {
+  int64_t a, b;
+  bool itself;
+};
+
 // Calls f(q, k, mirrored) for the kept coefficients of a pair: k % half is b if mirrored, else a.
 template <Runs kRuns, class F>
-FRONT_INLINE void for_coefficients(int64_t a, int64_t b, int64_t half, int64_t kept, F f) {
+FRONT_INLINE void for_coefficients(Pair pair, int64_t half, int64_t kept, F f) {
   constexpr bool kWhole = kRuns == Runs::one_whole || kRuns == Runs::two_whole;
   constexpr bool kOnce = kRuns == Runs::one || kRuns == Runs::one_whole;
   const int64_t runs = kRuns == Runs::any ? (kept + half - 1) / half : kOnce ? 1 : 2;
 #pragma GCC unroll 2
   for (int64_t q = 0; q < runs; ++q) {
     const int64_t k = q * half;
-    if (kWhole || k + a < kept) f(q, k + a, false);
-    if (a != b && (kWhole || k + b < kept)) f(q, k + b, true);
+    if (kWhole || k + pair.a < kept) f(q, k + pair.a, false);
+    if (!pair.itself && (kWhole || k + pair.b < kept)) f(q, k + pair.b, true);
   }
 }
 
 template <int kSplit>
 constexpr int kMostParts = kSplit ? kSplit : plan_detail::kLargestSplit;
 
-// The coefficients of points a and b of every subsequence, which `p` and `m` hold.
+// The coefficients of a pair of points of every subsequence, which `p` and `m` hold.
 template <int kSplit, Runs kRuns, class T, class Places>
-FRONT_INLINE void combine_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Complex<T>* p, const Complex<T>* m,
+FRONT_INLINE void combine_pair(const AxisView<T>& axis, Pair pair, const Complex<T>* p, const Complex<T>* m,
                                const Places& out) {
   const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
-  for_coefficients<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
+  for_coefficients<kRuns>(pair, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
     const T* c = axis.combine + 4 * split * k;
     const auto sum = [&](int64_t s) FRONT_INLINED {
       const Complex<T>&u = mirrored ? m[s] : p[s], &v = mirrored ? p[s] : m[s];
@@ -115,20 +121,19 @@ FRONT_INLINE void combine_pair(const AxisView<T>& axis, int64_t a, int64_t b, co
     };
     Vector<T> x = sum(0);
     for (int64_t s = 1; s < split; ++s) x += sum(s);
-    out.store(q, mirrored ? b : a, x);
+    out.store(q, mirrored ? pair.b : pair.a, x);
   });
 }
 
 // The transpose of `combine_pair`: points with re and im exchanged.
 template <int kSplit, Runs kRuns, class C, class T>
-FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, const Part<C, T>& z, Complex<C>* p,
-                              Complex<C>* m) {
+FRONT_INLINE void spread_pair(const AxisView<T>& axis, Pair pair, const Part<C, T>& z, Complex<C>* p, Complex<C>* m) {
   const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
   Complex<C> at_a[kMostParts<kSplit>], at_b[kMostParts<kSplit>];
   for (int64_t s = 0; s < split; ++s) at_a[s] = at_b[s] = Complex<C>::zero();
-  for_coefficients<kRuns>(a, b, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
+  for_coefficients<kRuns>(pair, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
     const C* c = combine_table<C>(axis) + 4 * split * k;
-    const Vector<C> x = z.load(part(q, half) + 2 * (mirrored ? b : a));
+    const Vector<C> x = z.load(part(q, half) + 2 * (mirrored ? pair.b : pair.a));
     for (int64_t s = 0; s < split; ++s, c += 4) {
       Complex<C>&u = mirrored ? at_b[s] : at_a[s], &v = mirrored ? at_a[s] : at_b[s];
       u.im += splat(c[0]) * x, u.re += splat(c[2]) * x;
@@ -136,9 +141,8 @@ FRONT_INLINE void spread_pair(const AxisView<T>& axis, int64_t a, int64_t b, con
     }
   });
   for (int64_t s = 0; s < split; ++s) {
-    const auto sum = at_a[s] + at_b[s];
-    p[s] = a == b ? sum : at_a[s];
-    m[s] = a == b ? sum : at_b[s];
+    if (pair.itself) at_a[s] = at_b[s] = at_a[s] + at_b[s];
+    p[s] = at_a[s], m[s] = at_b[s];
   }
 }
 
@@ -157,7 +161,7 @@ FRONT_INLINE void for_butterflies(int64_t span, F f) {
   if (span % 2 == 0) f(span / 2, Constant<Mirrors::own>{});
 }
 
-// Calls f(a, b, i, j) for the pairs of butterfly k: a is its point i, b is point j of the butterfly of the mirrors.
+// Calls f(pair, i, j) for the pairs of butterfly k: a is its point i, b is point j of the butterfly of the mirrors.
 template <int R, Mirrors kMirrors, class F>
 FRONT_INLINE void for_mirrors(int64_t k, int64_t span, F f) {
   constexpr bool kAt0 = kMirrors == Mirrors::own_at_0;
@@ -166,7 +170,9 @@ FRONT_INLINE void for_mirrors(int64_t k, int64_t span, F f) {
   for (int i = 0; i < kCount; ++i) {
     const int j = kAt0 ? (R - i) % R : R - 1 - i;
     const int64_t a = k + i * span;
-    f(a, kAt0 && i == 0 ? 0 : R * span - a, i, j);
+    // Known when this is compiled, which spares a question for each coefficient.
+    const bool itself = kMirrors != Mirrors::others && i == j;
+    f(Pair{a, kAt0 && i == 0 ? 0 : R * span - a, itself}, i, j);
   }
 }
 
@@ -190,8 +196,8 @@ void last_stage_and_pairs(const AxisView<T>& view, Complex<T>* z, Places out) {
     Complex<T> p[R * kSplit], m[R * kSplit];
     transform(k, p);
     if (kOthers) transform(span - k, m);
-    for_mirrors<R, mirrors>(k, span, [&](int64_t a, int64_t b, int i, int j) FRONT_INLINED {
-      combine_pair<kSplit, kRuns>(axis, a, b, p + i * kSplit, (kOthers ? m : p) + j * kSplit, out);
+    for_mirrors<R, mirrors>(k, span, [&](Pair pair, int i, int j) FRONT_INLINED {
+      combine_pair<kSplit, kRuns>(axis, pair, p + i * kSplit, (kOthers ? m : p) + j * kSplit, out);
     });
   });
 }
@@ -217,8 +223,8 @@ void pairs_and_first_stage(const AxisView<T>& view, Complex<T>* work) {
         }
       };
       Complex<C> p[R * kSplit], m[R * kSplit];
-      for_mirrors<R, mirrors>(k, span, [&](int64_t a, int64_t b, int i, int j) FRONT_INLINED {
-        spread_pair<kSplit, kRuns>(axis, a, b, z, p + i * kSplit, (kOthers ? m : p) + j * kSplit);
+      for_mirrors<R, mirrors>(k, span, [&](Pair pair, int i, int j) FRONT_INLINED {
+        spread_pair<kSplit, kRuns>(axis, pair, z, p + i * kSplit, (kOthers ? m : p) + j * kSplit);
       });
       transform(k, p);
       if (kOthers) transform(span - k, m);
@@ -235,7 +241,7 @@ void combine_pairs(const AxisView<T>& axis, Complex<T>* z) {
     const int64_t b = a ? half - a : 0;
     if (a >= axis.kept && b >= axis.kept) continue;
     for (int64_t s = 0; s < split; ++s) p[s] = z[s * half + a], m[s] = z[s * half + b];
-    combine_pair<kSplit, Runs::any>(axis, a, b, p, m, in_work(axis, z));
+    combine_pair<kSplit, Runs::any>(axis, {a, b, a == b}, p, m, in_work(axis, z));
   }
 }
 
@@ -245,7 +251,7 @@ void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
   Complex<T> p[kMostParts<kSplit>], m[kMostParts<kSplit>];
   for (int64_t a = 0; 2 * a <= half; ++a) {
     const int64_t b = a ? half - a : 0;
-    spread_pair<kSplit, Runs::any>(axis, a, b, Part<T, T>(z, 0), p, m);
+    spread_pair<kSplit, Runs::any>(axis, {a, b, a == b}, Part<T, T>(z, 0), p, m);
     for (int64_t s = 0; s < split; ++s) {
       z[s * half + a] = p[s];
       if (a != b) z[s * half + b] = m[s];
@@ -302,15 +308,18 @@ void forward_fused(const AxisView<T>& axis, Complex<T>* z, const Places& out) {
 // The transpose, on points with re and im exchanged.
 template <class T>
 void inverse_fused(const AxisView<T>& axis, Complex<T>* z) {
-  const FftView<T>& fft = axis.dft.fft;
-  with_fused<false>(axis, [&](auto radix, auto split, auto runs) {
-    if (std::is_same_v<T, float> && axis.wide_combine)
-      pairs_and_first_stage<radix, split, runs, double>(axis, z);
-    else
-      pairs_and_first_stage<radix, split, runs, T>(axis, z);
-    for (int64_t j = 0; fft.stages > 1 && j < split * radix; ++j)
-      run_stages_back(z + j * last_stage(axis).span, fft, fft.stages - 1);
-  });
+  const auto inverse_in = [&](auto wide) {
+    using C = std::conditional_t<wide, double, T>;
+    const FftView<T>& fft = axis.dft.fft;
+    with_fused<wide>(axis, [&](auto radix, auto split, auto runs) {
+      pairs_and_first_stage<radix, split, runs, C>(axis, z);
+      for (int64_t j = 0; fft.stages > 1 && j < split * radix; ++j)
+        run_stages_back(z + j * last_stage(axis).span, fft, fft.stages - 1);
+    });
+  };
+  if constexpr (std::is_same_v<T, float>)
+    if (axis.wide_combine) return inverse_in(Constant<true>{});
+  inverse_in(Constant<false>{});
 }
 
 // f(split) with the common ones as constants.

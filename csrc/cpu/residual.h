@@ -32,7 +32,7 @@ class Sum {
  private:
   template <int First, int... I>
   FRONT_INLINE Vector<double> half(std::integer_sequence<int, I...>) const {
-    return __builtin_convertvector(__builtin_shufflevector(run_, run_, (First + I)...), Vector<double>);
+    return to_doubles(__builtin_shufflevector(run_, run_, (First + I)...));
   }
 
   Vector<T> run_{};
