@@ -55,11 +55,15 @@ int64_t cache_bytes(int name, int64_t otherwise) {
   return found > 0 ? found : otherwise;
 }
 
-int64_t bytes_moved(const AxisPass& pass) {
+struct Bytes {
+  int64_t in, out;
+};
+Bytes bytes_moved(const AxisPass& pass) {
   const bool inverse = pass.direction == Direction::inverse, forward = pass.direction == Direction::forward;
   const int64_t values = pass.filtered ? pass.n / 2 : pass.halving.rows ? 2 * pass.n : pass.n;
   const int64_t in = inverse ? pass.kept : values, out = forward ? pass.kept : inverse ? pass.n : pass.size;
-  return lane_count(pass) * (in * size_of(pass.in_type) + out * size_of(pass.out_type));
+  const int64_t lanes = lane_count(pass);
+  return {lanes * in * size_of(pass.in_type), lanes * out * size_of(pass.out_type)};
 }
 
 int64_t stride_bytes(Along along, DType type) { return std::abs(along.stride) * size_of(type); }
@@ -79,27 +83,34 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const bool inverse = pass.direction == Direction::inverse;
   const bool rounded = pass.in_type != DType::f32 || pass.out_type != DType::f32;  // by more than float32 is
   const auto wide = [&](int64_t values) { return !rounded && values >= kWideValues; };
-  const int64_t width = lanes_per_block<T>(isa()), blocks = block_count(pass, width), moved = bytes_moved(pass);
+  const int64_t width = lanes_per_block<T>(isa()), blocks = block_count(pass, width);
+  const Bytes bytes = bytes_moved(pass);
+  const int64_t moved = bytes.in + bytes.out;
+  const int64_t in_stride = stride_bytes(pass.in_along, pass.in_type);
+  const int64_t out_stride = stride_bytes(pass.out_along, pass.out_type);
   pass.around_caches = writes_around_caches(moved, machine);
-  pass.far_apart = reads_far_apart(stride_bytes(pass.in_along, pass.in_type), moved, machine);
+  pass.far_apart = reads_far_apart(in_stride, moved, machine);
   const auto tables =
       axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n), may_stream(pass, sizeof(T), machine));
   const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back, wide(pass.size)) : tables;
   const AxisView<T> axis = tables->view(), second = back->view();
   const int64_t work = 2 * std::max(axis.work, second.work) * isa().vector_bytes;
   const LaneDim inner = pass.lane_dims ? pass.lanes[pass.lane_dims - 1] : LaneDim{1, 0, 0};
-  const bool adjacent = inner.in_stride == 1 || inner.out_stride == 1;  // else no two blocks are side by side
+  const bool in_rows = inner.in_stride == 1, out_rows = inner.out_stride == 1;
+  // Panels, whose rows are a line, lie in none.
+  const int64_t bytes_in_rows =
+      (in_rows && in_stride > kLineBytes ? bytes.in : 0) + (out_rows && out_stride > kLineBytes ? bytes.out : 0);
+  const bool adjacent = in_rows || out_rows;  // else no two blocks are side by side
   const int64_t together = axis.streamed                    ? blocks_streamed(blocks, machine)
-                           : adjacent && !pass.halving.rows ? blocks_side_by_side(work, blocks, moved, machine)
+                           : adjacent && !pass.halving.rows ? blocks_side_by_side(work, blocks, bytes_in_rows, machine)
                                                             : 1;
   const int64_t beside = resize ? pass.kept : pass.halving.rows ? kStrip + width : 0;  // vectors
   // What does not stream by in such a pass are single blocks.
   const int64_t needed = axis.streamed ? std::max(work, together * streamed_vectors(pass.kept) * isa().vector_bytes)
                                        : work * together + beside * isa().vector_bytes;
-  const auto bytes = static_cast<size_t>(needed);
   const int64_t grain = std::max<int64_t>(1, kGrainPoints / (pass.n * width * together));
   parallel_for(executor, (blocks + together - 1) / together, grain, [&](int64_t begin, int64_t end) {
-    const Workspace scratch(bytes);
+    const Workspace scratch(static_cast<size_t>(needed));
     kernel(pass, axis, second, {begin * together, std::min(end * together, blocks), together}, scratch.data());
   });
 }
