@@ -125,24 +125,30 @@ FRONT_INLINE void combine_pair(const AxisView<T>& axis, Pair pair, const Complex
   });
 }
 
-// The transpose of `combine_pair`: points with re and im exchanged.
+// The transpose of `combine_pair`: points with re and im exchanged, `kHalves` vectors of C for each. The numbers of the
+// table are the same for both.
 template <int kSplit, Runs kRuns, class C, class T>
-FRONT_INLINE void spread_pair(const AxisView<T>& axis, Pair pair, const Part<C, T>& z, Complex<C>* p, Complex<C>* m) {
+FRONT_INLINE void spread_pair(const AxisView<T>& axis, Pair pair, Complex<T>* work, Complex<C>* p, Complex<C>* m) {
+  constexpr int H = kHalves<C, T>;
   const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
-  Complex<C> at_a[kMostParts<kSplit>], at_b[kMostParts<kSplit>];
-  for (int64_t s = 0; s < split; ++s) at_a[s] = at_b[s] = Complex<C>::zero();
+  Complex<C> at_a[H * kMostParts<kSplit>], at_b[H * kMostParts<kSplit>];
+  for (int64_t i = 0; i < H * split; ++i) at_a[i] = at_b[i] = Complex<C>::zero();
   for_coefficients<kRuns>(pair, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
     const C* c = combine_table<C>(axis) + 4 * split * k;
-    const Vector<C> x = z.load(part(q, half) + 2 * (mirrored ? pair.b : pair.a));
-    for (int64_t s = 0; s < split; ++s, c += 4) {
-      Complex<C>&u = mirrored ? at_b[s] : at_a[s], &v = mirrored ? at_a[s] : at_b[s];
-      u.im += splat(c[0]) * x, u.re += splat(c[2]) * x;
-      v.im += splat(c[1]) * x, v.re += splat(c[3]) * x;
-    }
+    const int64_t at = part(q, half) + 2 * (mirrored ? pair.b : pair.a);
+    Vector<C> x[H];
+    for (int h = 0; h < H; ++h) x[h] = Part<C, T>(work, h).load(at);
+    for (int64_t s = 0; s < split; ++s, c += 4)
+      for (int h = 0; h < H; ++h) {
+        const int64_t i = H * s + h;
+        Complex<C>&u = mirrored ? at_b[i] : at_a[i], &v = mirrored ? at_a[i] : at_b[i];
+        u.im += splat(c[0]) * x[h], u.re += splat(c[2]) * x[h];
+        v.im += splat(c[1]) * x[h], v.re += splat(c[3]) * x[h];
+      }
   });
-  for (int64_t s = 0; s < split; ++s) {
-    if (pair.itself) at_a[s] = at_b[s] = at_a[s] + at_b[s];
-    p[s] = at_a[s], m[s] = at_b[s];
+  for (int64_t i = 0; i < H * split; ++i) {
+    if (pair.itself) at_a[i] = at_b[i] = at_a[i] + at_b[i];
+    p[i] = at_a[i], m[i] = at_b[i];
   }
 }
 
@@ -202,33 +208,33 @@ void last_stage_and_pairs(const AxisView<T>& view, Complex<T>* z, Places out) {
   });
 }
 
-// Its transpose: the coefficients' points, and the first stage of DFTs by decimation in frequency. Computed in C, a
-// vector of C after the other.
+// Its transpose: the coefficients' points, and the first stage of DFTs by decimation in frequency. Computed in C, whose
+// vectors hold a part of the lanes each.
 template <int R, int kSplit, Runs kRuns, class C, class T>
 void pairs_and_first_stage(const AxisView<T>& view, Complex<T>* work) {
+  constexpr int H = kHalves<C, T>;
   const AxisView<T> axis = view;
   const int64_t span = last_stage(axis).span;
   const C* twiddles = last_twiddles<C>(axis);
+  const auto transform = [&](int64_t k, const Complex<C>* points) FRONT_INLINED {
+    for (int s = 0; s < kSplit; ++s)
+      for (int h = 0; h < H; ++h) {
+        Complex<C> y[R];
+        for (int j = 0; j < R; ++j) y[j] = points[H * (j * kSplit + s) + h];
+        Butterfly<R>::run(y);
+        if (k != 0) turn<R>(y, twiddles + 2 * (R - 1) * k);
+        Part<C, T> z(work, h);
+        for (int j = 0; j < R; ++j) z.store_point(s * axis.half + k + j * span, y[j]);
+      }
+  };
   for_butterflies(span, [&](int64_t k, auto mirrors) FRONT_INLINED {
     constexpr bool kOthers = mirrors == Mirrors::others;
-    for (int which = 0; which < kHalves<C, T>; ++which) {
-      const Part<C, T> z(work, which);
-      const auto transform = [&](int64_t k, const Complex<C>* points) FRONT_INLINED {
-        for (int s = 0; s < kSplit; ++s) {
-          Complex<C> y[R];
-          for (int j = 0; j < R; ++j) y[j] = points[j * kSplit + s];
-          Butterfly<R>::run(y);
-          if (k != 0) turn<R>(y, twiddles + 2 * (R - 1) * k);
-          for (int j = 0; j < R; ++j) z.store_point(s * axis.half + k + j * span, y[j]);
-        }
-      };
-      Complex<C> p[R * kSplit], m[R * kSplit];
-      for_mirrors<R, mirrors>(k, span, [&](Pair pair, int i, int j) FRONT_INLINED {
-        spread_pair<kSplit, kRuns>(axis, pair, z, p + i * kSplit, (kOthers ? m : p) + j * kSplit);
-      });
-      transform(k, p);
-      if (kOthers) transform(span - k, m);
-    }
+    Complex<C> p[H * R * kSplit], m[H * R * kSplit];
+    for_mirrors<R, mirrors>(k, span, [&](Pair pair, int i, int j) FRONT_INLINED {
+      spread_pair<kSplit, kRuns>(axis, pair, work, p + H * i * kSplit, (kOthers ? m : p) + H * j * kSplit);
+    });
+    transform(k, p);
+    if (kOthers) transform(span - k, m);
   });
 }
 
@@ -251,7 +257,7 @@ void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
   Complex<T> p[kMostParts<kSplit>], m[kMostParts<kSplit>];
   for (int64_t a = 0; 2 * a <= half; ++a) {
     const int64_t b = a ? half - a : 0;
-    spread_pair<kSplit, Runs::any>(axis, {a, b, a == b}, Part<T, T>(z, 0), p, m);
+    spread_pair<kSplit, Runs::any>(axis, {a, b, a == b}, z, p, m);
     for (int64_t s = 0; s < split; ++s) {
       z[s * half + a] = p[s];
       if (a != b) z[s * half + b] = m[s];
