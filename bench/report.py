@@ -21,6 +21,7 @@ RUN = ("cpu", "threads", "isa", *PACKAGES, "commit")  # the same in all rows of 
 PEERS, ISAS = "peers", "isas"  # what a row compares with; the other kinds of rows are dtypes, compared with float32
 OTHERS = {  # columns of the second table: kind of row, its ratio
     "bfloat16": ("bfloat16", "times_float32"),
+    "float16": ("float16", "times_float32"),
     "float64": ("float64", "times_float32"),
     "avx2": (ISAS, "times_avx2"),
     "generic": (ISAS, "times_generic"),
@@ -105,7 +106,8 @@ def tables(run: Run) -> str:
         (case, [run.get((of, str(case)), {}).get(ratio, "") for of, ratio in OTHERS.values()]) for case in COMPARED
     ]
     if any(cell for _, cells in others for cell in cells):
-        header = ["op", "size", "bfloat16, times float32", "float64, times float32", "times avx2", "times generic"]
+        against = [f"{name}, times float32" for name in ("bfloat16", "float16", "float64")]
+        header = ["op", "size", *against, "times avx2", "times generic"]
         text += "\n" + markdown(header, [[f"`{op(case)}`", label(case), *cells] for case, cells in others])
     return text
 

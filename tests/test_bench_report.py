@@ -126,14 +126,15 @@ def test_other_dtypes_and_instruction_sets_are_a_table_of_their_own(ledger, repo
     (basis,) = [row | alone for row in rows if row | case == row]
     extra = [
         basis | {"dtype": "bfloat16", "times_float32": "1.25"},
+        basis | {"dtype": "float16", "times_float32": "1.5"},
         basis | {"dtype": "float64", "times_float32": "0.45"},
         basis | {"times_avx2": "1.75", "times_generic": "4.5"},
         basis | {"times_generic": "2.2", "isa": "avx2"},
     ]
     (found,) = report.newest(rows + extra)
     table = report.tables(found)
-    assert f"| {report.label(ledger.COMPARED[0])} | 1.25 | 0.45 | 1.75 | 4.5 |" in table
-    assert f"| {report.label(ledger.COMPARED[1])} |  |  |  |  |" in table
+    assert f"| {report.label(ledger.COMPARED[0])} | 1.25 | 1.5 | 0.45 | 1.75 | 4.5 |" in table
+    assert f"| {report.label(ledger.COMPARED[1])} |  |  |  |  |  |" in table
     assert "999" not in table  # they are not the rows against the peers
     assert "2.2" not in table
 
