@@ -8,10 +8,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
+def object_of(source: str, target: str = "front_ops") -> Path | None:
+    """What an editable install's build made of csrc/cpu/`source` for a target of CMakeLists.txt, if there is such a
+    build and the object is newer than all that the source may include."""
+    path = ROOT / "build" / f"editable-{sys.implementation.cache_tag}" / "CMakeFiles" / f"{target}.dir"
+    path = path / "csrc" / "cpu" / f"{source}.o"
+    sources = [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc" / "cpu").glob("*.h"), ROOT / "csrc" / "cpu" / source]
+    newest = max(each.stat().st_mtime for each in sources)
+    return path if path.exists() and path.stat().st_mtime > newest else None
+
+
 def avx2_kernels() -> Path | None:
-    """The AVX2 kernels' object of an editable install's build, if it has them and they are newer than their sources."""
-    object_ = ROOT / "build" / f"editable-{sys.implementation.cache_tag}" / "CMakeFiles" / "front_cpu_avx2.dir"
-    object_ = object_ / "csrc" / "cpu" / "axis_isa.cpp.o"
-    sources = [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc" / "cpu").glob("*.h"), ROOT / "csrc/cpu/axis_isa.cpp"]
-    newest = max(source.stat().st_mtime for source in sources)
-    return object_ if object_.exists() and object_.stat().st_mtime > newest else None
+    return object_of("axis_isa.cpp", "front_cpu_avx2")
