@@ -36,7 +36,8 @@ from front_kernels.bench.libraries import BUILDERS, numpy_padded
 from front_kernels.bench.peers import Peer
 from ledger import CASES, COMPARED, Case
 
-TOLERANCE = {torch.float32: 3e-7, torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float64: 2e-14}  # relative L2 error
+# Relative L2 errors.
+TOLERANCE = {torch.float32: 3e-7, torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float64: 2e-14}
 PEER_TOLERANCE = 5e-6
 WARM = 0.03  # seconds
 ELEMENT_LIMIT = 8.0  # eps of float32
@@ -253,7 +254,7 @@ def main() -> None:
     if not chosen(COMPARED):
         return
     rows = measured(against_float32(case, threads, budget) for case in chosen(COMPARED))
-    show("Other dtypes (x float32: at least 1 for bfloat16 and float16; at least 0.3, goal 0.45, for float64)", rows, ("dtype",))
+    show("Other dtypes (x float32: at least 1 for 16 bits; at least 0.3, goal 0.45, for float64)", rows, ("dtype",))
     workers = isa_workers(threads)
     rows = measured(against_isas(case, workers, threads, budget) for case in chosen(COMPARED))
     for worker in workers.values():
