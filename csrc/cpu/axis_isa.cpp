@@ -252,7 +252,7 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   // Around the caches longer pieces are no gain, and of panels, one vector wide, there are none to read either.
   const bool panels = pass.in_along.stride == kLanes<T>;
   const int64_t most = vectors && pass.around_caches && panels ? 1 : blocks.side_by_side;
-  Strip strip{reinterpret_cast<Vector<float>*>(coefficients), 0, 0};
+  Strip strip{reinterpret_cast<Vector<float>*>(coefficients), 0, 0, 0};
   group.strip = &strip;
   for (int64_t b = blocks.begin; b < blocks.end; b += group.work.count) {
     find_group(pass, b, blocks.end, most, axis.streamed, group);

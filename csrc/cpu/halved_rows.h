@@ -9,9 +9,9 @@ namespace front::cpu::FRONT_ISA {
 
 // Some columns of the W lanes of a block, filtered but not yet transposed.
 struct Strip {
-  static constexpr int kStride = kStrip / kLanes<float> + 1;  // vectors from lane to lane; not a power of two
   Vector<float>* lanes;
   int64_t begin, end;  // the columns that it holds
+  int stride;          // vectors from lane to lane; not a power of two
 };
 
 constexpr int kAhead = 64;  // elements of a row
@@ -19,52 +19,80 @@ constexpr int kAhead = 64;  // elements of a row
 // each other's place in the innermost cache, so that a line would have to be fetched again for its second half. No
 // registers for more.
 constexpr int kOfLine = FRONT_VECTOR_BYTES < kLineBytes ? 2 : 1;
+constexpr int kTogether = 4;  // lanes whose sums are registers while the rows stream by
+constexpr int kCopyStride = kCopiedStrip / kLanes<float> + 1;
+// Where several lots of lanes share rows; vectors of a line were not tried.
+constexpr bool kCanCopy = kOfLine > 1 && kLanes<float> > kTogether;
+// Whether copies of shared rows are faster than the rows: those that take each other's place would come from farther
+// caches again and again (4096 x 4096 -> 1024 x 1024 on Zen 3: 0.74 of the time); for others copies cost more than they
+// save (1.16 of the time).
+inline bool copies_rows(int64_t stride_bytes) { return kCanCopy && stride_bytes % 2048 == 0; }
 
-// Columns [strip.begin, strip.end) of lanes [first, first + W). A few lanes at a time, all of whose sums are registers
-// while the rows stream by. What lies beyond the last lane are rows again.
-template <int kHalfTaps, class In>
+// The lanes of a strip, `kTogether` at a time. With copies each row is read once, and what lanes share with those
+// before comes from the copy. What lies beyond the last lane are rows again.
+template <int kHalfTaps, bool kCopies, class In>
 void fill_strip(const In* x, const Halving& halving, int64_t first, Strip& strip) {
-  constexpr int W = kLanes<float>, kReach = kHalfTaps - 1, kTogether = 4, kRows = 2 * kTogether + 2 * kReach;
+  constexpr int W = kLanes<float>, kReach = kHalfTaps - 1, kShared = 2 * kReach, kRows = 2 * kTogether + kShared;
+  constexpr int kStride = kCopies ? kCopyStride : kStrip / W + 1;
   Vector<float> h[kHalfTaps];
   for (int t = 0; t < kHalfTaps; ++t) h[t] = splat(halving.filter[t]);
-  const int64_t n = strip.end - strip.begin;
+  const auto tap = [&](int t) FRONT_INLINED { return h[t < kHalfTaps ? kReach - t : t - kHalfTaps]; };
+  const int64_t n = strip.end - strip.begin, whole = n / (kOfLine * W) * kOfLine * W;
+  const auto row = [&](int i) {  // that lane 0 is made of first, and the next ones
+    int64_t r = 2 * first - kReach + i;
+    if (r < 0) r = -1 - r;
+    if (r >= halving.rows) r = 2 * halving.rows - 1 - r;
+    return x + r * halving.stride + strip.begin;
+  };
+  const auto load_new = [](const In* p) FRONT_INLINED {
+    __builtin_prefetch(p + kAhead, 0, 2);
+    return load<float>(p);
+  };
+  strip.stride = kStride;
+  Vector<float>* const copies = strip.lanes + W * kStride;
+  if (kCopies)
+    for (int i = 0; i < kShared; ++i)
+      for (int64_t c = 0; c < whole; c += W) copies[i * kStride + c / W] = load_new(row(i) + c);
   for (int lane = 0; lane < W; lane += kTogether) {
-    const In* row[kRows];
-    for (int i = 0; i < kRows; ++i) {
-      int64_t r = 2 * (first + lane) - kReach + i;
-      if (r < 0) r = -1 - r;
-      if (r >= halving.rows) r = 2 * halving.rows - 1 - r;
-      row[i] = x + r * halving.stride + strip.begin;
-    }
-    Vector<float>* out = strip.lanes + lane * Strip::kStride;
-    const auto filter = [&](auto side_by_side, int64_t i, auto load_row) FRONT_INLINED {
-      Vector<float> sum[kTogether][side_by_side];
+    const In* from[kRows];
+    for (int r = kCopies ? kShared : 0; r < kRows; ++r) from[r] = row(2 * lane + r);
+    Vector<float>*out = strip.lanes + lane * kStride, *copied = copies + 2 * lane * kStride;
+    for (int64_t c = 0; c < whole; c += kOfLine * W, out += kOfLine, copied += kOfLine) {
+      Vector<float> sum[kTogether][kOfLine];
 #pragma GCC unroll 32
       for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < side_by_side; ++v) {
-          const Vector<float> read = load_row(row[r] + i + v * W, v == 0 && r >= 2 * kReach);
+        for (int v = 0; v < kOfLine; ++v) {
+          const bool is_new = r >= kShared;
+          Vector<float> read;
+          if (kCopies && !is_new)
+            read = copied[r * kStride + v];
+          else if (v == 0 && is_new)
+            read = load_new(from[r] + c);
+          else
+            read = load<float>(from[r] + c + v * W);
+          if (kCopies && is_new) copied[r * kStride + v] = read;
 #pragma GCC unroll 4
           for (int l = 0; l < kTogether; ++l) {
-            const int tap = r - 2 * l, t = tap < kHalfTaps ? kReach - tap : tap - kHalfTaps;
-            if (tap == 0)
-              sum[l][v] = h[t] * read;
-            else if (tap > 0 && tap < 2 * kHalfTaps)
-              sum[l][v] += h[t] * read;
+            const int t = r - 2 * l;
+            if (t == 0)
+              sum[l][v] = tap(t) * read;
+            else if (t > 0 && t < 2 * kHalfTaps)
+              sum[l][v] += tap(t) * read;
           }
         }
       for (int l = 0; l < kTogether; ++l)
-        for (int v = 0; v < side_by_side; ++v) out[i / W + v + l * Strip::kStride] = sum[l][v];
-    };
-    const auto whole = [](const In* p, bool is_new) FRONT_INLINED {
-      if (is_new) __builtin_prefetch(p + kAhead, 0, 2);
-      return load<float>(p);
-    };
-    int64_t i = 0;
-    const auto some = [&](const In* p, bool)
-                          FRONT_INLINED { return load_some<float>(p, n - i < W ? static_cast<int>(n - i) : W); };
-    for (; i + kOfLine * W <= n; i += kOfLine * W) filter(Constant<kOfLine>{}, i, whole);
-    for (; i < n; i += W) filter(Constant<1>{}, i, some);
+        for (int v = 0; v < kOfLine; ++v) out[v + l * kStride] = sum[l][v];
+    }
   }
+  for (int64_t c = whole; c < n; c += W)  // the rest of the last strip
+    for (int l = 0; l < W; ++l) {
+      Vector<float> sum{};
+      for (int t = 0; t < 2 * kHalfTaps; ++t) {
+        const auto read = load_some<float>(row(2 * l + t) + c, n - c < W ? static_cast<int>(n - c) : W);
+        sum = t == 0 ? tap(t) * read : sum + tap(t) * read;
+      }
+      strip.lanes[l * kStride + c / W] = sum;
+    }
 }
 
 // Columns [begin, begin + n) of lanes [first, first + W) -> z[index[i]]; x: row 0 of the matrix, of `columns`.
@@ -74,11 +102,16 @@ void load_halved(const In* x, int64_t columns, int64_t begin, int64_t n, const H
   constexpr int W = kLanes<float>;
   for (int64_t i = 0; i < n; i += W) {
     if (begin + i >= strip.end) {
-      strip.begin = begin + i, strip.end = strip.begin + kStrip < columns ? strip.begin + kStrip : columns;
-      fill_strip<kHalfTaps>(x, halving, first, strip);
+      const bool copies = copies_rows(halving.stride * static_cast<int64_t>(sizeof(In)));
+      const int64_t most = copies ? kCopiedStrip : kStrip;
+      strip.begin = begin + i, strip.end = strip.begin + most < columns ? strip.begin + most : columns;
+      if (kCanCopy && copies)
+        fill_strip<kHalfTaps, kCanCopy>(x, halving, first, strip);
+      else
+        fill_strip<kHalfTaps, false>(x, halving, first, strip);
     }
     Vector<float> tile[W];
-    for (int l = 0; l < W; ++l) tile[l] = strip.lanes[l * Strip::kStride + (begin + i - strip.begin) / W];
+    for (int l = 0; l < W; ++l) tile[l] = strip.lanes[l * strip.stride + (begin + i - strip.begin) / W];
     transpose<float>(tile);
     const int count = n - i < W ? static_cast<int>(n - i) : W;
     for (int j = 0; j < count; ++j) z[index[i + j]] = tile[j];
