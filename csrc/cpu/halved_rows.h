@@ -24,7 +24,7 @@ constexpr int kCopyStride = kCopiedStrip / kLanes<float> + 1;
 // Where several lots of lanes share rows; vectors of a line were not tried.
 constexpr bool kCanCopy = kOfLine > 1 && kLanes<float> > kTogether;
 // Whether copies of shared rows are faster than the rows: those that take each other's place would come from farther
-// caches again and again (4096 x 4096 -> 1024 x 1024 on Zen 3: 0.74 of the time); for others copies cost more than they
+// caches again and again (4096 x 4096 -> 1024 x 1024 on Zen 3: 0.80 of the time); for others copies cost more than they
 // save (1.16 of the time).
 inline bool copies_rows(int64_t stride_bytes) { return kCanCopy && stride_bytes % 2048 == 0; }
 
