@@ -131,3 +131,17 @@ def test_the_result_does_not_depend_on_threads(shape, k, threads):
         assert torch.equal(fk.dct_crop(x, k), expected)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_take_each_others_place_in_a_cache(dtype):
+    """They are copied where vectors are shorter than a line: bit for bit as rows that lie otherwise."""
+    values = torch.randn(1028, 611, dtype=dtype)
+    results = []
+    for row in (1024 if dtype == torch.float32 else 2048, 1031):
+        x = torch.full((1028, row), float("nan"), dtype=dtype)[:, :611]
+        x.copy_(values)
+        results.append(torch.ops.front.dct_crop(x, (257, 40), out_dtype=torch.float32))
+    assert torch.equal(*results)
+    exact = torch.from_numpy(scipy.fft.dctn(values.double().numpy(), norm="ortho"))[:257, :40]
+    assert (results[0].double() - exact).norm() <= 3e-7 * exact.norm()

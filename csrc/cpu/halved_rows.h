@@ -34,6 +34,7 @@ template <int kHalfTaps, bool kCopies, class In>
 void fill_strip(const In* x, const Halving& halving, int64_t first, Strip& strip) {
   constexpr int W = kLanes<float>, kReach = kHalfTaps - 1, kShared = 2 * kReach, kRows = 2 * kTogether + kShared;
   constexpr int kStride = kCopies ? kCopyStride : kStrip / W + 1;
+  static_assert((kCopies ? 3 * W + kShared : W) * kStride <= kStrip + W);  // the scratch (axis.cpp)
   Vector<float> h[kHalfTaps];
   for (int t = 0; t < kHalfTaps; ++t) h[t] = splat(halving.filter[t]);
   const auto tap = [&](int t) FRONT_INLINED { return h[t < kHalfTaps ? kReach - t : t - kHalfTaps]; };

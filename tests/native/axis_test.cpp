@@ -403,7 +403,9 @@ int main(int argc, char** argv) {
   side_by_side(128 << 10, 1000, 3 << 20, 4);  // no more work arrays than half of a core's cache holds
   side_by_side(256 << 10, 1000, 3 << 20, 2);
   side_by_side(256 << 10, 1000, 33 << 20, 8);  // but of rows in no cache four lines of twice the cache
-  side_by_side(512 << 10, 1000, 33 << 20, 4);  // or two of four times
+  side_by_side(512 << 10, 1000, 33 << 20, 4);
+  side_by_side(1 << 20, 1000, 33 << 20, 4);  // or two lines of four times
+  side_by_side((1 << 20) + 1, 1000, 33 << 20, 2);
   side_by_side(2 << 20, 1000, 33 << 20, 2);
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
