@@ -77,6 +77,11 @@ Streams may_stream(const AxisPass& pass, int64_t compute_bytes, const Machine& m
                       compute_bytes, machine);
 }
 
+// Of the scratch of a pass that halves rows: a strip, and sums of the next lanes, as many as the filter reaches.
+int64_t halving_vectors(const AxisPass& pass, int64_t width) {
+  return kStrip + (pass.n + width - 1) / width * (pass.halving.taps / 2 - 1);
+}
+
 template <class T>
 void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, const Machine& machine) {
   const bool resize = pass.direction == Direction::resize;
@@ -104,7 +109,7 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const int64_t together = axis.streamed                    ? blocks_streamed(blocks, machine)
                            : adjacent && !pass.halving.rows ? blocks_side_by_side(work, blocks, bytes_in_rows, machine)
                                                             : 1;
-  const int64_t beside = resize ? pass.kept : pass.halving.rows ? kStrip + width : 0;  // vectors
+  const int64_t beside = resize ? pass.kept : pass.halving.rows ? halving_vectors(pass, width) : 0;
   // What does not stream by in such a pass are single blocks.
   const int64_t needed = axis.streamed ? std::max(work, together * streamed_vectors(pass.kept) * isa().vector_bytes)
                                        : work * together + beside * isa().vector_bytes;

@@ -82,7 +82,7 @@ struct Group {
   int64_t begin;         // the first block
   Moments* moments;      // where what a pass measures of them goes
   double* squares;
-  Strip* strip;  // of a pass that halves rows
+  HalvedRows* halved;  // of a pass that halves rows
 };
 
 // The longest group from block `begin` on. streamed: of which rows stream by, or of a single block.
@@ -116,7 +116,7 @@ void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int6
       if (pass.halving.rows)
         return with_taps(pass.halving.taps, [&](auto half) {
           load_halved<half>(static_cast<const In*>(pass.in), pass.n, begin, n, pass.halving, group.begin * kLanes<T>,
-                            index, works.first, *group.strip);
+                            index, works.first, *group.halved);
         });
     const auto* x = static_cast<const In*>(pass.in) + offset(pass.in_along, begin);
     if (works.count > 1 && group.in_row)
@@ -252,12 +252,13 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   // Around the caches longer pieces are no gain, and of panels, one vector wide, there are none to read either.
   const bool panels = pass.in_along.stride == kLanes<T>;
   const int64_t most = vectors && pass.around_caches && panels ? 1 : blocks.side_by_side;
-  Strip strip{reinterpret_cast<Vector<float>*>(coefficients), 0, 0, 0};
-  group.strip = &strip;
+  auto* const strip = reinterpret_cast<Vector<float>*>(coefficients);
+  HalvedRows halved{strip, strip + kStrip, 0, 0, false};
+  group.halved = &halved;
   for (int64_t b = blocks.begin; b < blocks.end; b += group.work.count) {
     find_group(pass, b, blocks.end, most, axis.streamed, group);
     group.begin = b;
-    strip.begin = strip.end = 0;
+    halved.begin = halved.end = 0, halved.follows = b > blocks.begin;
     group.moments = pass.measure ? pass.measure->blocks + b : nullptr;
     group.squares = pass.residual ? pass.residual->squares + b : nullptr;
     if (axis.streamed && (first_forward ? group.in_row : group.out_row) && group.lanes[0].count == kLanes<T>) {

@@ -16,9 +16,8 @@ using BlockKernel = void (*)(const AxisPass& pass, const AxisView<T>& axis, cons
                              const Blocks& blocks, void* scratch);
 
 // Columns at a time of rows that are halved as they are loaded (Halving): so many that each row is read in long pieces,
-// so few that the next lanes still find the rows that they share in the core's cache. Where rows are copied, so few
-// that the copies of all that the lanes of a block are made of stay in the innermost cache.
-constexpr int kStrip = 1024, kCopiedStrip = 128;
+// so few that what they become stays in the core's cache.
+constexpr int kStrip = 1024;
 
 struct Isa {
   const char* name;

@@ -1,118 +1,98 @@
 // Half the rows (Halving): the transform across the rows begins with a filter (decimate.h), and it commutes with the
 // transform along them. Where it comes first, on the way in, half as many rows are transformed, and half as much lies
 // between the passes. Included only by axis_isa.cpp (see simd.h).
+//
+// Every row is read once: it is added to all the lanes that it is a part of, and those that lack rows still, the next
+// ones', wait as sums. So blocks follow each other in order; the first one of a thread begins its sums with the rows
+// before it. Each sum is formed in the order of its rows, wherever blocks begin.
 #pragma once
 
 #include "decimate.h"
 
 namespace front::cpu::FRONT_ISA {
 
-// Some columns of the W lanes of a block, filtered but not yet transposed.
-struct Strip {
-  Vector<float>* lanes;
-  int64_t begin, end;  // the columns that it holds
-  int stride;          // vectors from lane to lane; not a power of two
+constexpr int kTogether = 4;    // lanes that are completed together
+constexpr int kRowsAhead = 64;  // elements of a row that are asked for ahead
+
+// Where the lanes of a block are filtered, a strip of columns at a time.
+struct HalvedRows {
+  Vector<float>* lanes;  // filtered but not yet transposed: W vectors, a lane each, per W columns of the strip
+  Vector<float>* begun;  // sums of the next lanes: as many vectors as the filter reaches, per W columns of a row
+  int64_t begin, end;    // the columns of the strip
+  bool follows;          // `begun` is what the block before left
 };
 
-constexpr int kAhead = 64;  // elements of a row
-// Vectors of each row that are read together: a line, or half of one. Rows that lie a multiple of 4096 bytes apart take
-// each other's place in the innermost cache, so that a line would have to be fetched again for its second half. No
-// registers for more.
-constexpr int kOfLine = FRONT_VECTOR_BYTES < kLineBytes ? 2 : 1;
-constexpr int kTogether = 4;  // lanes whose sums are registers while the rows stream by
-constexpr int kCopyStride = kCopiedStrip / kLanes<float> + 1;
-// Where several lots of lanes share rows; vectors of a line were not tried.
-constexpr bool kCanCopy = kOfLine > 1 && kLanes<float> > kTogether;
-// Whether copies of shared rows are faster than the rows: those that take each other's place would come from farther
-// caches again and again (4096 x 4096 -> 1024 x 1024 on Zen 3: 0.80 of the time); for others copies cost more than they
-// save (1.16 of the time).
-inline bool copies_rows(int64_t stride_bytes) { return kCanCopy && stride_bytes % 2048 == 0; }
+// The next 2 kTogether rows complete kTogether lanes, which have had all other rows, and begin the next ones.
+template <int kHalfTaps, class In>
+void add_rows(const In* const* rows, int64_t n, const Vector<float>* taps, Vector<float>* begun, Vector<float>* lanes) {
+  constexpr int W = kLanes<float>, kReach = kHalfTaps - 1;
+  Vector<float> h[kHalfTaps];
+  for (int t = 0; t < kHalfTaps; ++t) h[t] = taps[t];
+  const In* from[2 * kTogether];
+  for (int r = 0; r < 2 * kTogether; ++r) from[r] = rows[r];
+  for (int64_t c = 0; c < n; c += W, begun += kReach, lanes += W) {
+    Vector<float> sum[kTogether + kReach];
+    for (int l = 0; l < kReach; ++l) sum[l] = begun[l];
+#pragma GCC unroll 32
+    for (int r = 0; r < 2 * kTogether; ++r) {
+      __builtin_prefetch(from[r] + c + kRowsAhead, 0, 2);
+      const Vector<float> row = load<float>(from[r] + c);
+#pragma GCC unroll 32
+      for (int l = 0; l < kTogether + kReach; ++l) {
+        const int t = 2 * (kReach - l) + r;  // which of the lane's rows this is
+        if (t < 0 || t >= 2 * kHalfTaps) continue;
+        const Vector<float> tap = h[t < kHalfTaps ? kReach - t : t - kHalfTaps];
+        sum[l] = t == 0 ? tap * row : sum[l] + tap * row;
+      }
+    }
+    for (int l = 0; l < kTogether; ++l) lanes[l] = sum[l];
+    for (int l = 0; l < kReach; ++l) begun[l] = sum[kTogether + l];
+  }
+}
 
-// The lanes of a strip, `kTogether` at a time. With copies each row is read once, and what lanes share with those
-// before comes from the copy. What lies beyond the last lane are rows again.
-template <int kHalfTaps, bool kCopies, class In>
-void fill_strip(const In* x, const Halving& halving, int64_t first, Strip& strip) {
-  constexpr int W = kLanes<float>, kReach = kHalfTaps - 1, kShared = 2 * kReach, kRows = 2 * kTogether + kShared;
-  constexpr int kStride = kCopies ? kCopyStride : kStrip / W + 1;
-  static_assert((kCopies ? 3 * W + kShared : W) * kStride <= kStrip + W);  // the scratch (axis.cpp)
+// The next strip, of lanes [first, first + W). x: row 0 of the matrix. Beyond the last lane and row are rows again.
+template <int kHalfTaps, class In>
+void fill_strip(const In* x, const Halving& halving, int64_t first, HalvedRows& halved) {
+  constexpr int W = kLanes<float>, kReach = kHalfTaps - 1;
+  static_assert(kReach % kTogether == 0 && W % kTogether == 0);
   Vector<float> h[kHalfTaps];
   for (int t = 0; t < kHalfTaps; ++t) h[t] = splat(halving.filter[t]);
-  const auto tap = [&](int t) FRONT_INLINED { return h[t < kHalfTaps ? kReach - t : t - kHalfTaps]; };
-  const int64_t n = strip.end - strip.begin, whole = n / (kOfLine * W) * kOfLine * W;
-  const auto row = [&](int i) {  // that lane 0 is made of first, and the next ones
-    int64_t r = 2 * first - kReach + i;
-    if (r < 0) r = -1 - r;
-    if (r >= halving.rows) r = 2 * halving.rows - 1 - r;
-    return x + r * halving.stride + strip.begin;
-  };
-  const auto load_new = [](const In* p) FRONT_INLINED {
-    __builtin_prefetch(p + kAhead, 0, 2);
-    return load<float>(p);
-  };
-  strip.stride = kStride;
-  Vector<float>* const copies = strip.lanes + W * kStride;
-  if (kCopies)
-    for (int i = 0; i < kShared; ++i)
-      for (int64_t c = 0; c < whole; c += W) copies[i * kStride + c / W] = load_new(row(i) + c);
-  for (int lane = 0; lane < W; lane += kTogether) {
-    const In* from[kRows];
-    for (int r = kCopies ? kShared : 0; r < kRows; ++r) from[r] = row(2 * lane + r);
-    Vector<float>*out = strip.lanes + lane * kStride, *copied = copies + 2 * lane * kStride;
-    for (int64_t c = 0; c < whole; c += kOfLine * W, out += kOfLine, copied += kOfLine) {
-      Vector<float> sum[kTogether][kOfLine];
-#pragma GCC unroll 32
-      for (int r = 0; r < kRows; ++r)
-        for (int v = 0; v < kOfLine; ++v) {
-          const bool is_new = r >= kShared;
-          Vector<float> read;
-          if (kCopies && !is_new)
-            read = copied[r * kStride + v];
-          else if (v == 0 && is_new)
-            read = load_new(from[r] + c);
-          else
-            read = load<float>(from[r] + c + v * W);
-          if (kCopies && is_new) copied[r * kStride + v] = read;
-#pragma GCC unroll 4
-          for (int l = 0; l < kTogether; ++l) {
-            const int t = r - 2 * l;
-            if (t == 0)
-              sum[l][v] = tap(t) * read;
-            else if (t > 0 && t < 2 * kHalfTaps)
-              sum[l][v] += tap(t) * read;
-          }
-        }
-      for (int l = 0; l < kTogether; ++l)
-        for (int v = 0; v < kOfLine; ++v) out[v + l * kStride] = sum[l][v];
+  const int64_t n = halved.end - halved.begin, whole = n / W * W, rest = n - whole;
+  Vector<float>* const begun = halved.begun + halved.begin / W * kReach;
+  if (!halved.follows)
+    for (int64_t i = 0; i < (n + W - 1) / W * kReach; ++i) begun[i] = Vector<float>{};
+  for (int lane = halved.follows ? 0 : -kReach; lane < W; lane += kTogether) {
+    const In* rows[2 * kTogether];
+    for (int i = 0; i < 2 * kTogether; ++i) {
+      int64_t r = 2 * (first + lane) + kReach + i;
+      if (r < 0) r = -1 - r;
+      if (r >= halving.rows) r = 2 * halving.rows - 1 - r;
+      rows[i] = x + r * halving.stride + halved.begin;
     }
+    Vector<float>* const lanes = halved.lanes + (lane < 0 ? 0 : lane);
+    add_rows<kHalfTaps>(rows, whole, h, begun, lanes);
+    if (!rest) continue;
+    In last[2 * kTogether][W] = {};
+    for (int i = 0; i < 2 * kTogether; ++i) {
+      std::memcpy(last[i], rows[i] + whole, static_cast<size_t>(rest) * sizeof(In));
+      rows[i] = last[i];
+    }
+    add_rows<kHalfTaps>(rows, W, h, begun + whole / W * kReach, lanes + whole);
   }
-  for (int64_t c = whole; c < n; c += W)  // the rest of the last strip
-    for (int l = 0; l < W; ++l) {
-      Vector<float> sum{};
-      for (int t = 0; t < 2 * kHalfTaps; ++t) {
-        const auto read = load_some<float>(row(2 * l + t) + c, n - c < W ? static_cast<int>(n - c) : W);
-        sum = t == 0 ? tap(t) * read : sum + tap(t) * read;
-      }
-      strip.lanes[l * kStride + c / W] = sum;
-    }
 }
 
 // Columns [begin, begin + n) of lanes [first, first + W) -> z[index[i]]; x: row 0 of the matrix, of `columns`.
 template <int kHalfTaps, class In>
 void load_halved(const In* x, int64_t columns, int64_t begin, int64_t n, const Halving& halving, int64_t first,
-                 const int32_t* index, Vector<float>* z, Strip& strip) {
+                 const int32_t* index, Vector<float>* z, HalvedRows& halved) {
   constexpr int W = kLanes<float>;
   for (int64_t i = 0; i < n; i += W) {
-    if (begin + i >= strip.end) {
-      const bool copies = copies_rows(halving.stride * static_cast<int64_t>(sizeof(In)));
-      const int64_t most = copies ? kCopiedStrip : kStrip;
-      strip.begin = begin + i, strip.end = strip.begin + most < columns ? strip.begin + most : columns;
-      if (kCanCopy && copies)
-        fill_strip<kHalfTaps, kCanCopy>(x, halving, first, strip);
-      else
-        fill_strip<kHalfTaps, false>(x, halving, first, strip);
+    if (begin + i >= halved.end) {
+      halved.begin = begin + i, halved.end = halved.begin + kStrip < columns ? halved.begin + kStrip : columns;
+      fill_strip<kHalfTaps>(x, halving, first, halved);
     }
     Vector<float> tile[W];
-    for (int l = 0; l < W; ++l) tile[l] = strip.lanes[l * strip.stride + (begin + i - strip.begin) / W];
+    for (int l = 0; l < W; ++l) tile[l] = halved.lanes[begin + i - halved.begin + l];
     transpose<float>(tile);
     const int count = n - i < W ? static_cast<int>(n - i) : W;
     for (int j = 0; j < count; ++j) z[index[i + j]] = tile[j];
