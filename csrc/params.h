@@ -55,8 +55,9 @@ struct Residual {
   double* squares;  // per block of lanes, the sum of r^2: zeros at first; room for as many as there are lanes
 };
 
-// Lanes that are not the rows of a matrix, but half as many: lane r is made of the rows around 2r and 2r + 1, as they
-// are loaded, by the filter of the transform across them (cpu/halved_rows.h). They are the only lane axis.
+// Lanes that are not the rows of a matrix, but half as many, by the filter of the transform across them. Forward, lane
+// r is made of the rows around 2r and 2r + 1, as they are loaded (cpu/halved_rows.h); inverse, rows 2r and 2r + 1 are
+// made of the lanes around r, as they are stored (cpu/doubled_rows.h). They are the only lane axis.
 struct Halving {
   int64_t rows;         // of the matrix; 0: the lanes are the rows
   int64_t stride;       // from row to row
@@ -81,8 +82,9 @@ struct AxisPass {
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest
   const Measure* measure;       // of a forward pass, or null
   const Residual* residual;     // of an inverse pass, or null
-  Halving halving;              // of a forward pass over rows in float32, whose elements are adjacent
-  bool filtered;                // of a forward pass or resize: n / 2 values, of which `halving` has made the n
+  Halving halving;              // of a pass over rows, in float32; their elements are adjacent
+  bool filtered_in;             // forward, resize: the input is n / 2 values, which `halving` has made of n
+  bool filtered_out;            // inverse, resize: the output is half the values, of which `halving` will make all
 };
 
 // Both axes of many matrices, all of one shape and one layout.

@@ -17,8 +17,9 @@ struct Machine {
   int64_t threads = 1;
 };
 
-// Least work worth a thread: points of one lane block.
-constexpr int64_t kGrainPoints = 1 << 15;
+// Least work worth a thread: points of one lane block; blocks whose rows are doubled, of which one more is computed for
+// what the first of them shares with it.
+constexpr int64_t kGrainPoints = 1 << 15, kDoublingGrain = 8;
 // Matrices whose intermediate is smaller are taken together, so that their lanes fill vectors and a task is worth its
 // start; a group's intermediate stays in a core's cache.
 constexpr int64_t kGroupBytes = 256 << 10;
@@ -33,7 +34,8 @@ enum class Order : int32_t { rows_first, columns_first };
 struct MatrixPlan {
   Order order = Order::rows_first;
   AxisPlan rows, columns;              // of the transforms along a row, and along a column
-  bool halved = false;                 // the columns are decimated first, so that half as many rows are transformed
+  bool halved = false;                 // half as many rows are transformed: the columns are decimated as the rows are
+                                       // loaded (forward), or interpolated as they are stored (inverse)
   int64_t workspace = 0;               // elements of the intermediate, in whole panels
   double rows_us = 0, columns_us = 0;  // predicted microseconds
 };
@@ -149,11 +151,11 @@ struct MatrixShape {
   int64_t row;    // from row to row
 };
 
-// Whether a forward transform, rows first, filters the columns while it loads the rows: rows that are halved cost the
-// taps, and save half of what they cost themselves. Of k1 columns, that make at least a panel.
+// Whether the columns are filtered while rows are loaded, rows first (forward), or stored, rows last (inverse): half as
+// many rows cost the taps, and save half of what they cost themselves. Of k1 columns, that make at least a panel.
 inline bool halves_rows(const MatrixShape& x, const AxisPlan& rows, const AxisPlan& columns, const Machine& machine) {
   using namespace plan_detail;
-  if (!x.forward || !x.adjacent || !columns.taps || x.k1 * x.compute_bytes < kLineBytes) return false;
+  if (!x.adjacent || !columns.taps || x.k1 * x.compute_bytes < kLineBytes) return false;
   if (machine.vector_bytes <= kNarrowBytes && columns.taps > kMostNarrowTaps) return false;
   return rows.cost > halving_cost(x.n, columns.taps);
 }
@@ -175,9 +177,10 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
   const bool halves = halves_rows(x, best.rows, across, machine);
   for (Order order : {Order::rows_first, Order::columns_first}) {
-    const bool rows_first = order == Order::rows_first, halved = halves && rows_first;
-    const int64_t read = halved ? 2 : 1;  // rows for one
-    const int64_t rows = rows_first ? in_rows / read : out_rows, columns = rows_first ? out_columns : in_columns;
+    const bool rows_first = order == Order::rows_first, halved = halves && rows_first == x.forward;
+    const int64_t read = halved && x.forward ? 2 : 1, written = halved && !x.forward ? 2 : 1;  // rows for one
+    const int64_t rows = rows_first ? in_rows / read : out_rows / written;
+    const int64_t columns = rows_first ? out_columns : in_columns;
     const AxisPlan& columns_plan = rows_first == x.forward ? across : across_rows;
     const bool small = columns_plan.streamed && rows * columns * x.compute_bytes <= kSmallBytes;
     if (rows * columns > x.m * x.k1 && !small) continue;
@@ -188,11 +191,15 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
                  ? pass_us(
                        row_cost, rows, x.compute_bytes,
                        {read * in_columns, rows_first ? x.in_bytes : x.compute_bytes, rows_first && x.in_by_columns},
-                       {out_columns, rows_first ? x.compute_bytes : x.out_bytes, !rows_first && x.out_by_columns}, m)
+                       {written * out_columns, rows_first ? x.compute_bytes : x.out_bytes,
+                        !rows_first && x.out_by_columns},
+                       m)
                  : pass_us(column_cost, rows_first ? out_columns : in_columns, x.compute_bytes,
                            {rows_first ? rows : in_rows, rows_first ? x.compute_bytes : x.in_bytes,
                             !rows_first && !x.in_by_columns},
-                           {out_rows, rows_first ? x.out_bytes : x.compute_bytes, rows_first && !x.out_by_columns}, m);
+                           {rows_first ? out_rows : rows, rows_first ? x.out_bytes : x.compute_bytes,
+                            rows_first && !x.out_by_columns},
+                           m);
     };
     Machine alone = machine;
     alone.threads = 1;

@@ -1,4 +1,5 @@
-"""Rows that the columns' filter halves while they are loaded (csrc/cpu/halved_rows.h), against float64."""
+"""Rows that the columns' filter halves while they are loaded (csrc/cpu/halved_rows.h), or doubles while they are stored
+(csrc/cpu/doubled_rows.h), against float64."""
 
 from __future__ import annotations
 
@@ -59,6 +60,40 @@ def test_crop(shape, k, dtype):
 
 
 @pytest.mark.parametrize(("shape", "k"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_pad(shape, k, dtype):
+    long_filter = 8 * k[0] > shape[0]
+    narrow = fk.build_info()["cpu_isa"] == "generic"
+    assert fk.plan_for(shape, k, dtype, inverse=True)["halved"] != (long_filter and narrow)
+    c = within(k, slice(11, -13), dtype)
+    exact = values(c.double(), shape)
+    limit = 2.4e-7 if dtype == torch.float32 else torch.finfo(dtype).eps
+    # Whole lines, elements that are none, and rows that take each other's place in a cache.
+    for row, begin in ((-(-shape[1] // 32) * 32 + 64, 32), (shape[1] + 5, 2), (4096, 64)):
+        around = torch.full((shape[0], row), -7.0, dtype=dtype)
+        end = begin + shape[1]
+        if end > row:
+            continue
+        fk.idct_pad(c, shape, out=around[:, begin:end])
+        assert relative(around[:, begin:end], exact) <= limit
+        assert (around[:, :begin] == -7).all()
+        assert (around[:, end:] == -7).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pad_around_the_caches(dtype):
+    """So large that it is written around them, by whole lines where the rows are of whole ones."""
+    shape, k = (4096, 4096), (256, 320)
+    c = within(k, slice(11, -13), dtype)
+    whole = fk.idct_pad(c, shape)
+    assert relative(whole, values(c.double(), shape)) <= (2.4e-7 if dtype == torch.float32 else torch.finfo(dtype).eps)
+    shifted = torch.full((shape[0], shape[1] + 3), -7.0, dtype=dtype)
+    fk.idct_pad(c, shape, out=shifted[:, 1:-2])
+    assert torch.equal(shifted[:, 1:-2], whole)
+    assert (shifted[:, [0, -2, -1]] == -7).all()
+
+
+@pytest.mark.parametrize(("shape", "k"), CASES)
 def test_lowpass_and_resize(shape, k):
     x = within(shape, slice(1, -23), torch.float32)
     exact = coefficients(x, k)
@@ -77,6 +112,12 @@ def test_batches_lists_and_in_place():
     matrices = [x[0, 0], x[2, 1], x[1, 0].contiguous()]
     for y, matrix in zip(fk.dct_crop_many(matrices, k), matrices, strict=True):
         assert torch.equal(y, fk.dct_crop(matrix, k))
+    c = exact.float()
+    back = values(c.double(), shape)
+    assert relative(fk.idct_pad(c, shape), back) <= 2.4e-7
+    assert relative(fk.idct_pad(c.transpose(0, 1), shape), back.transpose(0, 1)) <= 2.4e-7
+    for y, matrix in zip(fk.idct_pad_many([c[0, 0], c[2, 1]], shape), (c[0, 0], c[2, 1]), strict=True):
+        assert torch.equal(y, fk.idct_pad(matrix, shape))
     same = x[0, 0].clone()
     assert torch.equal(fk.lowpass_(same, k), fk.lowpass(x[0, 0], k))
 
@@ -94,6 +135,26 @@ def test_other_layouts_are_not_halved(shape, k):
     mirrored = fk.dct_crop(x.flip(0).contiguous(), k)  # every other coefficient of the columns changes its sign
     assert relative(mirrored[::2], exact[::2]) <= 2.2e-7
     assert relative(mirrored[1::2], -exact[1::2]) <= 2.2e-7
+
+
+@pytest.mark.parametrize(("shape", "k"), CASES[:4])
+def test_results_of_other_layouts_are_not_doubled(shape, k):
+    """Rows whose elements lie apart, and matrices that are stored by columns, become the same."""
+    c = within(k, slice(0, -24), torch.float32)
+    y, exact = fk.idct_pad(c, shape), values(c.double(), shape)
+    apart = torch.full((shape[0], 2 * shape[1]), -7.0)
+    fk.idct_pad(c, shape, out=apart[:, ::2])
+    assert (apart[:, 1::2] == -7).all()
+    by_columns = torch.empty(shape[::-1]).t()
+    fk.idct_pad(c, shape, out=by_columns)
+    for same in (apart[:, ::2], by_columns):
+        assert relative(same, exact) <= 2.4e-7
+        assert relative(same, y.double()) <= 2.4e-7
+    upside_down = torch.empty(shape)  # every other coefficient of the columns changes its sign
+    mirrored = c.clone()
+    mirrored[1::2] *= -1
+    fk.idct_pad(mirrored, shape, out=upside_down)
+    assert relative(upside_down.flip(0), exact) <= 2.4e-7
 
 
 def test_the_gradient_is_the_transpose():
@@ -122,20 +183,23 @@ def test_rows_of_no_stride_and_a_result_inside_the_matrix():
 
 # The columns by resampled DFTs, and fused, whose coefficients are written as they come by one thread or all.
 @pytest.mark.parametrize(("shape", "k"), [((1028, 2051), (257, 200)), ((1024, 1024), (128, 128))])
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_the_result_does_not_depend_on_threads(shape, k, threads):
     x = within(shape, slice(3, -21), torch.float32)
-    expected, before = fk.dct_crop(x, k), torch.get_num_threads()
+    expected, low, before = fk.dct_crop(x, k), fk.lowpass(x, k), torch.get_num_threads()
+    back = fk.idct_pad(expected, shape)
     torch.set_num_threads(threads)
     try:
         assert torch.equal(fk.dct_crop(x, k), expected)
+        assert torch.equal(fk.idct_pad(expected, shape), back)
+        assert torch.equal(fk.lowpass(x, k), low)
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_that_take_each_others_place_in_a_cache(dtype):
-    """They are copied where vectors are shorter than a line: bit for bit as rows that lie otherwise."""
+    """They give, bit for bit, what rows that lie otherwise give."""
     values = torch.randn(1028, 611, dtype=dtype)
     results = []
     for row in (1024 if dtype == torch.float32 else 2048, 1031):

@@ -104,7 +104,10 @@ def test_plan_for_predicts_and_explains():
     assert first.startswith("rows: dct 4096 -> 512")
     assert second.startswith("columns: dct 4096 -> 512")
     assert f"{plan['predicted_us']:.0f} us" in total
-    assert "of 2048 rows" in first
+    assert "of 2048 rows: the columns are decimated" in first
+    first, second, total = fk.plan_for((4096, 4096), 512, inverse=True)["text"].splitlines()
+    assert "rows" not in first[8:]
+    assert "of 2048 rows: the columns are interpolated" in second
 
 
 @pytest.mark.parametrize(
@@ -117,7 +120,12 @@ def test_plan_for_predicts_and_explains():
         (True, (4096, 4096), (512, 15), 4, False),  # less than a panel
         (True, (4096, 64), (1024, 32), 4, False),  # such short rows are dearer to filter than to transform
         (True, (4096, 4096), (512, 512), 8, False),  # float64 is never decimated
-        (False, (4096, 4096), (512, 512), 4, False),
+        (False, (4096, 4096), (512, 512), 4, True),
+        (False, (4096, 4096), (512, 512), 8, False),
+        (False, (11008, 4096), (2752, 1024), 2, True),
+        (False, (4096, 4096), (1025, 1024), 4, False),
+        (False, (4096, 4096), (512, 15), 4, False),
+        (False, (4096, 64), (1024, 32), 4, False),
         (True, (4096, 4096), (64, 1024), 4, True),
         (True, (4096, 4096), (64, 4096), 4, False),  # columns first
         (True, (4096, 4096), (8, 4096), 4, False),  # by definition

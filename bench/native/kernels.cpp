@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "cpu/alone.h"
@@ -28,6 +30,12 @@ DType parse_type(const char* name) {
   std::fprintf(stderr, "unknown type '%s': f32, f64, bf16 or f16\n", name);
   std::exit(2);
 }
+
+// As torch does: from a line on, so that results may go around the caches.
+struct Aligned : std::allocator<char> {
+  static char* allocate(size_t n) { return static_cast<char*>(::operator new(n, std::align_val_t{64})); }
+  static void deallocate(char* p, size_t) { ::operator delete(p, std::align_val_t{64}); }
+};
 
 }  // namespace
 
@@ -53,7 +61,10 @@ int main(int argc, char** argv) {
   const int64_t out_rows = inverse ? pass.m : resize ? pass.size0 : pass.k0;
   const int64_t out_columns = inverse ? pass.n : resize ? pass.size1 : pass.k1;
   pass.in_row = in_columns, pass.in_column = 1, pass.out_row = out_columns, pass.out_column = 1;
-  std::vector<char> in(in_rows * in_columns * front::size_of(type)), out(out_rows * out_columns * front::size_of(type));
+  const auto bytes = [&](int64_t rows, int64_t columns) {
+    return static_cast<size_t>(rows * columns) * front::size_of(type);
+  };
+  std::vector<char, Aligned> in(bytes(in_rows, in_columns)), out(bytes(out_rows, out_columns));
   uint32_t state = 1;
   const size_t size = front::size_of(type);
   for (size_t i = 0; i < in.size(); ++i) {  // between 1 and 2, of either sign: subnormal numbers take longer

@@ -60,24 +60,26 @@ struct Bytes {
 };
 Bytes bytes_moved(const AxisPass& pass) {
   const bool inverse = pass.direction == Direction::inverse, forward = pass.direction == Direction::forward;
-  const int64_t values = pass.filtered ? pass.n / 2 : pass.halving.rows ? 2 * pass.n : pass.n;
-  const int64_t in = inverse ? pass.kept : values, out = forward ? pass.kept : inverse ? pass.n : pass.size;
-  const int64_t lanes = lane_count(pass);
-  return {lanes * in * size_of(pass.in_type), lanes * out * size_of(pass.out_type)};
+  const int64_t lanes = lane_count(pass), rows = pass.halving.rows ? 2 * lanes : lanes;
+  const int64_t in = pass.filtered_in ? pass.n / 2 : pass.n, size = inverse ? pass.n : pass.size;
+  const int64_t out = pass.filtered_out ? size / 2 : size;
+  return {(inverse ? lanes * pass.kept : rows * in) * size_of(pass.in_type),
+          (forward ? lanes * pass.kept : rows * out) * size_of(pass.out_type)};
 }
 
 int64_t stride_bytes(Along along, DType type) { return std::abs(along.stride) * size_of(type); }
 
 Streams may_stream(const AxisPass& pass, int64_t compute_bytes, const Machine& machine) {
   if (pass.kept > kMostStreamed || pass.direction == Direction::resize) return Streams::no;
-  if (pass.filtered || pass.measure || pass.residual) return Streams::no;
+  if (pass.filtered_in || pass.filtered_out || pass.measure || pass.residual) return Streams::no;
   const bool forward = pass.direction == Direction::forward;
   const DType type = forward ? pass.in_type : pass.out_type;
   return streams_rows(pass.n, pass.row, stride_bytes(forward ? pass.in_along : pass.out_along, type), size_of(type),
                       compute_bytes, machine);
 }
 
-// Of the scratch of a pass that halves rows: a strip, and sums of the next lanes, as many as the filter reaches.
+// Of the scratch of a pass that halves or doubles rows: a strip, and lanes that blocks share, as many as the filter
+// reaches.
 int64_t halving_vectors(const AxisPass& pass, int64_t width) {
   return kStrip + (pass.n + width - 1) / width * (pass.halving.taps / 2 - 1);
 }
@@ -113,7 +115,8 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   // What does not stream by in such a pass are single blocks.
   const int64_t needed = axis.streamed ? std::max(work, together * streamed_vectors(pass.kept) * isa().vector_bytes)
                                        : work * together + beside * isa().vector_bytes;
-  const int64_t grain = std::max<int64_t>(1, kGrainPoints / (pass.n * width * together));
+  const int64_t least = pass.halving.rows && inverse ? kDoublingGrain : 1;
+  const int64_t grain = std::max(least, kGrainPoints / (pass.n * width * together));
   parallel_for(executor, (blocks + together - 1) / together, grain, [&](int64_t begin, int64_t end) {
     const Workspace scratch(static_cast<size_t>(needed));
     kernel(pass, axis, second, {begin * together, std::min(end * together, blocks), together}, scratch.data());

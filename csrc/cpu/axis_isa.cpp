@@ -12,6 +12,7 @@
 #include "bluestein.h"
 #include "decimate.h"
 #include "dense.h"
+#include "doubled_rows.h"
 #include "halved_rows.h"
 #include "pairs.h"
 #include "residual.h"
@@ -82,7 +83,8 @@ struct Group {
   int64_t begin;         // the first block
   Moments* moments;      // where what a pass measures of them goes
   double* squares;
-  HalvedRows* halved;  // of a pass that halves rows
+  HalvedRows* halved;    // of a pass that halves rows
+  DoubledRows* doubled;  // that doubles them
 };
 
 // The longest group from block `begin` on. streamed: of which rows stream by, or of a single block.
@@ -113,7 +115,7 @@ void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int6
   with_type<T>(pass.in_type, [&](auto in) {
     using In = decltype(in);
     if constexpr (std::is_same_v<T, float>)
-      if (pass.halving.rows)
+      if (pass.halving.rows && pass.direction == Direction::forward)
         return with_taps(pass.halving.taps, [&](auto half) {
           load_halved<half>(static_cast<const In*>(pass.in), pass.n, begin, n, pass.halving, group.begin * kLanes<T>,
                             index, works.first, *group.halved);
@@ -135,6 +137,13 @@ void store_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int
   with_type<T>(pass.out_type, [&](auto out) {
     using Out = decltype(out);
     auto* y = static_cast<Out*>(pass.out) + offset(pass.out_along, begin);
+    if constexpr (std::is_same_v<T, float>)
+      if (pass.halving.rows && pass.direction == Direction::inverse)
+        return with_taps(pass.halving.taps, [&](auto half) {
+          const bool around = pass.around_caches && whole_lines_of_rows<Out>(y, pass.halving.stride);
+          store_doubled<half>(y, begin, n, pass.halving, group.begin * kLanes<T>, group.lanes[0].count, index,
+                              works.first, around, *group.doubled);
+        });
     const bool side_by_side = works.count > 1 && group.out_row;
     const bool around =
         pass.around_caches && whole_lines<Out, T>(y, pass.out_along, group.lanes, works.count, side_by_side);
@@ -177,7 +186,7 @@ void load_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& 
     for (int g = 0; g < works.count; ++g)
       add_moments<T>(works[g], n, index, group.lanes[g].count, *pass.measure, group.moments[g]);
   };
-  if (!axis.taps || pass.filtered) return load(0, axis.length, axis.forward_in, group.work);
+  if (!axis.taps || pass.filtered_in) return load(0, axis.length, axis.forward_in, group.work);
   with_taps(axis.taps, [&](auto half) { decimate<half>(axis.n, axis.filter, axis.forward_in, group.work, load); });
 }
 
@@ -189,7 +198,7 @@ void store_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>&
     else
       store_group(pass, group, begin, n, index, works);
   };
-  if (!axis.taps) return store(0, axis.n, axis.inverse_out, group.work);
+  if (!axis.taps || pass.filtered_out) return store(0, axis.length, axis.inverse_out, group.work);
   with_taps(axis.taps, [&](auto half) { interpolate<half>(axis.n, axis.filter, axis.inverse_out, group.work, store); });
 }
 
@@ -254,11 +263,16 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   const int64_t most = vectors && pass.around_caches && panels ? 1 : blocks.side_by_side;
   auto* const strip = reinterpret_cast<Vector<float>*>(coefficients);
   HalvedRows halved{strip, strip + kStrip, 0, 0, false};
-  group.halved = &halved;
-  for (int64_t b = blocks.begin; b < blocks.end; b += group.work.count) {
+  DoubledRows doubled{strip, true};
+  group.halved = &halved, group.doubled = &doubled;
+  const bool doubles = pass.halving.rows && !first_forward;
+  const int64_t before = doubles ? (pass.halving.taps / 2 - 1 + kLanes<T> - 1) / kLanes<T> : 0;  // blocks
+  int64_t b = blocks.begin > before ? blocks.begin - before : 0;
+  for (; b < blocks.end; b += group.work.count) {
     find_group(pass, b, blocks.end, most, axis.streamed, group);
     group.begin = b;
     halved.begin = halved.end = 0, halved.follows = b > blocks.begin;
+    doubled.writes = b >= blocks.begin;
     group.moments = pass.measure ? pass.measure->blocks + b : nullptr;
     group.squares = pass.residual ? pass.residual->squares + b : nullptr;
     if (axis.streamed && (first_forward ? group.in_row : group.out_row) && group.lanes[0].count == kLanes<T>) {

@@ -40,27 +40,33 @@ struct Panels {
 
 struct Choice {
   Order order;
-  int taps;  // of the filter that halves rows; 0: none does
+  int taps_in, taps_out;  // of the filters that halve rows as they are loaded, and double them as they are stored; or 0
 };
 
 // The planner takes as long as the smallest transforms: what it said is remembered. It depends neither on the number of
 // threads nor on what else of the machine could change while the process lives.
-Choice choice_of(const MatrixShape& x, bool resize, const Machine& machine) {
+// back: of resize, what its second transform makes; else null.
+Choice choice_of(const MatrixShape& x, const MatrixShape* back, const Machine& machine) {
   static std::mutex mutex;
-  static auto* known =
-      new std::map<std::tuple<bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int>, Choice>;
+  using Key = std::tuple<bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int>;
+  static auto* known = new std::map<Key, Choice>;
   const int64_t bytes = (x.in_bytes * 16 + x.compute_bytes) * 16 + x.out_bytes;
-  const int layout = (x.in_by_columns * 2 + x.out_by_columns) * 2 + x.adjacent;
-  const std::tuple key{x.forward, x.m, x.n, x.k0, x.k1, bytes, x.row, layout * 2 + resize};
+  const int layout = ((x.in_by_columns * 2 + x.out_by_columns) * 2 + x.adjacent) * 2 + (back && back->adjacent);
+  const Key key{x.forward, x.m, x.n, x.k0, x.k1, bytes, x.row, back ? back->m : 0, back ? back->n : 0, layout};
   const std::lock_guard<std::mutex> lock(mutex);
   if (const auto found = known->find(key); found != known->end()) return found->second;
   if (known->size() >= kPlansKept) known->clear();
-  if (resize) {  // always rows first
-    const AxisPlan rows = plan_axis(x.n, x.k1, x.compute_bytes), columns = plan_axis(x.m, x.k0, x.compute_bytes);
-    return (*known)[key] = {Order::rows_first, halves_rows(x, rows, columns, machine) ? columns.taps : 0};
+  if (back) {  // always rows first, and last
+    const auto taps = [&](const MatrixShape& side) {
+      const AxisPlan rows = plan_axis(side.n, side.k1, side.compute_bytes);
+      const AxisPlan columns = plan_axis(side.m, side.k0, side.compute_bytes);
+      return halves_rows(side, rows, columns, machine) ? columns.taps : 0;
+    };
+    return (*known)[key] = {Order::rows_first, taps(x), taps(*back)};
   }
   const MatrixPlan plan = plan_matrix(x, machine);
-  return (*known)[key] = {plan.order, plan.halved ? plan.columns.taps : 0};
+  const int taps = plan.halved ? plan.columns.taps : 0;
+  return (*known)[key] = {plan.order, x.forward ? taps : 0, x.forward ? 0 : taps};
 }
 
 class Transform {
@@ -79,21 +85,25 @@ class Transform {
                             std::abs(p_.out_row) < std::abs(p_.out_column),
                             (inverse ? p_.out_column : p_.in_column) == 1,
                             std::abs(inverse ? p_.out_row : p_.in_row)};
-    choice_ = choice_of(shape, p_.direction == Direction::resize, machine);
-    if (p_.measure) choice_ = {Order::rows_first, 0};
-    if (p_.residual) choice_ = {Order::columns_first, 0};
+    MatrixShape back = shape;
+    back.forward = false, back.m = p_.size0, back.n = p_.size1, back.adjacent = p_.out_column == 1;
+    choice_ = choice_of(shape, p_.direction == Direction::resize ? &back : nullptr, machine);
+    if (p_.measure) choice_ = {Order::rows_first, 0, 0};
+    if (p_.residual) choice_ = {Order::columns_first, 0, 0};
     const bool rows_first = choice_.order == Order::rows_first;
-    const int64_t loaded = choice_.taps ? p_.m / 2 : p_.m;  // rows, of a pass over them that comes first
+    // Rows, of a pass over them that comes first or last.
+    const int64_t loaded = choice_.taps_in ? p_.m / 2 : p_.m;
+    const int64_t all = p_.direction == Direction::resize ? p_.size0 : p_.m, stored = choice_.taps_out ? all / 2 : all;
     panels_.type = p_.compute_type;
     switch (p_.direction) {
       case Direction::forward:
         panels_.rows = rows_first ? loaded : p_.k0, panels_.columns = rows_first ? p_.k1 : p_.n;
         break;
       case Direction::inverse:
-        panels_.rows = rows_first ? p_.k0 : p_.m, panels_.columns = rows_first ? p_.n : p_.k1;
+        panels_.rows = rows_first ? p_.k0 : stored, panels_.columns = rows_first ? p_.n : p_.k1;
         break;
       case Direction::resize:
-        panels_.rows = std::max(loaded, p_.size0), panels_.columns = p_.k1;
+        panels_.rows = std::max(loaded, stored), panels_.columns = p_.k1;
     }
     panels_.width = std::min(kLineBytes / size_of(p_.compute_type), panels_.columns);  // a narrow matrix is one panel
     // The longest batch axis is cut into groups, the others are walked.
@@ -105,7 +115,7 @@ class Transform {
       walked_.erase(longest);
     }
     group_ = std::clamp<int64_t>(kGroupBytes / panels_.bytes(), 1, std::max<int64_t>(grouped_.size, 1));
-    if (choice_.taps) group_ = 1;  // its rows fill vectors, and are the only lanes
+    if (choice_.taps_in || choice_.taps_out) group_ = 1;  // its rows fill vectors, and are the only lanes
     chunks_ = (grouped_.size + group_ - 1) / group_;
     tasks_ = p_.count * chunks_;
     for (const LaneDim& dim : walked_) tasks_ *= dim.size;
@@ -159,19 +169,21 @@ class Transform {
     row.scale = p_.rows;
     row.measure = p_.measure;
     row.residual = p_.residual;
-    if (choice_.taps) {
-      row.halving = {p_.m, p_.in_row, choice_.taps, filter_half(choice_.taps)};
-      column.filtered = true;
-    }
+    column.filtered_in = choice_.taps_in, column.filtered_out = choice_.taps_out;
+    const bool resize = p_.direction == Direction::resize;
+    if (choice_.taps_in) row.halving = {p_.m, p_.in_row, choice_.taps_in, filter_half(choice_.taps_in)};
+    if (choice_.taps_out)
+      (resize ? back : row).halving = {resize ? p_.size0 : p_.m, p_.out_row, choice_.taps_out,
+                                       filter_half(choice_.taps_out)};
     back.direction = Direction::inverse;
     back.n = p_.size1;
     back.scale = p_.rows_back;
-    if (p_.direction == Direction::resize) {
+    if (resize) {
       row.direction = Direction::forward;
       rows_to_panels(row, x, mid, count, executor);
       const Side inside{mid.data, mid.type, mid.width, 1, mid.matrix()};  // from panels to the same panels
       panels_to_columns(column, mid, inside, mid.panel(), count, executor);
-      panels_to_rows(back, mid, y, p_.size0, count, executor);
+      panels_to_rows(back, mid, y, choice_.taps_out ? p_.size0 / 2 : p_.size0, count, executor);
     } else if (choice_.order == Order::rows_first) {
       rows_to_panels(row, x, mid, count, executor);
       panels_to_columns(column, mid, y, mid.width * y.column, count, executor);
@@ -188,7 +200,11 @@ class Transform {
   void rows_to_panels(AxisPass pass, const Side& side, const Panels& mid, int64_t matrices,
                       const Executor& executor) const {
     add_lanes(pass, matrices, side.matrix, mid.matrix());
-    add_lanes(pass, choice_.taps ? p_.m / 2 : p_.direction == Direction::inverse ? p_.k0 : p_.m, side.row, mid.width);
+    add_lanes(pass,
+              choice_.taps_in                      ? p_.m / 2
+              : p_.direction == Direction::inverse ? p_.k0
+                                                   : p_.m,
+              side.row, mid.width);
     pass.in = side.data, pass.in_type = side.type, pass.in_along = {side.column, 0, 0};
     pass.out = mid.data, pass.out_type = mid.type, pass.out_along = mid.along_row();
     run_axis(pass, executor);
