@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <new>
 #include <vector>
 
@@ -32,9 +31,13 @@ DType parse_type(const char* name) {
 }
 
 // As torch does: from a line on, so that results may go around the caches.
-struct Aligned : std::allocator<char> {
-  static char* allocate(size_t n) { return static_cast<char*>(::operator new(n, std::align_val_t{64})); }
-  static void deallocate(char* p, size_t) { ::operator delete(p, std::align_val_t{64}); }
+template <class T>
+struct Aligned {
+  using value_type = T;
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64})); }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t{64}); }
+  bool operator==(const Aligned&) const { return true; }
+  bool operator!=(const Aligned&) const { return false; }
 };
 
 }  // namespace
@@ -64,7 +67,7 @@ int main(int argc, char** argv) {
   const auto bytes = [&](int64_t rows, int64_t columns) {
     return static_cast<size_t>(rows * columns) * front::size_of(type);
   };
-  std::vector<char, Aligned> in(bytes(in_rows, in_columns)), out(bytes(out_rows, out_columns));
+  std::vector<char, Aligned<char>> in(bytes(in_rows, in_columns)), out(bytes(out_rows, out_columns));
   uint32_t state = 1;
   const size_t size = front::size_of(type);
   for (size_t i = 0; i < in.size(); ++i) {  // between 1 and 2, of either sign: subnormal numbers take longer

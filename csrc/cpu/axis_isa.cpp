@@ -140,9 +140,8 @@ void store_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int
     if constexpr (std::is_same_v<T, float>)
       if (pass.halving.rows && pass.direction == Direction::inverse)
         return with_taps(pass.halving.taps, [&](auto half) {
-          const bool around = pass.around_caches && whole_lines_of_rows<Out>(y, pass.halving.stride);
           store_doubled<half>(y, begin, n, pass.halving, group.begin * kLanes<T>, group.lanes[0].count, index,
-                              works.first, around, *group.doubled);
+                              works.first, *group.doubled);
         });
     const bool side_by_side = works.count > 1 && group.out_row;
     const bool around =

@@ -251,9 +251,4 @@ bool whole_lines(const Out* y, Along along, const Lanes<T>* lanes, int count, bo
   return true;
 }
 
-template <class Out>
-bool whole_lines_of_rows(const Out* y, int64_t stride) {
-  return (reinterpret_cast<uintptr_t>(y) | static_cast<uintptr_t>(stride) * sizeof(Out)) % kLineBytes == 0;
-}
-
 }  // namespace front::cpu::FRONT_ISA
