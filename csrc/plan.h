@@ -99,13 +99,15 @@ inline Streams streams_rows(int64_t n, int64_t row, int64_t stride_bytes, int64_
 // one vector: a cache line, or up to four where what lies in rows is not in the cores' caches and their work arrays
 // still are. Where it is in no cache at all, work arrays may overflow a core's by several times: of rows that lie pages
 // apart a line at a time costs more (4096 x 4096 on Zen 3, with 512 KiB of cache for work arrays of 128: 0.84 of the
-// time). But no thread goes without.
+// time). What is no more than a core's cache is moved by lines of the compute type, the rest by lines of what lies in
+// rows: `in_line` blocks for one. But no thread goes without.
 constexpr int64_t kMostLines = 4, kMostSideBySide = kMostLines * kLineBytes / 16;  // 16: the narrowest vectors
-inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t bytes_in_rows, const Machine& m) {
-  const int64_t line = std::max<int64_t>(1, kLineBytes / m.vector_bytes);
+inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t bytes_in_rows, int64_t in_line,
+                                   const Machine& m) {
   const int64_t own = std::min(m.own_cache * m.threads, m.shared_cache);
+  const int64_t line = bytes_in_rows <= own ? std::max<int64_t>(1, kLineBytes / m.vector_bytes) : in_line;
   int64_t count = 1;
-  while (2 * count * m.threads <= blocks && count < kMostLines * line) {
+  while (2 * count * m.threads <= blocks && count < std::min(kMostLines * line, kMostSideBySide)) {
     const int64_t overflowing = (count == line ? 4 : 2) * m.own_cache;
     const int64_t most = bytes_in_rows > m.shared_cache ? overflowing : m.own_cache / 2;
     if (count >= line && (bytes_in_rows <= own || 2 * count * work_bytes > most)) break;

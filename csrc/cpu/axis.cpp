@@ -105,12 +105,16 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const LaneDim inner = pass.lane_dims ? pass.lanes[pass.lane_dims - 1] : LaneDim{1, 0, 0};
   const bool in_rows = inner.in_stride == 1, out_rows = inner.out_stride == 1;
   // Panels, whose rows are a line, lie in none.
-  const int64_t bytes_in_rows =
-      (in_rows && in_stride > kLineBytes ? bytes.in : 0) + (out_rows && out_stride > kLineBytes ? bytes.out : 0);
-  const bool adjacent = in_rows || out_rows;  // else no two blocks are side by side
-  const int64_t together = axis.streamed                    ? blocks_streamed(blocks, machine)
-                           : adjacent && !pass.halving.rows ? blocks_side_by_side(work, blocks, bytes_in_rows, machine)
-                                                            : 1;
+  const bool reads_rows = in_rows && in_stride > kLineBytes, writes_rows = out_rows && out_stride > kLineBytes;
+  const int64_t bytes_in_rows = (reads_rows ? bytes.in : 0) + (writes_rows ? bytes.out : 0);
+  const int64_t in_bytes = reads_rows ? size_of(pass.in_type) : sizeof(T);
+  const int64_t element = std::min<int64_t>(in_bytes, writes_rows ? size_of(pass.out_type) : sizeof(T));
+  const int64_t in_line = std::max<int64_t>(1, kLineBytes / (width * element));  // blocks
+  const bool adjacent = in_rows || out_rows;                                     // else no two blocks are side by side
+  const int64_t together = axis.streamed ? blocks_streamed(blocks, machine)
+                           : adjacent && !pass.halving.rows
+                               ? blocks_side_by_side(work, blocks, bytes_in_rows, in_line, machine)
+                               : 1;
   const int64_t beside = resize ? pass.kept : pass.halving.rows ? halving_vectors(pass, width) : 0;
   // What does not stream by in such a pass are single blocks.
   const int64_t needed = axis.streamed ? std::max(work, together * streamed_vectors(pass.kept) * isa().vector_bytes)

@@ -453,13 +453,15 @@ int main(int argc, char** argv) {
                   check(direction, n, kept, lanes, 2, Kind::lanes_inside, gap, in, out, gap != 0, 0, true);
   // Side by side they are one block, or two of a thread each.
   const front::Machine two{32, 1 << 20, 32 << 20, 2};
-  const auto side_by_side = [&](int64_t work, int64_t blocks, int64_t in_rows, int64_t expected) {
-    front::blocks_side_by_side(work, blocks, in_rows, two) == expected ? ++passed : ++failed;
+  const auto side_by_side = [&](int64_t work, int64_t blocks, int64_t in_rows, int64_t expected, int64_t in_line = 2) {
+    front::blocks_side_by_side(work, blocks, in_rows, in_line, two) == expected ? ++passed : ++failed;
   };
   for (auto [blocks, expected] : {std::pair<int64_t, int64_t>{1, 1}, {3, 1}, {4, 2}, {8, 4}, {1000, 8}})
     side_by_side(1000, blocks, int64_t{1} << 30, expected);
-  side_by_side(1000, 1000, 1000, 2);     // cached: a line
-  side_by_side(1000, 1000, 2 << 20, 2);  // by both cores together
+  side_by_side(2 << 20, 1000, 16 << 20, 4, 4);  // not by the cores': a line of what lies in rows, whatever the work
+  side_by_side(1000, 1000, 2 << 20, 2, 4);      // by the cores': one of what is computed
+  side_by_side(1000, 1000, 1000, 2);            // cached: a line
+  side_by_side(1000, 1000, 2 << 20, 2);         // by both cores together
   side_by_side(1000, 1000, 3 << 20, 8);
   side_by_side(128 << 10, 1000, 3 << 20, 4);  // no more work arrays than half of a core's cache holds
   side_by_side(256 << 10, 1000, 3 << 20, 2);
