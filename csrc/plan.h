@@ -17,9 +17,9 @@ struct Machine {
   int64_t threads = 1;
 };
 
-// Least work worth a thread: points of one lane block; blocks whose rows are doubled, of which one more is computed for
-// what the first of them shares with it.
-constexpr int64_t kGrainPoints = 1 << 15, kDoublingGrain = 8;
+// Least work worth a thread: points of one lane block; blocks whose rows are doubled, before which each thread computes
+// one or two more for what they share, so that single blocks would only take more threads' time.
+constexpr int64_t kGrainPoints = 1 << 15, kDoublingGrain = 2;
 // Matrices whose intermediate is smaller are taken together, so that their lanes fill vectors and a task is worth its
 // start; a group's intermediate stays in a core's cache.
 constexpr int64_t kGroupBytes = 256 << 10;
@@ -99,8 +99,8 @@ inline Streams streams_rows(int64_t n, int64_t row, int64_t stride_bytes, int64_
 // one vector: a cache line, or up to four where what lies in rows is not in the cores' caches and their work arrays
 // still are. Where it is in no cache at all, work arrays may overflow a core's by several times: of rows that lie pages
 // apart a line at a time costs more (4096 x 4096 on Zen 3, with 512 KiB of cache for work arrays of 128: 0.84 of the
-// time). What is no more than a core's cache is moved by lines of the compute type, the rest by lines of what lies in
-// rows: `in_line` blocks for one. But no thread goes without.
+// time). What fits the cores' caches together is moved by lines of the compute type, the rest by lines of what lies in
+// rows, `in_line` blocks for one, whatever they take. But no thread goes without.
 constexpr int64_t kMostLines = 4, kMostSideBySide = kMostLines * kLineBytes / 16;  // 16: the narrowest vectors
 inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t bytes_in_rows, int64_t in_line,
                                    const Machine& m) {

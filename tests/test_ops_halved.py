@@ -68,7 +68,7 @@ def test_pad(shape, k, dtype):
     c = within(k, slice(11, -13), dtype)
     exact = values(c.double(), shape)
     limit = 2.4e-7 if dtype == torch.float32 else torch.finfo(dtype).eps
-    # Whole lines, elements that are none, and rows that take each other's place in a cache.
+    # Rows of whole lines, of elements that are none, and a power of two apart.
     for row, begin in ((-(-shape[1] // 32) * 32 + 64, 32), (shape[1] + 5, 2), (4096, 64)):
         around = torch.full((shape[0], row), -7.0, dtype=dtype)
         end = begin + shape[1]
@@ -81,8 +81,8 @@ def test_pad(shape, k, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_pad_around_the_caches(dtype):
-    """So large that it is written around them, by whole lines where the rows are of whole ones."""
+def test_a_large_pad_lies_anywhere(dtype):
+    """Its bits do not depend on where."""
     shape, k = (4096, 4096), (256, 320)
     c = within(k, slice(11, -13), dtype)
     whole = fk.idct_pad(c, shape)

@@ -78,10 +78,11 @@ Streams may_stream(const AxisPass& pass, int64_t compute_bytes, const Machine& m
                       compute_bytes, machine);
 }
 
-// Of the scratch of a pass that halves or doubles rows: a strip, and lanes that blocks share, as many as the filter
-// reaches.
+// Of the scratch of a pass that halves or doubles rows: lanes that blocks share, as many as the filter reaches, and, to
+// halve them, a strip.
 int64_t halving_vectors(const AxisPass& pass, int64_t width) {
-  return kStrip + (pass.n + width - 1) / width * (pass.halving.taps / 2 - 1);
+  return (pass.direction == Direction::forward ? kStrip : 0) +
+         (pass.n + width - 1) / width * (pass.halving.taps / 2 - 1);
 }
 
 template <class T>

@@ -265,8 +265,8 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   DoubledRows doubled{strip, true};
   group.halved = &halved, group.doubled = &doubled;
   const bool doubles = pass.halving.rows && !first_forward;
-  const int64_t before = doubles ? (pass.halving.taps / 2 - 1 + kLanes<T> - 1) / kLanes<T> : 0;  // blocks
-  int64_t b = blocks.begin > before ? blocks.begin - before : 0;
+  const int64_t warm_up = doubles ? (pass.halving.taps / 2 - 1 + kLanes<T> - 1) / kLanes<T> : 0;  // blocks
+  int64_t b = blocks.begin > warm_up ? blocks.begin - warm_up : 0;
   for (; b < blocks.end; b += group.work.count) {
     find_group(pass, b, blocks.end, most, axis.streamed, group);
     group.begin = b;

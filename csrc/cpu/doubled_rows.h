@@ -3,7 +3,8 @@
 // reflection, as they are stored. Included only by axis_isa.cpp (see simd.h).
 //
 // The rows at a block's end lack lanes of the next one. So blocks follow each other in order, each keeps its last lanes
-// for the next, and the first one of a thread is preceded by a block that is computed for those alone.
+// for the next, and the first one of a thread is preceded by as many as the filter reaches, computed for those alone:
+// one, or two of the narrowest vectors.
 #pragma once
 
 #include "decimate.h"
@@ -19,7 +20,7 @@ struct DoubledRows {
 // `begin` of row 0 of the matrix.
 //
 // Not around the caches, whatever the size: the stores of a piece come at once, and caches take them while the next
-// one is transformed. Around them they wait for memory (4096 x 4096 on Zen 3: 1.4 of the time).
+// one is transformed. Around them they wait for memory (4096 x 4096 on Zen 3, one core or both: 1.4 of the time).
 template <int kHalfTaps, class Out>
 void store_doubled(Out* y, int64_t begin, int64_t n, const Halving& halving, int64_t first, int count,
                    const int32_t* index, const Vector<float>* z, const DoubledRows& doubled) {

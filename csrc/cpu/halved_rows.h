@@ -50,7 +50,8 @@ void add_rows(const In* const* rows, int64_t n, const Vector<float>* taps, Vecto
   }
 }
 
-// The next strip, of lanes [first, first + W). x: row 0 of the matrix. Beyond the last lane and row are rows again.
+// The next strip, of lanes [first, first + W). x: row 0 of the matrix. Rows beyond either end
+// are reflected; lanes beyond the last are computed, too, and not used.
 template <int kHalfTaps, class In>
 void fill_strip(const In* x, const Halving& halving, int64_t first, HalvedRows& halved) {
   constexpr int W = kLanes<float>, kReach = kHalfTaps - 1;

@@ -169,7 +169,7 @@ class Transform {
     row.scale = p_.rows;
     row.measure = p_.measure;
     row.residual = p_.residual;
-    column.filtered_in = choice_.taps_in, column.filtered_out = choice_.taps_out;
+    column.filtered_in = choice_.taps_in != 0, column.filtered_out = choice_.taps_out != 0;
     const bool resize = p_.direction == Direction::resize;
     if (choice_.taps_in) row.halving = {p_.m, p_.in_row, choice_.taps_in, filter_half(choice_.taps_in)};
     if (choice_.taps_out)
@@ -180,12 +180,12 @@ class Transform {
     back.scale = p_.rows_back;
     if (resize) {
       row.direction = Direction::forward;
-      rows_to_panels(row, x, mid, count, executor);
+      rows_to_panels(row, x, mid, choice_.taps_in ? p_.m / 2 : p_.m, count, executor);
       const Side inside{mid.data, mid.type, mid.width, 1, mid.matrix()};  // from panels to the same panels
       panels_to_columns(column, mid, inside, mid.panel(), count, executor);
       panels_to_rows(back, mid, y, choice_.taps_out ? p_.size0 / 2 : p_.size0, count, executor);
     } else if (choice_.order == Order::rows_first) {
-      rows_to_panels(row, x, mid, count, executor);
+      rows_to_panels(row, x, mid, mid.rows, count, executor);
       panels_to_columns(column, mid, y, mid.width * y.column, count, executor);
     } else {
       columns_to_panels(column, x, mid, count, executor);
@@ -197,14 +197,10 @@ class Transform {
     if (size != 1) pass.lanes[pass.lane_dims++] = {size, in_stride, out_stride};
   }
 
-  void rows_to_panels(AxisPass pass, const Side& side, const Panels& mid, int64_t matrices,
-                      const Executor& executor) const {
+  static void rows_to_panels(AxisPass pass, const Side& side, const Panels& mid, int64_t rows, int64_t matrices,
+                             const Executor& executor) {
     add_lanes(pass, matrices, side.matrix, mid.matrix());
-    add_lanes(pass,
-              choice_.taps_in                      ? p_.m / 2
-              : p_.direction == Direction::inverse ? p_.k0
-                                                   : p_.m,
-              side.row, mid.width);
+    add_lanes(pass, rows, side.row, mid.width);
     pass.in = side.data, pass.in_type = side.type, pass.in_along = {side.column, 0, 0};
     pass.out = mid.data, pass.out_type = mid.type, pass.out_along = mid.along_row();
     run_axis(pass, executor);

@@ -370,7 +370,8 @@ void check_doubled(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DTyp
   static int64_t blocks_at_once;
   blocks_at_once = at_once;
   const auto in_pieces = [](int64_t count, int64_t, front::ParallelBody body, void* context) {
-    for (int64_t i = 0; i < count; i += blocks_at_once) body(i, std::min(i + blocks_at_once, count), context);
+    for (int64_t end = count; end > 0; end -= std::min(end, blocks_at_once))  // none follows what it shares lanes with
+      body(std::max<int64_t>(0, end - blocks_at_once), end, context);
   };
   front::cpu::run_axis(pass, {in_pieces, 1}, front::cpu::machine(1));
 
