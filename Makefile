@@ -25,7 +25,7 @@ export FRONT_CUDA_ARCHS ?= 90
 # Modules are compiled when they are first imported; most never are.
 PIP := $(BIN)/python -m pip install --quiet --no-compile
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
-CXX_FILES := $(CSRC) $(wildcard tests/native/*.cpp bench/native/*.cpp)
+CXX_FILES := $(CSRC) $(wildcard tests/native/*.h tests/native/*.cpp bench/native/*.cpp)
 
 setup: $(VENV)/.built
 

@@ -16,7 +16,7 @@ import front_kernels as fk
 ROOT = Path(__file__).parent.parent
 CPU, NATIVE = ROOT / "csrc" / "cpu", ROOT / "tests" / "native"
 PARTS = ("alone", "axis", "dfts", "matrix", "memory", "roots", "spectral", "tables")  # without torch
-TESTS = ("axis_test", "spectral_test", "pairs_test")  # the last has kernels in it
+TESTS = ("axis_test", "halved_test", "spectral_test", "pairs_test")  # the last has kernels in it
 # Of axis_test's cases this run takes each sixth; `make test-asan` all.
 STEP = os.environ.get("FRONT_SANITIZED_STEP", "6")
 SANITIZE = ["-std=gnu++17", "-g1", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

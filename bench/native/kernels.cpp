@@ -6,12 +6,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <new>
-#include <vector>
 
 #include "cpu/alone.h"
 #include "cpu/axis.h"
 #include "cpu/matrix.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
 
 namespace {
@@ -29,16 +28,6 @@ DType parse_type(const char* name) {
   std::fprintf(stderr, "unknown type '%s': f32, f64, bf16 or f16\n", name);
   std::exit(2);
 }
-
-// As torch does: from a line on, so that results may go around the caches.
-template <class T>
-struct Aligned {
-  using value_type = T;
-  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64})); }
-  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t{64}); }
-  bool operator==(const Aligned&) const { return true; }
-  bool operator!=(const Aligned&) const { return false; }
-};
 
 }  // namespace
 
@@ -67,10 +56,12 @@ int main(int argc, char** argv) {
   const auto bytes = [&](int64_t rows, int64_t columns) {
     return static_cast<size_t>(rows * columns) * front::size_of(type);
   };
-  std::vector<char, Aligned<char>> in(bytes(in_rows, in_columns)), out(bytes(out_rows, out_columns));
+  const size_t in_bytes = bytes(in_rows, in_columns);
+  const front::cpu::Workspace x(in_bytes), y(bytes(out_rows, out_columns));  // from a line on, as tensors are
+  char* const in = static_cast<char*>(x.data());
   uint32_t state = 1;
   const size_t size = front::size_of(type);
-  for (size_t i = 0; i < in.size(); ++i) {  // between 1 and 2, of either sign: subnormal numbers take longer
+  for (size_t i = 0; i < in_bytes; ++i) {  // between 1 and 2, of either sign: subnormal numbers take longer
     state = state * 1664525u + 1013904223u;
     const uint32_t byte = state >> 24;
     const size_t from_top = size - 1 - i % size;
@@ -80,14 +71,14 @@ int main(int argc, char** argv) {
     else
       in[i] = static_cast<char>(from_top == 1 && type != DType::f16 ? byte | next : byte);
   }
-  const void* ins[] = {in.data()};
-  void* outs[] = {out.data()};
+  const void* ins[] = {x.data()};
+  void* outs[] = {y.data()};
   pass.in = ins, pass.out = outs, pass.count = 1;
 
   front::AxisPass vector{};
   vector.direction = pass.direction;
   vector.n = pass.n, vector.kept = pass.k1;
-  vector.in = in.data(), vector.out = out.data();
+  vector.in = x.data(), vector.out = y.data();
   vector.in_type = vector.out_type = type;
   vector.in_along = vector.out_along = {1, 0, 0};
   const bool alone = pass.m == 1 && pass.k0 == 1 && !resize;

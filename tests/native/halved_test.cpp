@@ -1,0 +1,137 @@
+// Passes over half as many rows as a matrix has, which are halved as they are loaded or doubled as they are stored, on
+// buffers of exactly the needed size, against sums by definition. Built as axis_test.cpp is; prints "N passed, M
+// failed".
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "axis_cases.h"
+#include "cpu/tables.h"
+
+namespace {
+
+// A pass over the rows of a matrix that are halved as they are loaded: exactly the matrix is read, rows with a gap
+// after each, and exactly the panels are written.
+void check_halved(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType type, int64_t gap) {
+  const auto tables = front::cpu::axis_tables<float>(1024, 1024 / filtered, {});
+  const auto filter = tables->view();
+  const int64_t lanes = rows / 2, width = 16, row = n + gap, bytes = front::size_of(type);
+  const Layout out = layout(kept, lanes, 1, Kind::panels, 0, DType::f32);
+  Buffer x(((rows - 1) * row + n) * bytes, 0xff), y(out.size * 4, kSentinel);
+  std::vector<unsigned char> written(out.size, 0);
+  std::mt19937 random(static_cast<unsigned>(rows * n));
+  std::uniform_int_distribution<int> values(-60, 60);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < n; ++i) put(x, r * row + i, type, values(random));
+
+  AxisPass pass{};
+  pass.direction = Direction::forward;
+  pass.n = n, pass.kept = kept;
+  pass.in = x.data(), pass.out = y.data();
+  pass.in_type = type, pass.out_type = DType::f32;
+  pass.in_along = {1, 0, 0}, pass.out_along = out.along();
+  pass.lanes[pass.lane_dims++] = {lanes, row, width};
+  pass.halving = {rows, row, filter.taps, filter.filter};
+  const auto at_once = [](int64_t count, int64_t, front::ParallelBody body, void* context) { body(0, count, context); };
+  front::cpu::run_axis(pass, {at_once, 1}, front::cpu::machine(1));  // blocks follow each other in one buffer
+
+  double error = 0, scale = 0;
+  for (int64_t l = 0; l < lanes; ++l) {
+    std::vector<double> lane(n, 0.0);
+    for (int64_t t = 0; t < filter.taps / 2; ++t) {
+      const int64_t up = 2 * l - t, down = 2 * l + 1 + t;  // reflected
+      const int64_t above = up < 0 ? -1 - up : up, below = down < rows ? down : 2 * rows - 1 - down;
+      for (int64_t i = 0; i < n; ++i)
+        lane[i] +=
+            static_cast<double>(filter.filter[t]) * (get(x, above * row + i, type) + get(x, below * row + i, type));
+    }
+    for (double v : lane) scale += v * v;
+    const auto expected = by_definition(Direction::forward, n, kept, lane);
+    for (int64_t k = 0; k < kept; ++k) {
+      error += std::pow(get(y, out.at(0, l, k), DType::f32) - expected[k], 2);
+      written[out.at(0, l, k)] = 1;
+    }
+  }
+  const bool good = intact(y.data(), written.data(), out.size, 4) && std::sqrt(error / scale) <= 5e-7;
+  good ? ++passed : ++failed;
+  if (!good)
+    std::printf("FAILED halved rows=%ld n=%ld kept=%ld type %d: error %.3g\n", static_cast<long>(rows),
+                static_cast<long>(n), static_cast<long>(kept), static_cast<int>(type), std::sqrt(error / scale));
+}
+
+// A pass over half as many rows, which are doubled as they are stored: exactly the panels are read, and exactly the
+// matrix is written, whatever blocks a thread has.
+void check_doubled(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType type, int64_t gap, int64_t at_once) {
+  const auto tables = front::cpu::axis_tables<float>(1024, 1024 / filtered, {});
+  const auto filter = tables->view();
+  const int64_t lanes = rows / 2, width = 16, row = n + gap, size = (rows - 1) * row + n, bytes = front::size_of(type);
+  const Layout in = layout(kept, lanes, 1, Kind::panels, 0, DType::f32);
+  Buffer x(in.size * 4, 0xff), y(size * bytes, kSentinel);
+  std::vector<unsigned char> written(size, 0);
+  std::mt19937 random(static_cast<unsigned>(rows * n));
+  std::uniform_int_distribution<int> values(-60, 60);
+  std::vector<std::vector<double>> transformed;
+  for (int64_t l = 0; l < lanes; ++l) {
+    std::vector<double> lane;
+    for (int64_t k = 0; k < kept; ++k) {
+      put(x, in.at(0, l, k), DType::f32, values(random));
+      lane.push_back(get(x, in.at(0, l, k), DType::f32));
+    }
+    transformed.push_back(by_definition(Direction::inverse, n, kept, lane));
+  }
+
+  AxisPass pass{};
+  pass.direction = Direction::inverse;
+  pass.n = n, pass.kept = kept;
+  pass.in = x.data(), pass.out = y.data();
+  pass.in_type = DType::f32, pass.out_type = type;
+  pass.in_along = in.along(), pass.out_along = {1, 0, 0};
+  pass.lanes[pass.lane_dims++] = {lanes, width, row};
+  pass.halving = {rows, row, filter.taps, filter.filter};
+  static int64_t blocks_at_once;
+  blocks_at_once = at_once;
+  const auto in_pieces = [](int64_t count, int64_t, front::ParallelBody body, void* context) {
+    for (int64_t end = count; end > 0; end -= std::min(end, blocks_at_once))  // none follows what it shares lanes with
+      body(std::max<int64_t>(0, end - blocks_at_once), end, context);
+  };
+  front::cpu::run_axis(pass, {in_pieces, 1}, front::cpu::machine(1));
+
+  double error = 0, scale = 0;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < n; ++i) {
+      double expected = 0;
+      for (int64_t t = 0; t < filter.taps / 2; ++t) {  // tap t of lane l is of rows 2l - t and 2l + 1 + t, reflected
+        const int64_t apart = t % 2 == 0 ? t / 2 : -(t + 1) / 2, at = r / 2 + (r % 2 == 0 ? apart : -apart);
+        const int64_t lane = at < 0 ? -1 - at : at < lanes ? at : 2 * lanes - 1 - at;
+        expected += static_cast<double>(filter.filter[t]) * transformed[lane][i];
+      }
+      error += std::pow(get(y, r * row + i, type) - expected, 2), scale += expected * expected;
+      written[r * row + i] = 1;
+    }
+  const double limit = type == DType::f32 ? 5e-7 : type == DType::f16 ? 1e-3 : 8e-3;
+  const bool good = intact(y.data(), written.data(), size, bytes) && std::sqrt(error / scale) <= limit;
+  good ? ++passed : ++failed;
+  if (!good)
+    std::printf("FAILED doubled rows=%ld n=%ld kept=%ld type %d: error %.3g\n", static_cast<long>(rows),
+                static_cast<long>(n), static_cast<long>(kept), static_cast<int>(type), std::sqrt(error / scale));
+}
+
+}  // namespace
+
+int main() {
+  for (DType type : {DType::f16, DType::bf16, DType::f32})
+    for (int64_t filtered : {4, 8})
+      for (int64_t rows : {64, 68, 72, 100})  // 72: rows that take each other's place in a cache
+        for (auto [n, kept] : {std::pair<int64_t, int64_t>{48, 48}, {61, 16}, {1100, 17}, {1028, 128}, {2200, 17}})
+          check_halved(rows, n, kept, filtered, type, rows == 68 ? 3 : rows == 72 ? 1024 - n % 1024 : 0);
+  for (DType type : {DType::f16, DType::bf16, DType::f32})
+    for (int64_t filtered : {4, 8})
+      for (int64_t rows : {64, 68, 72, 100})
+        for (auto [n, kept] : {std::pair<int64_t, int64_t>{48, 48}, {61, 16}, {192, 17}, {1028, 128}, {1100, 17}})
+          check_doubled(rows, n, kept, filtered, type, rows == 68 ? 3 : 0, rows == 72 ? 2 : rows == 100 ? 1 : 1000);
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed != 0;
+}
