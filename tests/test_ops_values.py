@@ -225,6 +225,22 @@ def test_half_precision_conversions_are_exact(dtype):
         torch.testing.assert_close(got + 0.0, expected + 0.0, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_nan_stays_one(dtype):
+    """Also one whose upper half alone would be an infinity, and one that rounding would turn into a zero."""
+    bits = torch.tensor([0x7F800001, 0x7FC00000, 0x7FFFFFFF, 0x7FFF8000, -0x7FFFFF, -0x400000, -1, -0x8000])
+    every = bits.to(torch.int32).view(torch.float32)
+    assert every.isnan().all()
+    lanes = every.repeat(33)[:261]  # whole vectors, and a rest
+    assert fk.dct(lanes[:, None], out_dtype=dtype).isnan().all()
+    assert fk.dct_crop(lanes[:, None, None], 1, out_dtype=dtype).isnan().all()
+    assert fk.idct(lanes[None], 1, 0, out_dtype=dtype).isnan().all()
+    assert fk.idct_pad(lanes[:, None, None], (3, 5), out_dtype=dtype).isnan().all()
+    rows = lanes[:, None].repeat(1, 40)
+    assert fk.dct(rows, out_dtype=dtype).isnan().all()
+    assert fk.dct(rows.T, dim=0, out_dtype=dtype).isnan().all()
+
+
 @pytest.mark.parametrize("n", [1, 8, 12, 15, 131])
 def test_nan_anywhere_reaches_every_result(n):
     x = torch.zeros(n, n).fill_diagonal_(math.nan)  # row i has its NaN at position i

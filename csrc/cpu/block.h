@@ -91,7 +91,9 @@ void load_side_by_side(const In* x, int64_t n, Along along, const int32_t* index
       if (ask)
         for (int g = 0; g < works.count; g += kBlocksPerLine<T, In>)
           __builtin_prefetch(x + at + kElementsAhead * along.stride + g * kLanes<T>);
-      for (int g = 0; g < works.count; ++g) works[g][index[i]] = load<T>(x + at + g * kLanes<T>);
+      const In* from = x + at;
+      Vector<T>* to = works.first + index[i];
+      for (int g = 0; g < works.count; ++g, from += kLanes<T>, to += works.stride) *to = load<T>(from);
     });
   };
   if (far)
@@ -120,7 +122,8 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
         Vector<float> tile[W], first, second;
         for (int l = 0; l < W; ++l) {
           const In* row = x + lanes.in[l];
-          std::memcpy(&tile[l], row + offset(along, i), sizeof tile[l]);
+          // NOTE: not by memcpy into the array, which GCC makes two halves of, that a load of both then waits for.
+          tile[l] = load<float>(reinterpret_cast<const float*>(row + offset(along, i)));
           if (ahead) __builtin_prefetch(row + offset(along, i + ahead * 2 * W), 0, 2);
         }
         transpose<float>(tile);
@@ -156,17 +159,21 @@ void store_side_by_side(Out* y, int64_t n, Along along, const int32_t* index, Wo
   constexpr int V = kVectorsPerLine<T, Out>;
   if (around) {
     for_each_element(n, along, [&](int64_t i, int64_t at) {
-      for (int g = 0; g < works.count; g += V) {
+      const Vector<T>* from = works.first + index[i];
+      Out* to = y + at;
+      for (int g = 0; g < works.count; g += V, to += V * kLanes<T>) {
         Vector<T> line[V];
-        for (int v = 0; v < V; ++v) line[v] = works[g + v][index[i]];
-        stream_line<T>(y + at + g * kLanes<T>, line);
+        for (int v = 0; v < V; ++v, from += works.stride) line[v] = *from;
+        stream_line<T>(to, line);
       }
     });
   } else if (works.count == 1) {
     for_each_element(n, along, [&](int64_t i, int64_t at) { store<T>(y + at, works.first[index[i]]); });
   } else {
     for_each_element(n, along, [&](int64_t i, int64_t at) {
-      for (int g = 0; g < works.count; ++g) store<T>(y + at + g * kLanes<T>, works[g][index[i]]);
+      const Vector<T>* from = works.first + index[i];
+      Out* to = y + at;
+      for (int g = 0; g < works.count; ++g, from += works.stride, to += kLanes<T>) store<T>(to, *from);
     });
   }
 }

@@ -34,7 +34,8 @@ void store_doubled(Out* y, int64_t begin, int64_t n, const Halving& halving, int
 
   // Of a piece of columns, so long that each row is written in more than a line: lane first + l at [v][kReach + l].
   // Complete are the rows of those from [v][from] to before [v][to].
-  Vector<float> lanes[kChunk / W][kReach + W + kEdge];
+  constexpr int kLanesOfPiece = kReach + W + kEdge;
+  Vector<float> lanes[kChunk / W][kLanesOfPiece];
   for (int64_t i = 0; i < n; i += kChunk) {
     const int columns = n - i < kChunk ? static_cast<int>(n - i) : kChunk;
     for (int v = 0; v * W < columns; ++v) {
@@ -52,19 +53,36 @@ void store_doubled(Out* y, int64_t begin, int64_t n, const Halving& halving, int
       for (int l = 0; l < kReach; ++l) before[l] = lanes[v][W + l];
     }
     for (int at = from; at < to; ++at) {
-      Out* const row = y + 2 * (first + at - kReach) * halving.stride + i;
-      for (int v = 0; v * W < columns; ++v) {
-        const Vector<float>* const lane = lanes[v] + at;
-        Vector<float> even{}, odd{};
+      Out* row = y + 2 * (first + at - kReach) * halving.stride + i;
+      const Vector<float>* lane = lanes[0] + at;
+      const auto interpolate = [&](Vector<float>* even, Vector<float>* odd) FRONT_INLINED {
+        *even = *odd = Vector<float>{};
         for (int t = kHalfTaps; t-- > 0;) {  // the large ones last
           const int apart = t % 2 == 0 ? t / 2 : -(t + 1) / 2;
-          even += h[t] * lane[apart], odd += h[t] * lane[-apart];
+          *even += h[t] * lane[apart], *odd += h[t] * lane[-apart];
         }
-        Out *const first_row = row + v * W, *const second_row = first_row + halving.stride;
-        if (const int used = columns - v * W; used >= W)
-          store<float>(first_row, even), store<float>(second_row, odd);
+        lane += kLanesOfPiece;
+      };
+      Out* second_row = row + halving.stride;
+      int left = columns;
+      if constexpr (kNarrows<float, Out>)
+        for (; left >= 2 * W; left -= 2 * W, row += 2 * W, second_row += 2 * W) {
+          Vector<float> even[2], odd[2];
+          for (int v = 0; v < 2; ++v) interpolate(&even[v], &odd[v]);
+          const Bits32 first = to_vector<float, Out>(even[0], even[1]), second = to_vector<float, Out>(odd[0], odd[1]);
+          std::memcpy(row, &first, sizeof first);
+          std::memcpy(second_row, &second, sizeof second);
+        }
+      for (; left > 0; left -= W, row += W, second_row += W) {
+        Vector<float> even, odd;
+        interpolate(&even, &odd);
+        // What the next ones are stored in, while these are computed (to 8192 x 8192: 0.9 of the time).
+        __builtin_prefetch(second_row + halving.stride, 1);
+        __builtin_prefetch(second_row + 2 * halving.stride, 1);
+        if (left >= W)
+          store<float>(row, even), store<float>(second_row, odd);
         else
-          store_some<float>(first_row, even, used), store_some<float>(second_row, odd, used);
+          store_some<float>(row, even, left), store_some<float>(second_row, odd, left);
       }
     }
   }

@@ -169,9 +169,13 @@ FRONT_INLINE Bits32 extend(Bits16 bits) {
   return __builtin_convertvector(bits, Bits32);
 #endif
 }
+// Of numbers below 2^16. NOTE: GCC masks before it packs, and packs each half by itself.
 FRONT_INLINE Bits16 lower_halves(Bits32 bits) {
 #if FRONT_VECTOR_BYTES == 64 && defined(__AVX512F__)
   return bit_cast<Bits16>(_mm512_maskz_cvtepi32_epi16(0xffff, bit_cast<__m512i>(bits)));
+#elif FRONT_VECTOR_BYTES == 32 && defined(__AVX2__)
+  const __m256i both = bit_cast<__m256i>(bits);
+  return bit_cast<Bits16>(_mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
 #else
   return __builtin_convertvector(bits, Bits16);
 #endif
@@ -228,10 +232,11 @@ template <class T, class Other>
 constexpr bool kHalf = kConvertsHalf && std::is_same_v<T, float> && std::is_same_v<Other, Half>;
 
 FRONT_INLINE Vector<float> widen(Bits16 bits) { return bit_cast<Vector<float>>(extend(bits) << 16); }
-// To nearest, ties to even, in the upper half.
+// To nearest, ties to even, in the upper half. A NaN is cut, so that it does not overflow: as the result of arithmetic
+// it is quiet, which its upper half says.
 FRONT_INLINE Bits32 rounded_bits(Vector<float> v) {
-  const Bits32 bits = bit_cast<Bits32>(v), is_nan = bit_cast<Bits32>(v != v);
-  return (is_nan & (bits | 0x400000)) | (~is_nan & (bits + 0x7fff + ((bits >> 16) & 1)));
+  const Bits32 bits = bit_cast<Bits32>(v), is_number = bit_cast<Bits32>(v == v);
+  return bits + (is_number & (0x7fff + ((bits >> 16) & 1)));
 }
 FRONT_INLINE Bits16 narrow(Vector<float> v) { return lower_halves(rounded_bits(v) >> 16); }
 
@@ -284,6 +289,18 @@ FRONT_INLINE Bits16 to_half_vector(Vector<T> v) {
   else
     return bit_cast<Bits16>(__builtin_convertvector(v, Floats));
 }
+// Two vectors in one.
+template <class T, class Out>
+FRONT_INLINE Bits32 to_vector(Vector<T> first, Vector<T> second) {
+#if FRONT_VECTOR_BYTES == 32 && defined(__AVX2__)
+  if constexpr (std::is_same_v<Out, BFloat16>) {  // what is packed comes by quarters: first, second, first, second
+    const Bits32 a = rounded_bits(first) >> 16, b = rounded_bits(second) >> 16;
+    const __m256i quarters = _mm256_packus_epi32(bit_cast<__m256i>(a), bit_cast<__m256i>(b));
+    return bit_cast<Bits32>(_mm256_permute4x64_epi64(quarters, _MM_SHUFFLE(3, 1, 2, 0)));
+  }
+#endif
+  return join(to_half_vector<T, Out>(first), to_half_vector<T, Out>(second));
+}
 template <class T, class Out>
 FRONT_INLINE void store(Out* p, Vector<T> v) {
   if constexpr (sizeof(Out) == sizeof(T)) {
@@ -323,7 +340,7 @@ FRONT_INLINE void stream_line(Out* p, const Vector<T> (&v)[kVectorsPerLine<T, Ou
   alignas(kLineBytes) Out line[kLineBytes / sizeof(Out)];
   if constexpr (kNarrows<T, Out>)
     for (int i = 0; i < kVectorsPerLine<T, Out>; i += 2) {
-      const Bits32 two = join(to_half_vector<T, Out>(v[i]), to_half_vector<T, Out>(v[i + 1]));
+      const Bits32 two = to_vector<T, Out>(v[i], v[i + 1]);
       std::memcpy(line + i * kLanes<T>, &two, sizeof two);
     }
   else

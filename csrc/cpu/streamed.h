@@ -34,8 +34,8 @@ void stream_forward(const AxisView<T>& axis, const In* x, int64_t stride, int bl
   for (int64_t begin = 0; begin < half; begin += kPairs) {
     const int64_t pairs = half - begin < kPairs ? half - begin : kPairs;
     Vector<T>* out = folded;
-    for (int64_t i = begin; i < begin + pairs; ++i) {
-      const In *first = x + i * stride, *last = x + (n - 1 - i) * stride;
+    const In *first = x + begin * stride, *last = x + (n - 1 - begin) * stride;
+    for (int64_t i = begin; i < begin + pairs; ++i, first += stride, last -= stride) {
       const bool middle = 2 * i == n - 1;
       for (int g = 0; g < blocks; g += kBlocksPerLine<T, In>) {
         __builtin_prefetch(first + kPairs * stride + g * W);
@@ -83,12 +83,13 @@ FRONT_INLINE void stream_inverse(const AxisView<T>& axis, const Vector<T>* x, in
         for (int r = 0; r < at_once; ++r)
           for (int b = 0; b < together; ++b) even[r][b] += more_even[r][b], odd[r][b] += more_odd[r][b];
       }
-      for (int r = 0; r < at_once; ++r, ++i)
-        for (int b = 0; b < together; ++b) {
-          Vector<T>* rows = values + (g + b) * 2 * kPairs;
-          rows[i] = even[r][b] + odd[r][b];
-          if (i < mirrors) rows[kPairs + mirrors - 1 - i] = even[r][b] - odd[r][b];
+      for (int b = 0; b < together; ++b) {
+        Vector<T>*const rows = values + (g + b) * 2 * kPairs + i, *const mirrored = rows - 2 * i + kPairs + mirrors - 1;
+        for (int r = 0; r < at_once; ++r) {
+          rows[r] = even[r][b] + odd[r][b];
+          if (i + r < mirrors) mirrored[-r] = even[r][b] - odd[r][b];
         }
+      }
     };
     const auto add_all = [&](auto together, int g) FRONT_INLINED {
       int64_t i = 0;
