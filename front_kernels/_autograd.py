@@ -27,10 +27,14 @@ from ._contract import adjoint_norm
 
 Arguments = dict[str, Any]
 
+cuda_kernels: dict[str, Callable[..., Tensor]] = {}
+"""What is registered for CUDA tensors, by op: engines.py's."""
+
 # Looked up once: a call of an op costs microseconds, and each of these a part of one.
 _AFTER_AUTOGRAD = torch._C._after_autograd_keyset
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _AFTER_VIEWS = torch._C._after_ADInplaceOrView_keyset
+_PLAIN_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 _forward_mode = forward_ad._is_fwd_grad_enabled
 _unpack_dual = torch._C._VariableFunctions._unpack_dual
 
@@ -162,13 +166,19 @@ def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
     function: Any = type("".join(part.capitalize() for part in op.name.split("_")), (_Apply,), {})
 
     def kernel(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        # No mode, subclass or transform is below this: it is known where the dispatcher, in microseconds, would arrive.
+        plain = keyset & _AFTER_VIEWS == _PLAIN_CUDA
         if not (x.requires_grad and torch.is_grad_enabled()) and not has_tangent(x):
+            if plain:
+                return cuda_kernels[op.name](x, *args, **kwargs)
             with _below_autograd():
                 out: Tensor = redispatch(keyset & _AFTER_AUTOGRAD, x, *args, **kwargs)
             return out
         grad_mode, forward_mode = torch.is_grad_enabled(), _forward_mode()
 
         def below(x: Tensor) -> Tensor:
+            if plain:
+                return cuda_kernels[op.name](x, *args, **kwargs)
             # A Function runs its forward without gradients; the outer levels of torch.func still want theirs.
             with (
                 _below_autograd(),

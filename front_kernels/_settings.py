@@ -11,6 +11,9 @@ __all__ = ["ENGINES", "PRECISIONS", "engine", "precision", "set_engine", "set_pr
 ENGINES = ("cuda", "triton")
 PRECISIONS = ("highest", "fast")
 
+# FRONT_ENGINE as it was at import: asking the environment at each call of an op takes a microsecond.
+environment = os.environ.get("FRONT_ENGINE") or None
+
 # Settings that were made and have not ended; the last one counts.
 _made: dict[str, list[_Set]] = {"engine": [], "precision": []}
 _lock = threading.Lock()
@@ -46,7 +49,8 @@ def set_engine(name: str | None) -> _Set:
     """Makes every op on a CUDA tensor use one engine, or, with None, the one that is predicted to be faster.
 
     For the whole process, from now on; `with set_engine("triton"): ...` for a block (backward passes run in another
-    thread, so the setting is not one thread's). It takes precedence over the environment variable FRONT_ENGINE.
+    thread, so the setting is not one thread's). It takes precedence over the environment variable FRONT_ENGINE, which
+    is read at import.
 
     Args:
         name: "cuda" (FFT-shaped kernels), "triton" (GEMM-shaped kernels) or None, whatever FRONT_ENGINE says.
@@ -83,11 +87,9 @@ def engine() -> str | None:
     """The engine that is asked for, if any."""
     if _made["engine"]:
         return _made["engine"][-1].value
-    if "FRONT_ENGINE" not in os.environ:  # asked at each call of an op, where get() would raise and catch
-        return None
-    name = os.environ["FRONT_ENGINE"] or None
-    check_engine("FRONT_ENGINE", name)
-    return name
+    if environment is not None:
+        check_engine("FRONT_ENGINE", environment)
+    return environment
 
 
 def precision() -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _C, _contract, _costs, _settings
+from . import _C, _autograd, _contract, _costs, _settings
 from ._autograd import OPS
 from ._variants import IN_PLACE, MANY
 
@@ -366,7 +366,8 @@ def register() -> torch.library.Library:
     library = torch.library.Library("front", "IMPL")
     for op in OPS:
         overloads = getattr(torch.ops.front, op.name).overloads()
-        library.impl(op.name, _functional(op), "CUDA")
+        _autograd.cuda_kernels[op.name] = _functional(op)
+        library.impl(op.name, _autograd.cuda_kernels[op.name], "CUDA")
         if "out" in overloads:
             library.impl(f"{op.name}.out", _into(op), "CUDA")
     for name in IN_PLACE:

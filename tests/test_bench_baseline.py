@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from front_kernels import _settings
 from front_kernels.bench import __main__ as command
 from front_kernels.bench import baseline, clocks, ledger
 from front_kernels.bench.cases import Case
@@ -82,7 +83,7 @@ def test_runs_have_names_and_settings(monkeypatch):
     assert one["run"] != two["run"]
     assert (one["engine"], one["precision"]) == ("", "")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
-    monkeypatch.setenv("FRONT_ENGINE", "triton")
+    monkeypatch.setattr(_settings, "environment", "triton")
     found = ledger.run_columns(torch.device("cuda"))
     assert (found["engine"], found["precision"]) == ("triton", "highest")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from front_kernels import _settings
 from front_kernels.bench import __main__ as command
 
 
@@ -59,7 +60,7 @@ def test_a_baseline_that_is_no_text(tmp_path):
 
 
 def test_an_engine_that_there_is_not(tmp_path, monkeypatch):
-    monkeypatch.setenv("FRONT_ENGINE", "tritn")
+    monkeypatch.setattr(_settings, "environment", "tritn")
     text = refused(run("--out", str(tmp_path / "out")))
     assert "FRONT_ENGINE must be 'cuda' or 'triton', got 'tritn'" in text
     assert not (tmp_path / "out").exists()

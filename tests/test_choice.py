@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +20,7 @@ HALF, SINGLE, DOUBLE = torch.bfloat16, torch.float32, torch.float64
 @pytest.fixture(autouse=True)
 def both_engines(monkeypatch):
     """As on a machine that has both."""
-    monkeypatch.delenv("FRONT_ENGINE", raising=False)
+    monkeypatch.setattr(_settings, "environment", None)
     missing: dict[str, str] = {}
     absent = engines._absent
     built = fk.build_info() | {"cuda": True}
@@ -261,14 +262,14 @@ def test_one_is_asked_for(monkeypatch, both_engines):
         assert engines.choose(at, engines.H200).forced
         assert engines.choose(at, engines.H200, "triton").engine == "triton"
     assert not engines.choose(at, engines.H200).forced
-    monkeypatch.setenv("FRONT_ENGINE", "cuda")
+    monkeypatch.setattr(_settings, "environment", "cuda")
     assert engines.choose(at, engines.H200).engine == "cuda"
     with fk.set_engine("triton"):
         assert engines.choose(at, engines.H200).engine == "triton"
-    monkeypatch.setenv("FRONT_ENGINE", "cpp")
+    monkeypatch.setattr(_settings, "environment", "cpp")
     with pytest.raises(ValueError, match="FRONT_ENGINE must be 'cuda' or 'triton', got 'cpp'"):
         engines.choose(at, engines.H200)
-    monkeypatch.delenv("FRONT_ENGINE")
+    monkeypatch.setattr(_settings, "environment", None)
     both_engines["cuda"] = "not built"
     engines._forget_choices()
     with pytest.raises(NotImplementedError, match="engine 'cuda' was asked for, but not built"):
@@ -318,6 +319,17 @@ def test_a_setting_counts_in_other_threads(make, get, value, usual):
         assert other.submit(get).result() == usual
 
 
+@pytest.mark.parametrize(("value", "expected"), [("triton", "triton"), ("", None), (None, None)])
+def test_the_environment_is_read_at_import(monkeypatch, value, expected):
+    monkeypatch.delenv("FRONT_ENGINE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("FRONT_ENGINE", value)
+    spec = importlib.util.spec_from_file_location("settings_again", _settings.__file__)
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    assert again.engine() == expected
+
+
 def test_a_block_within_what_is_set_for_good(monkeypatch):
     monkeypatch.setitem(_settings._made, "engine", [])
     fk.set_engine("cuda")
@@ -325,7 +337,7 @@ def test_a_block_within_what_is_set_for_good(monkeypatch):
         with fk.set_engine("triton"):
             assert _settings.engine() == "triton"
         assert _settings.engine() == "cuda"
-    monkeypatch.setenv("FRONT_ENGINE", "triton")
+    monkeypatch.setattr(_settings, "environment", "triton")
     with fk.set_engine(None):
         assert _settings.engine() is None  # the one that is predicted to be faster
     for _ in range(5):

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import front_kernels as fk
 from fake_gpu import OPS, installed
-from front_kernels import engines
+from front_kernels import _autograd, engines
 from front_kernels.triton import launch
 
 # Functions that a warm dct_crop calls, Python's and C's, some of them of this fake: 15 and 41 when this was written.
@@ -112,3 +114,56 @@ def test_few_calls_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for k in range(1, 9):
         OPS["dct_crop"](torch.randn(8, 8), [k, k])
         assert len(engines._calls) <= 3
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Calls of the kernel for CUDA tensors by the autograd kernel itself, as if tensors on the CPU were such."""
+    calls: list[tuple[Any, ...]] = []
+
+    def kernel(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        calls.append((args, kwargs))
+        return x.new_full((*x.shape[:-2], 2, 3), 7.0)
+
+    monkeypatch.setattr(_autograd, "_PLAIN_CUDA", torch._C.DispatchKeySet(torch._C.DispatchKey.CPU))
+    monkeypatch.setitem(_autograd.cuda_kernels, "dct_crop", kernel)
+    return calls
+
+
+def test_a_plain_tensor_goes_to_its_kernel_at_once(direct: list[Any]) -> None:
+    x = torch.randn(4, 5)
+    crop = torch.ops.front.dct_crop.default
+    assert (crop(x, [2, 3], norm="forward") == 7).all()
+    with torch.no_grad():
+        assert (crop(x.clone().requires_grad_(), [2, 3]) == 7).all()
+    graded = crop(x.clone().requires_grad_(), [2, 3])
+    assert type(graded.grad_fn).__name__ == "DctCropBackward"
+    assert direct == [(([2, 3],), {"norm": "forward"}), (([2, 3],), {}), (([2, 3],), {})]
+
+
+class _Seen(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ops.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_whatever_listens_below_still_hears_of_the_op(direct: list[Any]) -> None:
+    x = torch.randn(4, 5)
+    crop = torch.ops.front.dct_crop.default
+    with _Seen() as seen:
+        crop(x, [2, 3])
+        crop(x.clone().requires_grad_(), [2, 3])
+    assert seen.ops.count("front::dct_crop") == 2
+    with FakeTensorMode() as fake:
+        assert isinstance(crop(fake.from_tensor(x), [2, 3]), FakeTensor)
+        assert isinstance(crop(fake.from_tensor(x).requires_grad_(), [2, 3]), FakeTensor)
+    compiled = torch.compile(lambda each: crop(each, [2, 3]), backend="eager", fullgraph=True)(x)
+    assert compiled.shape == (2, 3)
+    batched = torch.vmap(lambda each: crop(each, [2, 3]))(torch.randn(3, 4, 5))
+    assert batched.shape == (3, 2, 3)
+    _, tangent = torch.func.jvp(lambda each: crop(each, [2, 3]), (x,), (x,))
+    assert tangent.shape == (2, 3)
