@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,10 +14,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# What takes longest to import is imported once, by a process that these are forked from; it starts no threads.
+multiprocessing.set_forkserver_preload(["torch.distributed.fsdp", "torch._dynamo", "front_models"])
+
 
 def run_processes(function: Callable[[int, int], Any], size: int, folder: Path, timeout: float = 240) -> list[Any]:
     """What ``function(rank, size)``, of a module, returns in each of them; an error in one of them is raised here."""
-    context = mp.start_processes(_enter, (function, size, str(folder)), nprocs=size, join=False, start_method="spawn")
+    context = mp.start_processes(
+        _enter, (function, size, str(folder)), nprocs=size, join=False, start_method="forkserver"
+    )
     deadline = time.monotonic() + timeout
     try:
         while not context.join(timeout=max(0.0, deadline - time.monotonic())):

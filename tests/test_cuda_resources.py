@@ -132,10 +132,15 @@ def families(hardware: tuple[int, ...] = tuple(H200)) -> dict[str, str]:
     return kernels
 
 
-def family_of(name: str) -> tuple[str, bool, bool]:
-    """What of a kernel's name is not its plan's numbers; but rows differ from columns, and so does a generic stage."""
+def family_of(name: str) -> tuple[str, bool]:
+    """What of a kernel's name is neither its plan's numbers nor its dtypes, and whether it has a generic stage."""
     radices = [int(radix) for plan in re.findall(r"_r([\dx]+)_", name) for radix in plan.split("x")]
-    return re.sub(r"_[nsrlb]\d[^_]*", "", name), "t1x" in name, max(radices, default=1) > 16
+    return re.sub(r"_(?:[nsrlb]\d|b?f\d)[^_]*", "", name), max(radices, default=1) > 16
+
+
+def is_long(name: str) -> bool:
+    """Of these lengths all kernels are looked at: they take most of a multiprocessor."""
+    return "_n8192_" in name or "_n11008_" in name
 
 
 AHEAD = sorted(_kernels.AHEAD.glob("*.fatbin.log"))
@@ -188,14 +193,15 @@ def test_families_on_other_architectures(tmp_path: Path, architecture: int, hard
     if NVCC is None:
         pytest.skip("no nvcc on this machine")
     kernels, seen = {}, set()
-    for name, source in families(tuple(hardware)).items():
-        family, long = family_of(name), "_n8192_" in name or "_n11008_" in name
-        if "f64" in name or "float" in name or (family in seen and not long):  # NVRTC has them
+    found = families(tuple(hardware))
+    for name in sorted(found, key=is_long, reverse=True):
+        family = family_of(name)
+        if "f64" in name or "float" in name or (family in seen and not is_long(name)):  # NVRTC has them
             continue
-        if architecture == 89 and not long:  # as sm_80 but for its limits
+        if architecture == 89 and not is_long(name):  # as sm_80 but for its limits
             continue
         seen.add(family)
-        kernels[name] = source
+        kernels[name] = found[name]
     assert len(kernels) >= (4 if architecture == 89 else 15)
     file = tmp_path / "kernels.cu"  # all in one: headers take much of the time
     file.write_text(_kernels.source_of("\n".join(kernels.values())))

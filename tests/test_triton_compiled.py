@@ -48,7 +48,8 @@ def test_resources(architecture, tmp_path):
         "pad",
         "addresses",
     }
-    assert {each["kernel"] for each in found if each["case"].endswith("unaligned")} >= {"axis", "crop", "pad"}
+    unaligned = {each["kernel"] for each in found if each["case"].endswith("unaligned")}
+    assert unaligned >= {"axis", "crop", "pad"} if architecture == "sm_90" else not unaligned
     for each in found:
         where = f"{each['case']}, {each['kernel']}"
         assert each["spills"] <= SPILLED.get((architecture, each["case"]), 0), where
