@@ -13,7 +13,7 @@ import front_kernels as fk
 
 BUILT = fk.build_info()["cpu_isas"]
 PROBE = "import front_kernels as fk; print(fk.build_info()['cpu_isa'])"
-STEP = "25"  # of the cases of every test function one in so many (conftest.py): all of them run in this run's own processes
+STEP = "25"  # of every test function's cases one in so many (conftest.py): all run in this run's own processes
 FILES = ("values", "laws", "paths", "out", "halved", "streamed", "alone", "variants")
 
 
