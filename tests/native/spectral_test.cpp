@@ -109,9 +109,50 @@ void check(int64_t m, int64_t n, int64_t k0, int64_t k1, bool by_columns, int64_
         std::sqrt(error / scale));
 }
 
+// Of this matrix nothing is left once two passes have run: those that make its coefficients.
+float* passing = nullptr;
+int64_t passing_size = 0;
+int regions = 0;
+
+void poisoning(int64_t count, int64_t, front::ParallelBody body, void* context) {
+  if (regions++ == 2)
+    for (int64_t i = 0; i < passing_size; ++i) passing[i] = NAN;
+  serial(count, 1, body, context);
+}
+
+// How often the matrix is read: once for the loss alone, as long as a hundredth of the energy is high, otherwise twice.
+void check_reads(double noise, bool with_grad, bool once) {
+  constexpr int64_t m = 64, n = 48, kept = 8;
+  std::vector<float> x(m * n), grad(m * n);
+  std::mt19937 random(1);
+  std::normal_distribution<double> values(0, noise);
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < n; ++j)
+      x[i * n + j] = static_cast<float>(std::cos(M_PI * (static_cast<double>(i) + 0.5) / m) + values(random));
+  SpectralLoss loss{};
+  loss.matrix = {x.data(), DType::f32, m, n, kept, kept, n, 1, false};
+  loss.grad = {with_grad ? grad.data() : nullptr, DType::f32, n, 1, 0, 0, 0, 0};
+  loss.scale = 1;
+  SpectralLoss expected = loss;
+  front::cpu::run_spectral(&expected, 1, false, {serial, 1});
+  passing = x.data(), passing_size = m * n, regions = 0;
+  front::cpu::run_spectral(&loss, 1, false, {poisoning, 1});
+  const bool good =
+      std::isfinite(expected.loss) && regions > 2 && (once ? loss.loss == expected.loss : std::isnan(loss.loss));
+  good ? ++passed : ++failed;
+  if (!good)
+    std::printf("FAILED reads: noise %g, gradient %d: loss %g, expected %g, in %d regions\n", noise, with_grad,
+                loss.loss, expected.loss, regions);
+}
+
 }  // namespace
 
 int main() {
+  check_reads(1, false, true);
+  check_reads(1, true, false);
+  check_reads(1e-2, false, false);
+  check_reads(1e-2, true, false);
+
   struct Size {
     int64_t m, n, k0, k1;
   };
