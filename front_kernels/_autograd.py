@@ -167,7 +167,8 @@ def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
 
     def kernel(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # No mode, subclass or transform is below this: it is known where the dispatcher, in microseconds, would arrive.
-        plain = keyset & _AFTER_VIEWS == _PLAIN_CUDA
+        # (What it computes with needs no gradient here, so that it does without a guard against autograd.)
+        plain = (keyset & _AFTER_VIEWS) == _PLAIN_CUDA
         if not (x.requires_grad and torch.is_grad_enabled()) and not has_tangent(x):
             if plain:
                 return cuda_kernels[op.name](x, *args, **kwargs)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -179,11 +180,15 @@ def run(
     launches: Sequence[dict[str, Any]],
     buffers: Sequence[Buffer],
     *,
-    seed: int = 0,
+    seed: int | None = None,
     statistics: bool = False,
     headers: Path = CUDA,
 ) -> list[Findings]:
-    """Runs the launches one after the other on `buffers` and their tables; counts are added to the buffers."""
+    """Runs the launches one after the other on `buffers` and their tables; counts are added to the buffers.
+
+    seed: of the order of the threads, shuffled in every phase; 0: one after the other; None: another one for each
+    kernel, grid and sizes of the memory.
+    """
     compile_kernels(launches, headers)
     found = []
     for launch in launches:
@@ -204,7 +209,10 @@ def run(
                 EmulatedBuffer(b.address, b.array.nbytes, b.reads.ctypes.data, writes, b.valid.ctypes.data, 0, 0)
             )
         array = (EmulatedBuffer * len(memory))(*memory)
-        report = EmulatorReport(seed, statistics, array, len(memory), launch["shared_bytes"])
+        own = 1 + crc32(f"{launch['name']} {launch['blocks']} {[b.array.shape for b in buffers]}".encode()) % (
+            2**32 - 1
+        )
+        report = EmulatorReport(own if seed is None else seed, statistics, array, len(memory), launch["shared_bytes"])
         kernel = getattr(compiled(launch["name"], launch["source"], headers), launch["name"])
         raw = ctypes.create_string_buffer(bytes(args), len(args))
         kernel(raw, ctypes.c_longlong(0), ctypes.c_longlong(launch["blocks"]), ctypes.byref(report))

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# What takes longest to import is imported once, by a process that these are forked from; it starts no threads.
+# What takes longest to import is imported once, by a process that these are forked from; it has run nothing in threads.
+# NOTE: its environment is that of the first call; their hash seeds are one.
 multiprocessing.set_forkserver_preload(["torch.distributed.fsdp", "torch._dynamo", "front_models"])
 
 

@@ -327,6 +327,7 @@ def test_the_environment_is_read_at_import(monkeypatch, value, expected):
     spec = importlib.util.spec_from_file_location("settings_again", _settings.__file__)
     again = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(again)
+    monkeypatch.setenv("FRONT_ENGINE", "cuda")
     assert again.engine() == expected
 
 

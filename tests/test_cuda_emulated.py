@@ -49,7 +49,7 @@ def bytes_of(x: Tensor) -> np.ndarray:
     return torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage()).numpy()
 
 
-def execute(make, x: Tensor, out: Tensor, seed: int) -> list[str]:
+def execute(make, x: Tensor, out: Tensor, seed: int | None) -> list[str]:
     """Runs make(workspace address)'s launches; x may not be written unless it is `out`'s memory. The kernels' names."""
     _, size = make(0)
     workspace = np.full(max(size, 8) // 8, np.nan)
@@ -77,7 +77,7 @@ def taken(out: Tensor) -> Tensor:
 
 
 def axis(
-    x: Tensor, direction: int, n: int, kept: int, *, norm="ortho", out_kind=None, seed=0, hardware=SMALL
+    x: Tensor, direction: int, n: int, kept: int, *, norm="ortho", out_kind=None, seed=None, hardware=SMALL
 ) -> tuple[Tensor, list[str]]:
     """One axis of [lanes, .], into the middle of a tensor of sentinels."""
     lanes, length = x.shape[0], kept if direction == FORWARD else n
@@ -97,7 +97,7 @@ def axis(
 
 
 def matrices(
-    x: Tensor, out: Tensor, direction: int, kept: tuple[int, int], *, norm="ortho", seed=1, hardware=SMALL
+    x: Tensor, out: Tensor, direction: int, kept: tuple[int, int], *, norm="ortho", seed=None, hardware=SMALL
 ) -> list[str]:
     """[..., m, n], with whatever strides; the axes before are batch axes."""
     m, n = (out if direction == INVERSE else x).shape[-2:]

@@ -132,10 +132,11 @@ def families(hardware: tuple[int, ...] = tuple(H200)) -> dict[str, str]:
     return kernels
 
 
-def family_of(name: str) -> tuple[str, bool]:
-    """What of a kernel's name is neither its plan's numbers nor its dtypes, and whether it has a generic stage."""
+def family_of(name: str) -> tuple[str, bool, bool]:
+    """What of a kernel's name is neither its plan's numbers nor its dtypes; but rows differ from columns, and so does a
+    generic stage."""
     radices = [int(radix) for plan in re.findall(r"_r([\dx]+)_", name) for radix in plan.split("x")]
-    return re.sub(r"_(?:[nsrlb]\d|b?f\d)[^_]*", "", name), max(radices, default=1) > 16
+    return re.sub(r"_(?:[nsrlb]\d|b?f\d)[^_]*", "", name), "t1x" in name, max(radices, default=1) > 16
 
 
 def is_long(name: str) -> bool:

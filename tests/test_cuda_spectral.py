@@ -21,7 +21,7 @@ def exact(x: Tensor, k: tuple[int, int], standardize: bool, decay) -> tuple[floa
     return loss.item(), torch.autograd.grad(loss, wide)[0]
 
 
-def emulated(make, losses, xs, grads, seed=0, more=()) -> list[str]:
+def emulated(make, losses, xs, grads, seed=None, more=()) -> list[str]:
     """Runs what make(workspace) says under the emulator's checks; names of the launches."""
     _, size = make(0)
     workspace = np.full(max(size, 8) // 8, np.nan)
@@ -36,7 +36,7 @@ def emulated(make, losses, xs, grads, seed=0, more=()) -> list[str]:
     return [launch["name"] for launch in launches]
 
 
-def spectral(xs, grads, k, *, standardize, decay=None, scale=1.0, seed=0, hardware=SMALL, scale_at=None):
+def spectral(xs, grads, k, *, standardize, decay=None, scale=1.0, seed=None, hardware=SMALL, scale_at=None):
     """Losses; grads are added to."""
     compute = F64 if xs[0].dtype == torch.float64 else F32
     like = grads[0] if grads else xs[0]
@@ -175,7 +175,7 @@ def test_a_factor_of_the_scale_on_the_device():
         assert torch.equal(grads[0], grads[2])
 
 
-def listed(xs, grads, ks, *, apart=True, scale=1.0, seed=0):
+def listed(xs, grads, ks, *, apart=True, scale=1.0, seed=None):
     """Losses and names of the launches for matrices of any shapes and layouts, standardised."""
     losses = np.full(len(xs), np.nan)
     matrices = []

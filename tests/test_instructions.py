@@ -55,7 +55,7 @@ def build(folder: Path) -> Path:
     if kernels is None:  # as CMakeLists.txt does
         kernels = folder / "avx2.o"
         isa = ["-DFRONT_ISA=avx2", "-DFRONT_ISA_ENTRY=kAvx2", "-DFRONT_VECTOR_BYTES=32", "-mavx2", "-mfma", "-mf16c"]
-        isa += ["-mtune=skylake", "-ffp-contract=fast", "-fno-math-errno", "-fPIC"]
+        isa += ["-mtune=skylake", "-ffp-contract=fast", "-fno-math-errno", "-fno-ivopts", "-fPIC"]
         subprocess.run(["g++", *flags, *isa, "-c", str(cpu / "axis_isa.cpp"), "-o", str(kernels)], check=True)
     (folder / "others.cpp").write_text(OTHERS)
     sources = [built.object_of(f"{name}.cpp") or cpu / f"{name}.cpp" for name in PARTS]

@@ -80,6 +80,14 @@ def test_pad(shape, k, dtype):
         assert (around[:, end:] == -7).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_not_a_number_fills_its_pad(dtype):
+    c = torch.ones(128, 96, dtype=dtype)
+    c[5, 7] = float("nan")
+    assert fk.plan_for((1024, 1027), (128, 96), dtype, inverse=True)["halved"]
+    assert fk.idct_pad(c, (1024, 1027)).isnan().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_large_pad_lies_anywhere(dtype):
     """Its bits do not depend on where."""

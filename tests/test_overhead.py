@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -116,29 +116,63 @@ def test_few_calls_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(engines._calls) <= 3
 
 
-@pytest.fixture
-def direct(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Calls of the kernel for CUDA tensors by the autograd kernel itself, as if tensors on the CPU were such."""
-    calls: list[tuple[Any, ...]] = []
+class _Call(NamedTuple):
+    of: type
+    shape: tuple[int, ...]
+    wrapped: bool  # by a transform of torch.func
+    argument: Any
+    more: dict[str, Any]
 
-    def kernel(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        calls.append((args, kwargs))
-        return x.new_full((*x.shape[:-2], 2, 3), 7.0)
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> list[_Call]:
+    """What the autograd kernel gives to the kernels for CUDA tensors itself, as if tensors on the CPU were such. In the
+    place of these kernels: seven times a corner, and its transpose."""
+    calls: list[_Call] = []
+
+    def seen(x: Tensor, argument: Any, more: dict[str, Any]) -> None:
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
+        calls.append(_Call(type(x), tuple(x.shape), wrapped, argument, more))
+
+    def crop(x: Tensor, k: Any, **more: Any) -> Tensor:
+        seen(x, k, more)
+        return 7 * x[..., : k[0], : k[1]]
+
+    def pad(x: Tensor, size: Any, **more: Any) -> Tensor:
+        seen(x, size, more)
+        out = x.new_zeros(*x.shape[:-2], *size)
+        out[..., : x.shape[-2], : x.shape[-1]] = 7 * x
+        return out
 
     monkeypatch.setattr(_autograd, "_PLAIN_CUDA", torch._C.DispatchKeySet(torch._C.DispatchKey.CPU))
-    monkeypatch.setitem(_autograd.cuda_kernels, "dct_crop", kernel)
+    monkeypatch.setitem(_autograd.cuda_kernels, "dct_crop", crop)
+    monkeypatch.setitem(_autograd.cuda_kernels, "idct_pad", pad)
     return calls
 
 
-def test_a_plain_tensor_goes_to_its_kernel_at_once(direct: list[Any]) -> None:
+crop = torch.ops.front.dct_crop.default
+
+
+def test_a_plain_tensor_goes_to_its_kernel_at_once(direct: list[_Call]) -> None:
     x = torch.randn(4, 5)
-    crop = torch.ops.front.dct_crop.default
-    assert (crop(x, [2, 3], norm="forward") == 7).all()
+    assert torch.equal(crop(x, [2, 3], norm="forward"), 7 * x[:2, :3])
     with torch.no_grad():
-        assert (crop(x.clone().requires_grad_(), [2, 3]) == 7).all()
+        crop(x.clone().requires_grad_(), [2, 3])
     graded = crop(x.clone().requires_grad_(), [2, 3])
     assert type(graded.grad_fn).__name__ == "DctCropBackward"
-    assert direct == [(([2, 3],), {"norm": "forward"}), (([2, 3],), {}), (([2, 3],), {})]
+    assert direct == [_Call(Tensor, (4, 5), False, [2, 3], more) for more in ({"norm": "forward"}, {}, {})]
+
+
+def test_derivatives_are_those_of_the_kernels(direct: list[_Call]) -> None:
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+
+    def cropped(x: Tensor) -> Any:
+        return crop(x, [2, 3])
+
+    assert torch.autograd.gradcheck(cropped, x, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(cropped, x)
+    assert {call.shape[-2:] for call in direct} == {(4, 5), (2, 3)}  # both ways
+    assert all(call.of is Tensor and not call.wrapped for call in direct)
 
 
 class _Seen(TorchDispatchMode):
@@ -151,19 +185,21 @@ class _Seen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_whatever_listens_below_still_hears_of_the_op(direct: list[Any]) -> None:
-    x = torch.randn(4, 5)
-    crop = torch.ops.front.dct_crop.default
+def test_whatever_listens_below_still_hears_of_the_op(direct: list[_Call]) -> None:
+    x, t = torch.randn(4, 5), torch.randn(4, 5)
     with _Seen() as seen:
         crop(x, [2, 3])
         crop(x.clone().requires_grad_(), [2, 3])
     assert seen.ops.count("front::dct_crop") == 2
+    direct.clear()
     with FakeTensorMode() as fake:
         assert isinstance(crop(fake.from_tensor(x), [2, 3]), FakeTensor)
         assert isinstance(crop(fake.from_tensor(x).requires_grad_(), [2, 3]), FakeTensor)
-    compiled = torch.compile(lambda each: crop(each, [2, 3]), backend="eager", fullgraph=True)(x)
-    assert compiled.shape == (2, 3)
-    batched = torch.vmap(lambda each: crop(each, [2, 3]))(torch.randn(3, 4, 5))
-    assert batched.shape == (3, 2, 3)
-    _, tangent = torch.func.jvp(lambda each: crop(each, [2, 3]), (x,), (x,))
-    assert tangent.shape == (2, 3)
+    assert direct == []
+    batch = torch.randn(3, 4, 5)
+    assert torch.equal(torch.vmap(lambda each: crop(each, [2, 3]))(batch), 7 * batch[:, :2, :3])
+    assert [(call.shape, call.wrapped) for call in direct] == [((3, 4, 5), False)]
+    values, tangents = torch.func.jvp(lambda each: crop(each, [2, 3]), (x,), (t,))
+    assert torch.equal(values, 7 * x[:2, :3])
+    assert torch.equal(tangents, 7 * t[:2, :3])
+    assert not any(call.wrapped for call in direct)

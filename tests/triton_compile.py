@@ -42,6 +42,7 @@ CASES: list[tuple[torch.dtype, str, int, int, str, int]] = [
     (torch.bfloat16, "highest", 8192, 128, "inverse", 1),
     (torch.bfloat16, "highest", 8192, 512, "inverse", 1),
     (torch.bfloat16, "fast", 8192, 128, "forward", 1),
+    (torch.bfloat16, "fast", 8192, 512, "forward", 1),
     (torch.float16, "highest", 8192, 128, "forward", 1),
     (torch.float32, "highest", 8192, 64, "forward", 1),
     (torch.float32, "highest", 8192, 128, "forward", 1),

@@ -122,8 +122,10 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
         Vector<float> tile[W], first, second;
         for (int l = 0; l < W; ++l) {
           const In* row = x + lanes.in[l];
-          // NOTE: not by memcpy into the array, which GCC makes two halves of, that a load of both then waits for.
-          tile[l] = load<float>(reinterpret_cast<const float*>(row + offset(along, i)));
+          // NOTE: not straight into the array, which GCC makes two halves of, that a load of both then waits for.
+          Vector<float> pairs;
+          std::memcpy(&pairs, row + offset(along, i), sizeof pairs);
+          tile[l] = pairs;
           if (ahead) __builtin_prefetch(row + offset(along, i + ahead * 2 * W), 0, 2);
         }
         transpose<float>(tile);

@@ -69,14 +69,15 @@ void store_doubled(Out* y, int64_t begin, int64_t n, const Halving& halving, int
         for (; left >= 2 * W; left -= 2 * W, row += 2 * W, second_row += 2 * W) {
           Vector<float> even[2], odd[2];
           for (int v = 0; v < 2; ++v) interpolate(&even[v], &odd[v]);
-          const Bits32 first = to_vector<float, Out>(even[0], even[1]), second = to_vector<float, Out>(odd[0], odd[1]);
-          std::memcpy(row, &first, sizeof first);
-          std::memcpy(second_row, &second, sizeof second);
+          const Bits32 evens = to_vector<float, Out>(even[0], even[1]), odds = to_vector<float, Out>(odd[0], odd[1]);
+          std::memcpy(row, &evens, sizeof evens);
+          std::memcpy(second_row, &odds, sizeof odds);
         }
       for (; left > 0; left -= W, row += W, second_row += W) {
         Vector<float> even, odd;
         interpolate(&even, &odd);
-        // What the next ones are stored in, while these are computed (to 8192 x 8192: 0.9 of the time).
+        // What the next ones are stored in, while these are computed (to 8192 x 8192: 0.9 of the time; of half as many
+        // bytes nothing is gained).
         __builtin_prefetch(second_row + halving.stride, 1);
         __builtin_prefetch(second_row + 2 * halving.stride, 1);
         if (left >= W)
