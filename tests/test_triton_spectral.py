@@ -31,7 +31,7 @@ def layouts(shape: tuple[int, int], dtype: torch.dtype, kind: str) -> list[Tenso
     return xs
 
 
-BOTH, APART, COLUMNS = ((97, 61), (20, 30)), ((150, 100), (129, 70)), ((70, 200), (40, 130))
+BOTH, APART, COLUMNS = ((97, 61), (20, 30)), ((140, 50), (129, 33)), ((41, 150), (20, 130))
 CASES = [
     *((torch.float32, case, kind, False) for case in (BOTH, APART, COLUMNS) for kind in ("rows", "columns", "mixed")),
     *((torch.float32, case, "mixed", False) for case in (((1, 37), (1, 5)), ((64, 1), (9, 1)))),
