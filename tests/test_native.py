@@ -20,8 +20,8 @@ TESTS = ("axis_test", "halved_test", "spectral_test", "pairs_test")  # the last 
 # Of axis_test's cases this run takes each sixth; `make test-asan` all.
 STEP = os.environ.get("FRONT_SANITIZED_STEP", "6")
 SANITIZE = ["-std=gnu++17", "-g1", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-# Not optimised: it is compiling that takes the time (of kernels, whose checks are called, not inlined, with -O1 2.7 times
-# as long).
+# Not optimised: it is compiling that takes the time (of kernels, whose checks are called, not inlined, with -O1 2.7
+# times as long).
 FLAGS = [*SANITIZE, "-O0"]
 KERNEL_FLAGS = [*FLAGS, "--param", "asan-instrumentation-with-call-threshold=0"]
 # What gives the kernels their buffers, and checks values: its memory is watched, itself it is not.
