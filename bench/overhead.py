@@ -7,6 +7,7 @@ the autograd kernel, argument checks or their cache, the result's allocation, th
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -44,7 +45,9 @@ def main() -> None:
         warnings.simplefilter("ignore")  # that kernels of the CPU engine are overridden
         for name in ("dct_crop", "idct_pad"):
             library.impl(name, OPS[name], "CPU", allow_override=True)
-    _autograd._PLAIN_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)  # what such a tensor's calls look like
+    _autograd._PLAIN_CUDA = torch._C.DispatchKeySet(
+        torch._C.DispatchKey.CPU
+    ).raw_repr()  # what such a tensor's calls look like
     launch.launch = lambda kernel, grid, arguments: None
     engines._absent = lambda name, gpu: None
     engines._forget_choices()
@@ -63,6 +66,11 @@ def main() -> None:
                 "op with grad, and backward": microseconds(lambda: torch.autograd.grad(crop(y, (64, 64)), y, g)),
             }
         print(f"{engine}: " + ", ".join(f"{name} {us:.1f}" for name, us in found.items()))
+    importlib.import_module("torch._dynamo")  # as torch.optim does: then every tensor is asked for a tangent
+
+    for engine in ("cuda", "triton"):
+        with fk.set_engine(engine):
+            print(f"{engine}, once dynamo is imported: op {microseconds(lambda: crop(x, (64, 64))):.1f}")
 
 
 if __name__ == "__main__":

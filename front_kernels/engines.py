@@ -256,15 +256,8 @@ def _run_cuda(xs: Sequence[Tensor], outs: Sequence[Tensor], task: Task) -> None:
         torch.ops.front._cuda_matrices(list(xs), list(outs), task.direction, *task.k, task.norm)
 
 
-class _Call(NamedTuple):
-    """A functional op on one layout: its result's shape and dtype, and how an engine computes it."""
-
-    shape: Sequence[int]
-    dtype: torch.dtype
-    task: Task
-    plan: Any  # the Triton engine's; None: the CUDA engine
-
-
+# A functional op on one layout: its result's sizes, strides and dtype, and what computes it; a plain tuple, for speed.
+_Call = tuple[Sequence[int], Sequence[int], torch.dtype, Callable[[Tensor, Tensor], object]]
 _calls: dict[Any, _Call] = {}
 _MOST_CALLS = 4096
 
@@ -274,12 +267,28 @@ def _prepared(op: Any, x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -
     shape, dtype = op.contract(x, *args, **kwargs)
     out = x.new_empty(shape, dtype=dtype, device="meta")
     task = _task(op.name, x, out, op.arguments(args, kwargs))
-    if not out.numel() or _engine_of(op.name, 1, x, out, task) == "cuda":
-        return _Call(shape, dtype, task, None)
-    name = _NAMES[task.direction]
-    return _Call(
-        shape, dtype, task, _triton().planned(x, out, name, task.k, task.dim, task.norm, target(gpu_of(x.device)))
-    )
+    return tuple(shape), out.stride(), dtype, _computation(op.name, x, out, task)
+
+
+def _computation(op: str, x: Tensor, out: Tensor, task: Task) -> Callable[[Tensor, Tensor], object]:
+    if not out.numel():
+        return lambda x, out: None
+    direction, norm, (k0, k1), dim = task
+    if _engine_of(op, 1, x, out, task) == "triton":
+        plan = _triton().planned(x, out, _NAMES[direction], (k0, k1), dim, norm, target(gpu_of(x.device)))
+        carry_out = _triton().carry_out
+        device_of: Any = torch.cuda.device_of  # untyped
+
+        def by_triton(x: Tensor, out: Tensor) -> None:
+            with device_of(x):
+                carry_out(plan, (x,), (out,))
+
+        return by_triton
+    if dim is not None:
+        axis = torch.ops.front._cuda_axis.default
+        return lambda x, out: axis(x, out, direction, dim, norm)
+    matrices = torch.ops.front._cuda_matrices.default
+    return lambda x, out: matrices((x,), (out,), direction, k0, k1, norm)
 
 
 def _check_device(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
@@ -303,12 +312,9 @@ def _functional(op: Any) -> Callable[..., Tensor]:
             if len(_calls) >= _MOST_CALLS:
                 _calls.clear()
             call = _calls[at] = _prepared(op, x, args, kwargs)
-        out = torch.empty(call.shape, dtype=call.dtype, device=x.device)
-        if call.plan is not None:
-            with torch.cuda.device_of(x):
-                _triton().carry_out(call.plan, (x,), (out,))
-        elif out.numel():
-            _run_cuda((x,), (out,), call.task)
+        shape, strides, dtype, compute = call
+        out = torch.empty_strided(shape, strides, dtype=dtype, device=x.device)
+        compute(x, out)
         return out
 
     return kernel
