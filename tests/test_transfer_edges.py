@@ -263,6 +263,18 @@ def test_report_rows_and_their_numbers() -> None:
     assert data["rows"][0]["source_shape"] == [1, 1, 8]
 
 
+def test_what_skip_does_not_match_is_noted() -> None:
+    source, target = models.fill(models.vit(8, 3)), models.fill(models.vit(12, 5), 1)
+    skip = ["blocks.*.fc9.*", "blocks.4.*", "blocks.{}.mlp.fc1.*", "norm"]  # the second is in the target alone
+    note = "skip: 'blocks.*.fc9.*' matches no tensor"
+    _, report = front_models.transfer(source, target, skip=skip)
+    assert note in report.notes
+    gene = front_models.extract(source, skip=["qkv", "*.attn.other.*"])
+    initialized = front_models.initialize(target, gene, skip=skip)
+    for notes in (report.notes, initialized.notes):
+        assert [each for each in notes if each.startswith("skip:")] == [note]
+
+
 def test_report_prints_as_a_table_with_whole_names(capsys: pytest.CaptureFixture[str]) -> None:
     source, target = models.fill(models.vit(8, 3)), models.fill(models.vit(12, 5), 1)
     _, report = front_models.transfer(source, target, skip=["blocks.*.norm[12].*"])

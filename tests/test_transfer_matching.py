@@ -212,6 +212,9 @@ def test_skipped_roles_by_template_and_by_tie() -> None:
     assert action["lm_head.weight"] == "skipped: head"
     assert action["transformer.wte.weight"] == "skipped: tied to lm_head.weight"
     assert action["transformer.h.{}.mlp.c_proj.weight"] == "transferred (1 of 3 tensors skipped)"
+    assert not any(note.startswith("skip:") for note in report.notes)
+    _, report = front_models.transfer(source, like, **ALIGNED, skip=("*.c_atn.*", *skip))
+    assert report.notes[-1] == "skip: '*.c_atn.*' matches no tensor"
 
 
 @BOTH

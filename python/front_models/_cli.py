@@ -145,7 +145,7 @@ def init_command(
         report = initialize(
             tensors,
             learngene,
-            skip=words,
+            skip=_known(words, [*names.values(), *known]),
             gain=_gain(gain),
             generator=torch.Generator().manual_seed(seed),
             progress=progress,
@@ -201,7 +201,7 @@ def transfer_command(
         tensors, report = transfer(
             weights,
             target.renamed(names),
-            skip=words,
+            skip=_known(words, [*names.values(), *weights]),
             gain=_gain(gain),
             generator=torch.Generator().manual_seed(seed),
             progress=progress,
@@ -331,6 +331,12 @@ def _writable(target: Target) -> Mapping[str, Tensor]:
     tied = tied_names(target.tensors)
     copies = {name: tensor.clone() for name, tensor in target.tensors.items() if name not in tied}
     return {name: copies[tied.get(name, name)] for name in target.tensors}
+
+
+def _known(words: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Without those in a form that these names do not have, of which the report would say so."""
+    missing = set(unmatched(words, names))
+    return [word for word in words if word not in missing]
 
 
 def _note_unmatched(skip: Iterable[str], names: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from front_models._kinds import KINDS
 from front_models._report import TransferReport
 
-__all__ = ["expand_skip", "own_names", "unmatched"]
+__all__ = ["expand_skip", "own_names", "unmatched", "unmatched_notes"]
 
 
 def expand_skip(words: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
@@ -42,6 +42,11 @@ def unmatched(words: Iterable[str], names: Iterable[str]) -> list[str]:
     """The patterns among skip words that take in none of these tensor names."""
     known = list(names)
     return [word for word in words if word not in KINDS and not any(_takes(word, name) for name in known)]
+
+
+def unmatched_notes(words: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
+    """For a report: what was given as `skip`, and takes in none of these tensor names."""
+    return tuple(f"skip: {word!r} matches no tensor" for word in unmatched(words, names))
 
 
 def own_names(report: TransferReport, names: Mapping[str, str], words: Mapping[str, str]) -> TransferReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, MutableMapping, Sequence
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from front_models._blocks import one_layer
 from front_models._kinds import check_skip, kind_of, skips
 from front_models._learngene import GeneRole, Learngene
+from front_models._naming import unmatched_notes
 from front_models._options import (
     Axes,
     DepthFill,
@@ -120,7 +122,8 @@ def initialize(
             the slots hold each kept coefficient in order, repeated as evenly as possible (`consistence`); or the
             inverse is taken at the source's depth and its first L' layers are used (`repeat`).
         select_n: at most this many depth coefficients are used.
-        skip: roles to leave as they are, as in `extract`, besides those that the gene leaves out.
+        skip: roles to leave as they are, as in `extract`, besides those that the gene leaves out. A pattern that matches
+            nothing is in the report's notes.
         generator: source of the `random` draws; torch's default generator if None.
         progress: called after each role as `progress(done, total, role)`.
 
@@ -140,7 +143,8 @@ def initialize(
         raise TypeError(f"gene: got {type(gene).__name__}; allowed is a Learngene")
     if not isinstance(target, (nn.Module, MutableMapping)):
         raise TypeError(f"target: got {type(target).__name__}; allowed are a torch.nn.Module or a state dict")
-    words = (*gene.skip, *check_skip(skip))
+    own_words = check_skip(skip)
+    words = (*gene.skip, *own_words)
     tensors = named_tensors(target, "target")
     aliases = [
         Role(template, gene.roles[owner].layers, gene.roles[owner].shape) for template, owner in gene.ties.items()
@@ -168,7 +172,8 @@ def initialize(
 
     rows = carry_out(items, how, fetch, write, tensors.__getitem__, infos, progress, whole=False)
     notes = without_place(sources, items, words, lambda role: gene.ties.get(role.template, role.template))
-    return TransferReport(rows, notes)
+    names = (*tensors, *(name for role in sources for name in role.names))
+    return TransferReport(rows, notes + unmatched_notes(own_words, names))
 
 
 @torch.no_grad()
@@ -208,7 +213,8 @@ def transfer(
             has only a config.json the command `front transfer` builds the model). It gives the result its names,
             shapes, dtypes, devices and ties, and the values of what is not transferred. Roles are matched, skipped
             and reported by the names of the model within torch.compile or DDP.
-        keep_ratio, mlp_axes, depth, skip: as in `extract`; `skip` counts for both sides.
+        keep_ratio, mlp_axes, depth, skip: as in `extract`; `skip` counts for both sides, and a pattern that matches
+            nothing is in the report's notes.
         gain, depth_fill, select_n, generator: as in `initialize`; depth_fill None: "zero", along the stream "first".
         progress: called after each role of the target as `progress(done, total, role)`.
         recipe: "paper", or "aligned": `align` the source, then as `axes="residual"`. Where the target's stream is as
@@ -237,6 +243,8 @@ def transfer(
     ):
         along = transfer_aligned if recipe == "aligned" else transfer_residual
         found, report = along(source, like, even=depth_fill == "select", heads=heads, skip=words, progress=progress)
+        notes = unmatched_notes(words, (*found, *named_tensors(source, "source")))
+        report = dataclasses.replace(report, notes=report.notes + notes)
         return {prefix + name: tensor for name, tensor in found.items()}, report
     if heads is not None:
         raise ValueError(f"heads: got {heads!r} with recipe='paper' and axes='all'; allowed is None")
@@ -292,6 +300,7 @@ def transfer(
             new[tied[name]] = tensors[name].detach().clone(memory_format=torch.contiguous_format)
     shared = tied_names(reader.tensors)
     notes = without_place(usable, items, words, lambda role: tuple(shared[name] for name in role.names))
+    notes += unmatched_notes(words, (*tensors, *reader.tensors))
     return {prefix + name: new[tied[name]] for name in tensors}, TransferReport(rows, notes)
 
 
