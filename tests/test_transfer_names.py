@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from front_models import Learngene, align, compare, extract, initialize, transfer
+from front_models import Learngene, SpectralRegularizer, align, compare, extract, initialize, transfer
 from front_models._roles import find_axes
+from front_models._walk import describe, named_tensors, tied_names
 
 
 def constant(rows: int, columns: int, value: float) -> torch.Tensor:
@@ -143,6 +144,69 @@ def test_wrapped_models_are_those_within(wrapper, recipe):
         assert all(torch.equal(found[before + name], tensor) for name, tensor in expected.items())
     wrapped.load_state_dict(found)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in like.state_dict().items())
+
+
+def compiled_by_parts(model: nn.Module) -> nn.Module:
+    """As regional compilation does, but for the last layer."""
+    layers = model.transformer.h
+    for i in range(len(layers) - 1):
+        layers[i] = torch.compile(layers[i])
+    return model
+
+
+@pytest.mark.parametrize("recipe", ["paper", "aligned"])
+def test_compiled_parts_have_the_names_of_what_is_within(recipe, tmp_path):
+    source, like = gpt2(32, 3), gpt2(16, 2)
+    skip = ("transformer.h.1.mlp.*",)
+    expected, report = transfer(source, like, recipe=recipe, skip=skip)
+    parts, wrapped = compiled_by_parts(gpt2(32, 3)), torch.compile(compiled_by_parts(gpt2(16, 2)))
+    torch.save(parts.state_dict(), tmp_path / "source.pt")
+    save_file(
+        {n: t.clone() for n, t in parts.state_dict().items() if n != "lm_head.weight"}, tmp_path / "a.safetensors"
+    )
+    for one in (parts, parts.state_dict(), tmp_path / "source.pt", tmp_path / "a.safetensors"):
+        found, again = transfer(one, wrapped, recipe=recipe, skip=skip, **({} if recipe == "paper" else {"heads": 4}))
+        wrapped.load_state_dict(found)
+        assert list(found) == list(wrapped.state_dict())
+        for name, tensor in zip(expected, found.values(), strict=True):
+            if one != tmp_path / "a.safetensors" or "lm_head" not in name:
+                assert torch.equal(tensor, expected[name]), name
+    assert [row.role for row in again.rows] == [row.role for row in report.rows]
+    found, _ = transfer(source, tmp_path / "source.pt", recipe=recipe)  # another that is like it
+    assert list(found) == list(parts.state_dict())
+
+
+def test_a_file_under_other_names_is_read_as_it_was(tmp_path):
+    shared = torch.randn(4, 3)
+    tensors = {"_orig_mod.wte.weight": shared, "_orig_mod.lm_head.weight": shared, "_orig_mod.b": torch.ones(2).half()}
+    save_model = {"_orig_mod.wte.weight": shared, "_orig_mod.b": tensors["_orig_mod.b"]}
+    save_file(save_model, tmp_path / "a.safetensors", {"_orig_mod.lm_head.weight": "_orig_mod.wte.weight"})
+    torch.save(tensors, tmp_path / "a.pt")
+    for path in (tmp_path / "a.safetensors", tmp_path / "a.pt"):
+        found = named_tensors(path, "source")
+        assert set(found) == {"wte.weight", "lm_head.weight", "b"}
+        assert len(found) == 3
+        assert all(torch.equal(found[name], tensors[f"_orig_mod.{name}"]) for name in found)
+        infos = describe(found)
+        assert (infos["b"].shape, infos["b"].dtype) == ((2,), torch.float16)
+        tied = tied_names(found)
+        assert tied["wte.weight"] == tied["lm_head.weight"]
+        assert tied["b"] == "b"
+
+
+def test_names_that_would_become_one_stay():
+    both = {"a._orig_mod.w": torch.ones(2, 2), "a.w": torch.zeros(2, 2)}
+    assert dict(named_tensors(both, "source")) == both
+    mine = {"my_orig_mod.w": torch.ones(2, 2)}
+    assert list(named_tensors(mine, "source")) == ["my_orig_mod.w"]
+
+
+def test_a_regularizer_of_compiled_parts():
+    plain, parts = gpt2(32, 3), compiled_by_parts(gpt2(32, 3))
+    skip = ("transformer.h.0.mlp.*", "norm")
+    one, other = (SpectralRegularizer(model, keep_ratio=0.5, depth=True, skip=skip) for model in (plain, parts))
+    assert one.report() == other.report()
+    assert torch.equal(one(), other())
 
 
 def test_what_is_extracted_aligned_and_compared_is_the_model_within():

@@ -80,8 +80,35 @@ class WeightsFile(Mapping[str, Tensor]):
         """Dtype of a tensor, without reading its data."""
         return self[name].dtype
 
+    def renamed(self, names: Mapping[str, str]) -> WeightsFile:
+        """The same tensors under other names: ``{new: own}``."""
+        return _RenamedFile(self, names)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, {len(self)} tensors)"
+
+
+class _RenamedFile(WeightsFile):
+    def __init__(self, file: WeightsFile, names: Mapping[str, str]) -> None:
+        new = {own: name for name, own in names.items()}
+        aliases = {new[name]: new[kept] for name, kept in file.aliases.items()}
+        super().__init__(file.path, file.metadata, aliases)
+        self._file, self._own = file, dict(names)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file[self._own[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def shape_of(self, name: str) -> torch.Size:
+        return self._file.shape_of(self._own[name])
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        return self._file.dtype_of(self._own[name])
 
 
 class _TorchFile(WeightsFile):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from front_models._kinds import KINDS, check_skip, is_table, kind_of, skips
 from front_models._penalties import Apart, Kept, Member, Penalty, Sharded, Stack, mesh_of
 from front_models._roles import find_axes, group_roles
-from front_models._walk import matrix_shape, unwrapped
+from front_models._walk import matrix_shape, plain_names, unwrapped
 
 __all__ = ["RoleEnergy", "SpectralRegularizer"]
 
@@ -103,8 +103,8 @@ class SpectralRegularizer:
         standardize: ``(x - mean) / (std + 1e-8)`` of every parameter by itself, so that its scale does not matter.
         reduction: "sum", or "mean": divided by the number of elements; standardised, that is about the share of the
             energy, which is (n - 1) / n of n elements, and none in a parameter that is constant.
-        skip: roles to leave out, as in `extract`, by the names of the model that torch.compile or DDP wraps as a
-            whole; a shared parameter is left out with any of its names. Of a pattern that matches nothing there is a
+        skip: roles to leave out, as in `extract`, by the names of the model within DDP, and within
+            torch.compile, of parts too; a shared parameter is left out with any of its names. Of a pattern that matches nothing there is a
             warning.
 
     Raises:
@@ -256,8 +256,8 @@ class _RoleMembers:
 
 def _warn_of_unmatched(model: nn.Module, skip: tuple[str, ...]) -> None:
     # Buffers too, and every name of a shared parameter: skip words are shared with `extract`.
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    shapes = {name: tuple(tensor.shape) for name, tensor in named}
+    tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    shapes = {name: tuple(tensors[own].shape) for name, own in plain_names(tensors).items()}
     roles = list(group_roles(shapes, find_axes(shapes)))
     for word in skip:
         patterns = word not in KINDS
@@ -266,15 +266,17 @@ def _warn_of_unmatched(model: nn.Module, skip: tuple[str, ...]) -> None:
 
 
 def _roles(model: nn.Module, skip: tuple[str, ...]) -> Iterator[_RoleMembers]:
-    params = dict(model.named_parameters())  # shared ones once
+    every = dict(model.named_parameters(remove_duplicate=False))
+    own = plain_names(every)
     names: dict[int, list[str]] = defaultdict(list)
-    for name, param in model.named_parameters(remove_duplicate=False):
-        names[id(param)].append(name)
+    for name in own:
+        names[id(every[own[name]])].append(name)
+    params = {found[0]: every[own[found[0]]] for found in names.values()}  # shared ones once
     shapes = {name: tuple(param.shape) for name, param in params.items()}
     for role in group_roles(shapes, find_axes(shapes)):
         kind = kind_of(role.template)
         members = tuple(
-            Member(name, params[name], model.get_submodule(name.rpartition(".")[0]))
+            Member(name, params[name], model.get_submodule(own[name].rpartition(".")[0]))
             for name in role.names
             if params[name].dtype in _FLOATS
             and params[name].numel()

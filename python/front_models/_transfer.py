@@ -28,7 +28,7 @@ from front_models._report import TransferReport
 from front_models._residual import transfer_aligned, transfer_residual
 from front_models._roles import Role
 from front_models._run import Reader, Rebuild, carry_out, check_depths, check_writable, copy_all
-from front_models._walk import Weights, describe, matrix_shape, named_tensors, tied_names, unwrapped
+from front_models._walk import Weights, describe, given_names, matrix_shape, named_tensors, tied_names
 
 __all__ = ["extract", "initialize", "transfer"]
 
@@ -122,8 +122,8 @@ def initialize(
             the slots hold each kept coefficient in order, repeated as evenly as possible (`consistence`); or the
             inverse is taken at the source's depth and its first L' layers are used (`repeat`).
         select_n: at most this many depth coefficients are used.
-        skip: roles to leave as they are, as in `extract`, besides those that the gene leaves out. A pattern that matches
-            nothing is in the report's notes.
+        skip: roles to leave as they are, as in `extract`, besides those that the gene leaves out. The report's notes
+            have the patterns that match nothing.
         generator: source of the `random` draws; torch's default generator if None.
         progress: called after each role as `progress(done, total, role)`.
 
@@ -212,9 +212,9 @@ def transfer(
         like: the model to start: a mapping of names to tensors, a module, or the path of weights (from a folder that
             has only a config.json the command `front transfer` builds the model). It gives the result its names,
             shapes, dtypes, devices and ties, and the values of what is not transferred. Roles are matched, skipped
-            and reported by the names of the model within torch.compile or DDP.
-        keep_ratio, mlp_axes, depth, skip: as in `extract`; `skip` counts for both sides, and a pattern that matches
-            nothing is in the report's notes.
+            and reported by the names of the model within torch.compile, of parts too, or DDP.
+        keep_ratio, mlp_axes, depth, skip: as in `extract`; `skip` counts for both sides; the report's notes have
+            the patterns that match nothing.
         gain, depth_fill, select_n, generator: as in `initialize`; depth_fill None: "zero", along the stream "first".
         progress: called after each role of the target as `progress(done, total, role)`.
         recipe: "paper", or "aligned": `align` the source, then as `axes="residual"`. Where the target's stream is as
@@ -237,7 +237,6 @@ def transfer(
     """
     check_extraction(keep_ratio, mlp_axes, depth)
     words = check_skip(skip)
-    prefix = unwrapped(like)[1] if isinstance(like, nn.Module) else ""
     if check_recipe(
         recipe, axes, depth_fill, keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth, gain=gain, select_n=select_n
     ):
@@ -245,7 +244,8 @@ def transfer(
         found, report = along(source, like, even=depth_fill == "select", heads=heads, skip=words, progress=progress)
         notes = unmatched_notes(words, (*found, *named_tensors(source, "source")))
         report = dataclasses.replace(report, notes=report.notes + notes)
-        return {prefix + name: tensor for name, tensor in found.items()}, report
+        given = given_names(like, found)
+        return {given[name]: tensor for name, tensor in found.items()}, report
     if heads is not None:
         raise ValueError(f"heads: got {heads!r} with recipe='paper' and axes='all'; allowed is None")
     depth_fill = "zero" if depth_fill is None else depth_fill
@@ -301,7 +301,8 @@ def transfer(
     shared = tied_names(reader.tensors)
     notes = without_place(usable, items, words, lambda role: tuple(shared[name] for name in role.names))
     notes += unmatched_notes(words, (*tensors, *reader.tensors))
-    return {prefix + name: new[tied[name]] for name in tensors}, TransferReport(rows, notes)
+    given = given_names(like, tensors)
+    return {given[name]: new[tied[name]] for name in tensors}, TransferReport(rows, notes)
 
 
 def _axes_of(roles: Iterable[Role]) -> frozenset[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +19,11 @@ __all__ = [
     "TensorInfo",
     "Weights",
     "describe",
+    "given_names",
     "is_distributed",
     "matrix_shape",
     "named_tensors",
+    "plain_names",
     "tied_names",
     "unwrapped",
 ]
@@ -63,9 +65,27 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
         model, prefix = inner, prefix + part
 
 
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """``{name without what torch.compile puts before the parts that it wraps: name}``; all as they are, where two would
+    become one."""
+    names = list(names)
+    plain = {".".join(part for part in name.split(".") if part != "_orig_mod"): name for name in names}
+    return plain if len(plain) == len(names) else {name: name for name in names}
+
+
+def given_names(weights: Weights, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What the caller calls each of `tensors`, which `named_tensors` has found in `weights`."""
+    if isinstance(weights, nn.Module):
+        inner, prefix = unwrapped(weights)
+        own = plain_names(inner.state_dict(keep_vars=True))
+        return {name: prefix + own[name] for name in tensors}
+    own = plain_names(weights if isinstance(weights, Mapping) else open_weights(weights))
+    return {name: own[name] for name in tensors}
+
+
 def named_tensors(weights: Weights, argument: str) -> Mapping[str, Tensor]:
     """The tensors by name; those of a module are its own parameters and persistent buffers, not copies, by the names of
-    the model within torch.compile, DataParallel or DDP.
+    the model within DataParallel or DDP. Without the names that torch.compile puts between.
 
     Raises:
         TypeError: `weights` is of another type, or a mapping that holds something else than tensors under names.
@@ -88,7 +108,12 @@ def named_tensors(weights: Weights, argument: str) -> Mapping[str, Tensor]:
         raise ValueError(f"{argument}: holds no tensors")
     if not hasattr(tensors, "shape_of"):
         _check_entries(tensors, argument)
-    return tensors
+    names = plain_names(tensors)
+    if all(name == own for name, own in names.items()):
+        return tensors
+    if isinstance(tensors, WeightsFile):
+        return tensors.renamed(names)
+    return {name: tensors[own] for name, own in names.items()}
 
 
 def _check_entries(weights: Mapping[str, Tensor], argument: str) -> None:
