@@ -104,8 +104,8 @@ class SpectralRegularizer:
         reduction: "sum", or "mean": divided by the number of elements; standardised, that is about the share of the
             energy, which is (n - 1) / n of n elements, and none in a parameter that is constant.
         skip: roles to leave out, as in `extract`, by the names of the model within DDP, and within
-            torch.compile, of parts too; a shared parameter is left out with any of its names. Of a pattern that matches nothing there is a
-            warning.
+            torch.compile, of parts too; a shared parameter is left out with any of its names. Of a pattern that matches
+            nothing there is a warning.
 
     Raises:
         TypeError, ValueError: An argument is not allowed, or nothing is left to regularize.
