@@ -201,6 +201,8 @@ def test_families_on_other_architectures(tmp_path: Path, architecture: int, hard
             continue
         if architecture == 89 and (not is_long(name) or "_f32" not in name):  # as sm_80 but for its limits
             continue
+        if architecture == 80 and family in seen:
+            continue
         seen.add(family)
         kernels[name] = found[name]
     assert len(kernels) >= (4 if architecture == 89 else 15)
@@ -221,7 +223,7 @@ def test_families_on_other_architectures(tmp_path: Path, architecture: int, hard
 HEADERS = {path.name: path.read_text() for path in CUDA.glob("*.h")}
 
 
-@pytest.mark.parametrize("name", sorted(families()))
+@pytest.mark.parametrize("name", sorted(families().keys() - {path.name.partition(".")[0] for path in AHEAD}))
 def test_families_compile_under_nvrtc(name: str, tmp_path: Path):
     source = families()[name]
     cubin = _nvrtc.find().compile(_kernels.source_of(source), name, HEADERS, 90)
