@@ -45,9 +45,8 @@ def main() -> None:
         warnings.simplefilter("ignore")  # that kernels of the CPU engine are overridden
         for name in ("dct_crop", "idct_pad"):
             library.impl(name, OPS[name], "CPU", allow_override=True)
-    _autograd._PLAIN_CUDA = torch._C.DispatchKeySet(
-        torch._C.DispatchKey.CPU
-    ).raw_repr()  # what such a tensor's calls look like
+    # What a call with such a tensor looks like, that nothing listens to.
+    _autograd._PLAIN_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU).raw_repr()
     launch.launch = lambda kernel, grid, arguments: None
     engines._absent = lambda name, gpu: None
     engines._forget_choices()

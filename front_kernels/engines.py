@@ -240,7 +240,7 @@ def _run(op: str, xs: Sequence[Tensor], outs: Sequence[Tensor], task: Task) -> N
     if not out.numel():
         return
     if engine == "cuda":
-        _run_cuda(xs, outs, task)
+        _by_cuda(task)(xs, outs)
         return
     with torch.cuda.device_of(x):
         if task.dim is not None:
@@ -249,15 +249,20 @@ def _run(op: str, xs: Sequence[Tensor], outs: Sequence[Tensor], task: Task) -> N
             _triton().matrices(xs, outs, _NAMES[task.direction], task.k, task.norm, target(gpu_of(x.device)))
 
 
-def _run_cuda(xs: Sequence[Tensor], outs: Sequence[Tensor], task: Task) -> None:
-    if task.dim is not None:
-        torch.ops.front._cuda_axis(xs[0], outs[0], task.direction, task.dim, task.norm)
-    else:
-        torch.ops.front._cuda_matrices(list(xs), list(outs), task.direction, *task.k, task.norm)
+_Compute = Callable[[Sequence[Tensor], Sequence[Tensor]], object]
+
+
+def _by_cuda(task: Task) -> _Compute:
+    direction, norm, (k0, k1), dim = task
+    if dim is not None:
+        axis = torch.ops.front._cuda_axis.default
+        return lambda xs, outs: axis(xs[0], outs[0], direction, dim, norm)
+    matrices = torch.ops.front._cuda_matrices.default
+    return lambda xs, outs: matrices(xs, outs, direction, k0, k1, norm)
 
 
 # A functional op on one layout: its result's sizes, strides and dtype, and what computes it; a plain tuple, for speed.
-_Call = tuple[Sequence[int], Sequence[int], torch.dtype, Callable[[Tensor, Tensor], object]]
+_Call = tuple[Sequence[int], Sequence[int], torch.dtype, _Compute]
 _calls: dict[Any, _Call] = {}
 _MOST_CALLS = 4096
 
@@ -270,25 +275,20 @@ def _prepared(op: Any, x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -
     return tuple(shape), out.stride(), dtype, _computation(op.name, x, out, task)
 
 
-def _computation(op: str, x: Tensor, out: Tensor, task: Task) -> Callable[[Tensor, Tensor], object]:
+def _computation(op: str, x: Tensor, out: Tensor, task: Task) -> _Compute:
     if not out.numel():
-        return lambda x, out: None
-    direction, norm, (k0, k1), dim = task
-    if _engine_of(op, 1, x, out, task) == "triton":
-        plan = _triton().planned(x, out, _NAMES[direction], (k0, k1), dim, norm, target(gpu_of(x.device)))
-        carry_out = _triton().carry_out
-        device_of: Any = torch.cuda.device_of  # untyped
+        return lambda xs, outs: None
+    if _engine_of(op, 1, x, out, task) == "cuda":
+        return _by_cuda(task)
+    plan = _triton().planned(x, out, _NAMES[task.direction], task.k, task.dim, task.norm, target(gpu_of(x.device)))
+    carry_out = _triton().carry_out
+    device_of: Any = torch.cuda.device_of  # untyped
 
-        def by_triton(x: Tensor, out: Tensor) -> None:
-            with device_of(x):
-                carry_out(plan, (x,), (out,))
+    def by_triton(xs: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+        with device_of(xs[0]):
+            carry_out(plan, xs, outs)
 
-        return by_triton
-    if dim is not None:
-        axis = torch.ops.front._cuda_axis.default
-        return lambda x, out: axis(x, out, direction, dim, norm)
-    matrices = torch.ops.front._cuda_matrices.default
-    return lambda x, out: matrices((x,), (out,), direction, k0, k1, norm)
+    return by_triton
 
 
 def _check_device(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
@@ -314,7 +314,7 @@ def _functional(op: Any) -> Callable[..., Tensor]:
             call = _calls[at] = _prepared(op, x, args, kwargs)
         shape, strides, dtype, compute = call
         out = torch.empty_strided(shape, strides, dtype=dtype, device=x.device)
-        compute(x, out)
+        compute((x,), (out,))
         return out
 
     return kernel

@@ -337,3 +337,26 @@ def test_a_skip_pattern_that_matches_nothing_is_noted(files: Path, capsys: pytes
         printed = capsys.readouterr()
         assert printed.err == note
         assert "matches no tensor" not in printed.out
+
+
+def test_files_of_compiled_models_are_read_by_plain_names(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both sides; what is written has plain names, too."""
+    for name in ("source", "like"):
+        plain = load_file(f"{name}.safetensors")
+        save_file({f"_orig_mod.{key}": tensor for key, tensor in plain.items()}, f"{name}-compiled.safetensors")
+    skip = ["--skip", "blocks.*.mlp.fc1.*,_orig_mod.*"]
+    note = "front: note: --skip '_orig_mod.*' matched nothing\n"
+    for end in ("", "-compiled"):
+        source, like = f"source{end}.safetensors", f"like{end}.safetensors"
+        assert main(["transfer", source, "--like", like, "-o", f"t{end}.safetensors", *skip]) == 0
+        assert capsys.readouterr().err == note
+        assert main(["extract", source, "-o", f"g{end}.safetensors", *skip]) == 0
+        assert capsys.readouterr().err == note
+        assert main(["init", f"g{end}.safetensors", "--like", like, "-o", f"i{end}.safetensors", *skip]) == 0
+        assert capsys.readouterr().err == note
+        assert main(["inspect", source, "--plot", f"p{end}.png"]) == 0
+        capsys.readouterr()
+    for made in "ti":
+        one, other = (load_file(f"{made}{end}.safetensors") for end in ("", "-compiled"))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)

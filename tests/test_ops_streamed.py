@@ -14,6 +14,7 @@ from compare import assert_matches
 # More than twice a core's cache; rows that end within a vector and within a group of blocks; odd lengths, whose middle
 # value has no partner; lengths of many sums of 256 pairs, and of less than one of 16.
 SHAPES = [(4096, 1024), (4095, 1027), (1025, 4104), (520, 8198), (66, 65564)]
+LARGE = (4096, 2048)  # with its coefficients more than 32 MiB, the most that a last cache is taken to hold
 ROUNDED = [torch.bfloat16, torch.float16]
 
 
@@ -35,7 +36,7 @@ def noise(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.T
     return x.copy_(torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, LARGE])
 @pytest.mark.parametrize("k", [1, 2, 8, 13])
 def test_one_axis(shape, k):
     x = noise(shape)
@@ -44,7 +45,7 @@ def test_one_axis(shape, k):
     assert_matches(fk.dct(x, k, dim=0), coefficients(x, k), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, LARGE])
 @pytest.mark.parametrize("k", [1, 2, 8, 13])
 def test_one_axis_back(shape, k):
     x = noise((k, shape[1]))

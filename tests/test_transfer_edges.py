@@ -275,6 +275,15 @@ def test_what_skip_does_not_match_is_noted() -> None:
         assert [each for each in notes if each.startswith("skip:")] == [note]
 
 
+def test_notes_are_no_markup() -> None:
+    _, report = front_models.transfer(
+        {"a.w": torch.ones(2, 2)}, {"a.w": torch.ones(3, 3)}, skip=["*.n[ab].*", "x.[/a]y"]
+    )
+    text = str(report)
+    assert "note: skip: '*.n[ab].*' matches no tensor" in text
+    assert "note: skip: 'x.[/a]y' matches no tensor" in text
+
+
 def test_report_prints_as_a_table_with_whole_names(capsys: pytest.CaptureFixture[str]) -> None:
     source, target = models.fill(models.vit(8, 3)), models.fill(models.vit(12, 5), 1)
     _, report = front_models.transfer(source, target, skip=["blocks.*.norm[12].*"])

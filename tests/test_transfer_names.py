@@ -9,6 +9,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from front_models import Learngene, SpectralRegularizer, align, compare, extract, initialize, transfer
+from front_models._files import open_weights
 from front_models._roles import find_axes
 from front_models._walk import describe, named_tensors, tied_names
 
@@ -155,25 +156,26 @@ def compiled_by_parts(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("recipe", ["paper", "aligned"])
-def test_compiled_parts_have_the_names_of_what_is_within(recipe, tmp_path):
-    source, like = gpt2(32, 3), gpt2(16, 2)
-    skip = ("transformer.h.1.mlp.*",)
+@pytest.mark.parametrize("kind", ["module", "state dict", "pt", "safetensors"])
+def test_compiled_parts_have_the_names_of_what_is_within(recipe, kind, tmp_path):
+    source, like, skip = gpt2(32, 3), gpt2(16, 2), ("transformer.h.1.mlp.*",)
     expected, report = transfer(source, like, recipe=recipe, skip=skip)
     parts, wrapped = compiled_by_parts(gpt2(32, 3)), torch.compile(compiled_by_parts(gpt2(16, 2)))
-    torch.save(parts.state_dict(), tmp_path / "source.pt")
-    save_file(
-        {n: t.clone() for n, t in parts.state_dict().items() if n != "lm_head.weight"}, tmp_path / "a.safetensors"
-    )
-    for one in (parts, parts.state_dict(), tmp_path / "source.pt", tmp_path / "a.safetensors"):
-        found, again = transfer(one, wrapped, recipe=recipe, skip=skip, **({} if recipe == "paper" else {"heads": 4}))
-        wrapped.load_state_dict(found)
-        assert list(found) == list(wrapped.state_dict())
-        for name, tensor in zip(expected, found.values(), strict=True):
-            if one != tmp_path / "a.safetensors" or "lm_head" not in name:
-                assert torch.equal(tensor, expected[name]), name
-    assert [row.role for row in again.rows] == [row.role for row in report.rows]
-    found, _ = transfer(source, tmp_path / "source.pt", recipe=recipe)  # another that is like it
-    assert list(found) == list(parts.state_dict())
+    state = parts.state_dict()
+    assert "transformer.h.1._orig_mod.ln_1.weight" in state
+    torch.save(state, tmp_path / "a.pt")
+    save_file({name: tensor.clone() for name, tensor in state.items()}, tmp_path / "a.safetensors")
+    given = {"module": parts, "state dict": state}.get(kind, tmp_path / f"a.{kind}")
+    heads = {} if recipe == "paper" else {"heads": 4}
+    found, again = transfer(given, wrapped, recipe=recipe, skip=skip, **heads)
+    assert list(found) == list(wrapped.state_dict())
+    wrapped.load_state_dict(found)
+    for name, tensor in zip(expected, found.values(), strict=True):
+        assert torch.equal(tensor, expected[name]), name
+    assert [(row.role, row.action) for row in again.rows] == [(row.role, row.action) for row in report.rows]
+    assert not any(note.startswith("skip:") for note in again.notes)
+    same, _ = transfer(source, given, recipe=recipe)
+    assert same.keys() == (source.state_dict() if kind in ("pt", "safetensors") else state).keys()
 
 
 def test_a_file_under_other_names_is_read_as_it_was(tmp_path):
@@ -183,7 +185,8 @@ def test_a_file_under_other_names_is_read_as_it_was(tmp_path):
     save_file(save_model, tmp_path / "a.safetensors", {"_orig_mod.lm_head.weight": "_orig_mod.wte.weight"})
     torch.save(tensors, tmp_path / "a.pt")
     for path in (tmp_path / "a.safetensors", tmp_path / "a.pt"):
-        found = named_tensors(path, "source")
+        found = open_weights(path)
+        assert found.path == path
         assert set(found) == {"wte.weight", "lm_head.weight", "b"}
         assert len(found) == 3
         assert all(torch.equal(found[name], tensors[f"_orig_mod.{name}"]) for name in found)
@@ -199,6 +202,38 @@ def test_names_that_would_become_one_stay():
     assert dict(named_tensors(both, "source")) == both
     mine = {"my_orig_mod.w": torch.ones(2, 2)}
     assert list(named_tensors(mine, "source")) == ["my_orig_mod.w"]
+
+
+def test_covariances_of_compiled_parts_that_have_run():
+    """Compiled code calls no hooks that it was compiled without."""
+    torch._dynamo.reset()
+    data = [torch.arange(8)[None], torch.arange(8).flip(0)[None]]
+    plain, parts = gpt2(32, 3), gpt2(32, 3)
+    for i, layer in enumerate(parts.transformer.h):
+        parts.transformer.h[i] = torch.compile(layer, backend="eager")
+    whole = torch.compile(gpt2(32, 3), backend="eager")
+    expected = align(plain, basis="activations", data=data)[1].energy
+    for model in (parts, whole):
+        model(data[0])
+        assert torch.equal(align(model, basis="activations", data=data)[1].energy, expected)
+
+
+def test_a_norm_that_is_not_called_is_an_error():
+    model = gpt2(32, 3)
+    model.transformer.h[1].forward = lambda x, *args, **kwargs: x
+    with pytest.raises(
+        ValueError, match=r"source: on these data it does not call the norm of 'transformer\.h\.1\.ln_1"
+    ):
+        align(model, basis="activations", data=[torch.arange(8)[None]])
+
+
+def test_templates_are_taken_by_patterns_for_templates():
+    source = {f"h.{i}.mlp.fc1.weight": torch.randn(4, 4) for i in range(3)}
+    like = {name: torch.zeros(2, 2) for name in source}
+    for word, action in (("h.??.mlp.*", "transferred"), ("h.{}.mlp.*", "skipped: h.{}.mlp.*")):
+        report = transfer(source, like, skip=[word])[1]
+        assert report.rows[0].action == action
+        assert (report.notes != ()) == (action == "transferred")
 
 
 def test_a_regularizer_of_compiled_parts():

@@ -72,12 +72,6 @@ UNALIGNED = [
 ]
 
 
-# Kinds, dtype and precision or "loss", of which sm_90 is enough: what differs is compiled there, the rest of it here.
-ELSEWHERE_NOT = {
-    ("torch.float16", "highest"), ("torch.float32", "fast"), ("torch.bfloat16", "loss"), ("torch.float64", "loss"),
-}  # fmt: skip
-
-
 # The spectral loss of twelve matrices: dtype, larger and smaller side of both axes.
 LOSSES = [
     (torch.bfloat16, 3072, 384),
@@ -195,8 +189,6 @@ def main(architecture: str) -> None:
         everything.sort(key=lambda each: -max(int(n) for n in re.findall(r"->(\d+)", each[0])))
     kinds, made = set(), {}
     for name, of, planned, given, aligned in everything:
-        if architecture != "sm_90" and of in ELSEWHERE_NOT:
-            continue
         types = dict(given)
         types |= {i: temporary.dtype for i, temporary in enumerate(planned.temporaries)}
         for step in planned.steps:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from front_models._config import heads_of, model_type
 from front_models._importance import Work, order, stream_last
 from front_models._kinds import is_table
 from front_models._plan import FLOATS
-from front_models._walk import Weights, describe, named_tensors, tied_names
+from front_models._walk import Weights, describe, named_tensors, tied_names, unwrapped
 
 __all__ = [
     "Alignment",
@@ -328,28 +330,34 @@ def _covariance(model: nn.Module, anatomy: Anatomy, data: Iterable[Any]) -> Tens
     """Sum over what the norms of the model read, centred (but for RMS norms) and normalised: [width, width]."""
     total = torch.zeros(anatomy.width, anatomy.width, dtype=torch.float64)
 
+    called: set[nn.Module] = set()
+
     def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        called.add(module)
         x = args[0].detach().reshape(-1, anatomy.width).to(torch.float64)
         x = x if anatomy.rms else x - x.mean(1, keepdim=True)
         x = x / x.square().mean(1, keepdim=True).sqrt().clamp_min(1e-12)
         total.add_((x.T @ x).to(total))
 
     norms = [branch.norm for branch in anatomy.branches()] + ([anatomy.final] if anatomy.final is not None else [])
-    handles = [
-        model.get_submodule(norm.weight.removesuffix(".weight")).register_forward_pre_hook(hook) for norm in norms
-    ]
+    model = unwrapped(model)[0]
+    modules = {norm.weight: model.get_submodule(norm.weight.removesuffix(".weight")) for norm in norms}
+    handles = [module.register_forward_pre_hook(hook) for module in modules.values()]
     seen = False
     modes = [(module, module.training) for module in model.modules()]
     model.eval()  # no dropout, no statistics that change
+    # What is compiled already calls no hooks that are new; nothing is where dynamo was not imported.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
     try:
-        for batch in data:
-            seen = True
-            if isinstance(batch, Mapping):
-                model(**batch)
-            elif isinstance(batch, (tuple, list)):
-                model(*batch)
-            else:
-                model(batch)
+        with eager:
+            for batch in data:
+                seen = True
+                if isinstance(batch, Mapping):
+                    model(**batch)
+                elif isinstance(batch, (tuple, list)):
+                    model(*batch)
+                else:
+                    model(batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -357,6 +365,8 @@ def _covariance(model: nn.Module, anatomy: Anatomy, data: Iterable[Any]) -> Tens
             module.training = training
     if not seen:
         raise ValueError("data: it has no batches")
+    if silent := [name for name, module in modules.items() if module not in called]:
+        raise ValueError(f"source: on these data it does not call the norm of {silent[0]!r}, whose input is needed")
     return total
 
 

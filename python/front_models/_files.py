@@ -13,7 +13,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,15 @@ from torch import Tensor
 
 from front_models._atomic import atomic_path
 
-__all__ = ["WeightsFile", "WeightsFileError", "disk_errors", "open_weights", "save_weights", "tied_names"]
+__all__ = [
+    "WeightsFile",
+    "WeightsFileError",
+    "disk_errors",
+    "open_weights",
+    "plain_names",
+    "save_weights",
+    "tied_names",
+]
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
 # Where trainers commonly put the state dict inside a checkpoint.
@@ -80,15 +88,13 @@ class WeightsFile(Mapping[str, Tensor]):
         """Dtype of a tensor, without reading its data."""
         return self[name].dtype
 
-    def renamed(self, names: Mapping[str, str]) -> WeightsFile:
-        """The same tensors under other names: ``{new: own}``."""
-        return _RenamedFile(self, names)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, {len(self)} tensors)"
 
 
 class _RenamedFile(WeightsFile):
+    """All tensors of a file under other names: ``{new: own}``."""
+
     def __init__(self, file: WeightsFile, names: Mapping[str, str]) -> None:
         new = {own: name for name, own in names.items()}
         aliases = {new[name]: new[kept] for name, kept in file.aliases.items()}
@@ -177,7 +183,7 @@ class _SafetensorsFile(WeightsFile):
 
 
 def open_weights(path: str | os.PathLike[str]) -> WeightsFile:
-    """The tensors of a weights file or folder by name, each read when it is asked for.
+    """The tensors of a weights file or folder by plain name (see `plain_names`), each read when it is asked for.
 
     Args:
         path: ``.safetensors``; a folder with ``model.safetensors``, ``model.safetensors.index.json`` or
@@ -192,7 +198,20 @@ def open_weights(path: str | os.PathLike[str]) -> WeightsFile:
         WeightsFileError: The suffix is unknown, the folder has no weights, the file is truncated or corrupt, its pickle
             would run code, it holds no state dict, or a tensor in it is sparse or has no data (meta).
     """
-    path = Path(path)
+    file = _open(Path(path))
+    names = plain_names(file)
+    return file if all(name == own for name, own in names.items()) else _RenamedFile(file, names)
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """``{plain: name}``, plain being without the parts that torch.compile adds for what it wraps; where two names would
+    become one, all stay as they are."""
+    names = list(names)
+    plain = {".".join(part for part in name.split(".") if part != "_orig_mod"): name for name in names}
+    return plain if len(plain) == len(names) else {name: name for name in names}
+
+
+def _open(path: Path) -> WeightsFile:
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():

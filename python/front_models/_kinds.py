@@ -152,7 +152,10 @@ def check_skip(skip: Iterable[str]) -> tuple[str, ...]:
 def skips(skip: Iterable[str], kind: str, template: str, name: str) -> str | None:
     """The first skip word that takes in this tensor, or None."""
     for word in skip:
-        if word == kind or (word not in KINDS and (fnmatchcase(template, word) or fnmatchcase(name, word))):
+        if word == kind:
+            return word
+        # A template only by a pattern for one: `??` is no `{}`.
+        if word not in KINDS and (fnmatchcase(name, word) or ("{}" in word and fnmatchcase(template, word))):
             return word
     return None
 

@@ -12,10 +12,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from front_models._files import plain_names
 from front_models._kinds import KINDS, check_skip, is_table, kind_of, skips
 from front_models._penalties import Apart, Kept, Member, Penalty, Sharded, Stack, mesh_of
 from front_models._roles import find_axes, group_roles
-from front_models._walk import matrix_shape, plain_names, unwrapped
+from front_models._walk import matrix_shape, unwrapped
 
 __all__ = ["RoleEnergy", "SpectralRegularizer"]
 
@@ -103,8 +104,8 @@ class SpectralRegularizer:
         standardize: ``(x - mean) / (std + 1e-8)`` of every parameter by itself, so that its scale does not matter.
         reduction: "sum", or "mean": divided by the number of elements; standardised, that is about the share of the
             energy, which is (n - 1) / n of n elements, and none in a parameter that is constant.
-        skip: roles to leave out, as in `extract`, by the names of the model within DDP, and within
-            torch.compile, of parts too; a shared parameter is left out with any of its names. Of a pattern that matches
+        skip: roles to leave out, as in `extract`, by the names of the model within DDP and torch.compile,
+            which may wrap parts of it; a shared parameter is left out with any of its names. Of a pattern that matches
             nothing there is a warning.
 
     Raises:

@@ -105,7 +105,7 @@ class TransferReport(PrintsAsTable):
         table = Table(
             title=f"{self.transferred} of {len(self.rows)} roles transferred",
             title_justify="left",
-            caption="\n".join(f"note: {note}" for note in self.notes) or None,
+            caption=Text("\n".join(f"note: {note}" for note in self.notes)) if self.notes else None,
             caption_justify="left",
             box=box.SIMPLE_HEAD,
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from front_models._blocks import one_layer
 from front_models._kinds import check_skip, kind_of, skips
 from front_models._learngene import GeneRole, Learngene
-from front_models._naming import unmatched_notes
+from front_models._naming import unmatched, unmatched_notes
 from front_models._options import (
     Axes,
     DepthFill,
@@ -242,8 +242,9 @@ def transfer(
     ):
         along = transfer_aligned if recipe == "aligned" else transfer_residual
         found, report = along(source, like, even=depth_fill == "select", heads=heads, skip=words, progress=progress)
-        notes = unmatched_notes(words, (*found, *named_tensors(source, "source")))
-        report = dataclasses.replace(report, notes=report.notes + notes)
+        if missing := unmatched(words, found):
+            notes = unmatched_notes(missing, named_tensors(source, "source"))
+            report = dataclasses.replace(report, notes=report.notes + notes)
         given = given_names(like, found)
         return {given[name]: tensor for name, tensor in found.items()}, report
     if heads is not None:

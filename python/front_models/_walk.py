@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from front_models._files import WeightsFile, open_weights
+from front_models._files import WeightsFile, open_weights, plain_names
 
 __all__ = [
     "TensorInfo",
@@ -23,7 +23,6 @@ __all__ = [
     "is_distributed",
     "matrix_shape",
     "named_tensors",
-    "plain_names",
     "tied_names",
     "unwrapped",
 ]
@@ -65,27 +64,26 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
         model, prefix = inner, prefix + part
 
 
-def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """``{name without what torch.compile puts before the parts that it wraps: name}``; all as they are, where two would
-    become one."""
-    names = list(names)
-    plain = {".".join(part for part in name.split(".") if part != "_orig_mod"): name for name in names}
-    return plain if len(plain) == len(names) else {name: name for name in names}
-
-
 def given_names(weights: Weights, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """What the caller calls each of `tensors`, which `named_tensors` has found in `weights`."""
+    """``{plain name: the caller's}`` for `tensors`, by the names that `named_tensors` has given those of `weights`."""
     if isinstance(weights, nn.Module):
         inner, prefix = unwrapped(weights)
-        own = plain_names(inner.state_dict(keep_vars=True))
+        own = plain_names(_of_module(inner))
         return {name: prefix + own[name] for name in tensors}
-    own = plain_names(weights if isinstance(weights, Mapping) else open_weights(weights))
-    return {name: own[name] for name in tensors}
+    own = plain_names(weights) if isinstance(weights, Mapping) else {}  # files have plain names
+    return {name: own.get(name, name) for name in tensors}
+
+
+def _of_module(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def named_tensors(weights: Weights, argument: str) -> Mapping[str, Tensor]:
-    """The tensors by name; those of a module are its own parameters and persistent buffers, not copies, by the names of
-    the model within DataParallel or DDP. Without the names that torch.compile puts between.
+    """The tensors by plain name (see `plain_names`); lazy mappings keep theirs.
+
+    Those of a module are its own parameters and persistent buffers, not copies, by the names of the model within
+    torch.compile, DataParallel or DDP.
 
     Raises:
         TypeError: `weights` is of another type, or a mapping that holds something else than tensors under names.
@@ -93,8 +91,7 @@ def named_tensors(weights: Weights, argument: str) -> Mapping[str, Tensor]:
     """
     tensors: Mapping[str, Tensor]
     if isinstance(weights, nn.Module):
-        state = unwrapped(weights)[0].state_dict(keep_vars=True)
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        tensors = _of_module(unwrapped(weights)[0])
     elif isinstance(weights, (str, os.PathLike)):
         tensors = open_weights(weights)
     elif isinstance(weights, Mapping):
@@ -106,14 +103,11 @@ def named_tensors(weights: Weights, argument: str) -> Mapping[str, Tensor]:
         )
     if len(tensors) == 0:
         raise ValueError(f"{argument}: holds no tensors")
-    if not hasattr(tensors, "shape_of"):
-        _check_entries(tensors, argument)
-    names = plain_names(tensors)
-    if all(name == own for name, own in names.items()):
+    if hasattr(tensors, "shape_of"):
         return tensors
-    if isinstance(tensors, WeightsFile):
-        return tensors.renamed(names)
-    return {name: tensors[own] for name, own in names.items()}
+    _check_entries(tensors, argument)
+    names = plain_names(tensors)
+    return tensors if names.keys() == tensors.keys() else {name: tensors[own] for name, own in names.items()}
 
 
 def _check_entries(weights: Mapping[str, Tensor], argument: str) -> None:
