@@ -1,6 +1,6 @@
 # make demo   start BERT models of two other sizes from a trained text encoder (first call: sets up .venv)
 # make test   every test
-# make test-asan   the kernels without torch under AddressSanitizer, UBSan and ThreadSanitizer (make test takes a sixth of the cases)
+# make test-asan   the kernels without torch under AddressSanitizer, UBSan and ThreadSanitizer (make test: a sixth of the cases, the widest vectors)
 # make bench   the ops against the machine's limit and other libraries, on the GPU where there is one; a ledger and two
 #              pictures in bench/results. make bench ARGS="--set models": python -m front_kernels.bench --help has all options
 # make bench-short   a few small cases with pytest-benchmark

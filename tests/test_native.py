@@ -17,8 +17,10 @@ ROOT = Path(__file__).parent.parent
 CPU, NATIVE = ROOT / "csrc" / "cpu", ROOT / "tests" / "native"
 PARTS = ("alone", "axis", "dfts", "matrix", "memory", "roots", "spectral", "tables")  # without torch
 TESTS = ("axis_test", "halved_test", "spectral_test", "pairs_test")  # the last has kernels in it
-# Of axis_test's cases this run takes each sixth; `make test-asan` all.
+# This run takes each sixth of axis_test's cases, and this machine's widest vectors; `make test-asan` takes all cases, and
+# the narrowest vectors too.
 STEP = os.environ.get("FRONT_SANITIZED_STEP", "6")
+WIDTHS = dict.fromkeys([fk.build_info()["cpu_isa"], *(["generic"] if STEP == "1" else [])])
 SANITIZE = ["-std=gnu++17", "-g1", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # Not optimised: it is compiling that takes the time (of kernels, whose checks are called, not inlined, with -O1 2.7
 # times as long).
@@ -67,9 +69,9 @@ VECTORS = {  # as CMakeLists.txt compiles them
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("sanitizers")  # one process, so that it compiles once
-@pytest.mark.parametrize("isa", dict.fromkeys(["generic", fk.build_info()["cpu_isa"]]))
+@pytest.mark.parametrize("isa", WIDTHS)
 def test_kernels_under_sanitizers(objects, tmp_path, isa):
-    """The narrowest vectors, and the widest that this machine has, with their own stores around the caches."""
+    """The widest vectors with their own stores around the caches."""
     vector_bytes, *more = VECTORS[isa]
     flags = ["-DFRONT_ISA=generic", "-DFRONT_ISA_ENTRY=kGeneric", f"-DFRONT_VECTOR_BYTES={vector_bytes}", *more]
     kernels = [compile_object(CPU / "axis_isa.cpp", tmp_path, *KERNEL_FLAGS, *flags), *objects[: -len(TESTS)]]
