@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 CPU, NATIVE = ROOT / "csrc" / "cpu", ROOT / "tests" / "native"
 PARTS = ("alone", "axis", "dfts", "matrix", "memory", "roots", "spectral", "tables")  # without torch
 TESTS = ("axis_test", "halved_test", "spectral_test", "pairs_test")  # the last has kernels in it
-# This run takes each sixth of axis_test's cases, and this machine's widest vectors; `make test-asan` takes all cases, and
-# the narrowest vectors too.
+# This run takes each sixth of axis_test's cases, and this machine's widest vectors; `make test-asan` takes all cases,
+# and the narrowest vectors too.
 STEP = os.environ.get("FRONT_SANITIZED_STEP", "6")
 WIDTHS = dict.fromkeys([fk.build_info()["cpu_isa"], *(["generic"] if STEP == "1" else [])])
 SANITIZE = ["-std=gnu++17", "-g1", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
