@@ -68,10 +68,12 @@ def test_flat_rss_over_many_small_calls():
 
 
 PEAK = """
-import sys, torch
+import ctypes, sys, torch
 import front_kernels as fk
 torch.set_num_threads(2)
 m, n, k = 2048, 8192, (int(sys.argv[1]), int(sys.argv[2]))
+
+libc = ctypes.CDLL(None)
 
 def peak():
     with open("/proc/self/status") as f:
@@ -95,7 +97,9 @@ for name in sys.argv[3:]:
     }
     given = {x.untyped_storage().data_ptr(), out.untyped_storage().data_ptr()}
     for op, run in ops.items():
+        run()  # its code and its tables are in memory
         fk.empty_cache()
+        libc.malloc_trim(0)  # what is free within the heap is given back too: an op that finds it there needs it anew
         open("/proc/self/clear_refs", "w").write("5")  # VmHWM starts again from here
         before = peak()
         result = run()
@@ -112,7 +116,7 @@ for name in sys.argv[3:]:
 def test_extra_memory_is_the_intermediate_and_a_buffer_per_thread(k):
     """A full spectrum would be 64 MiB, of float64 128, and a matrix of bfloat16 as float32 64."""
     # With a fixed threshold what is freed goes back, and the next op needs it anew.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
     names = ["float32", "bfloat16", "float64"]
     command = [sys.executable, "-c", PEAK, *map(str, k), *names]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -124,7 +128,7 @@ def test_extra_memory_is_the_intermediate_and_a_buffer_per_thread(k):
             intermediate *= 2  # a thread takes a small matrix of its own
         buffers = 2 * 8192 * 64
         print(name, op, f"{int(extra) / 2**20:.1f} MiB")
-        assert 0 < int(extra) <= intermediate + buffers + (1 << 20), (name, op)
+        assert intermediate / 2 < int(extra) <= intermediate + buffers + (1 << 20), (name, op)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
