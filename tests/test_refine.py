@@ -284,6 +284,9 @@ def test_batches_may_be_the_rows_of_a_tensor() -> None:
     assert_same(one, two)
 
 
+PARAMETER = nn.Parameter(torch.ones(2))
+
+
 @pytest.mark.parametrize("data", [[], Once()])
 def test_data_that_end(data: Any) -> None:
     model = make()
@@ -301,6 +304,14 @@ def test_data_that_end(data: Any) -> None:
         ({"steps": 1.5}, "steps: got 1.5; allowed is a whole number from 0"),
         ({"schedule": "cosine"}, "schedule: got 'cosine'; allowed are 'constant', 'linear' and a function of the step"),
         ({"clip_grad_norm": 0}, "clip_grad_norm: got 0; allowed are None and a number above 0"),
+        (
+            {"optimizer": torch.optim.LBFGS([PARAMETER])},
+            "optimizer: got LBFGS; allowed is None and an optimizer whose step() takes nothing",
+        ),
+        (
+            {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(torch.optim.SGD([PARAMETER]))},
+            "scheduler: got ReduceLROnPlateau; allowed is None and an LRScheduler whose step() takes nothing",
+        ),
         ({"checkpoint_every": 0}, "checkpoint_every: got 0; allowed is a whole number from 1"),
         ({"loss_fn": lambda m, b: 3.0}, "loss_fn: returned float; allowed is a tensor of one element"),
     ],
@@ -405,6 +416,6 @@ def test_a_bar_only_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     trained()
-    assert "penalty" in capsys.readouterr().err
+    assert "energy share" in capsys.readouterr().err
     trained(progress=False)
     assert capsys.readouterr().err == ""

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from front_models import refine
+from processes import run_processes
 
 DATA = [torch.randn(3, 6, generator=torch.Generator().manual_seed(i)) for i in range(4)]
 
@@ -100,6 +102,46 @@ class Shuffled:
 def test_a_shuffled_buffer_with_its_own_generator(step: int, tmp_path: Path) -> None:
     interrupted(tmp_path / "run.pt", layers, step, Shuffled())
     assert_same(refined(layers, Shuffled()), refined(layers, Shuffled(), checkpoint=tmp_path / "run.pt"))
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_loader_whose_workers_persist(step: int, tmp_path: Path) -> None:
+    """The first pass takes a seed for them from the generator that shuffles, the later ones do not."""
+
+    def rows() -> DataLoader[Tensor]:
+        items: Any = torch.linspace(0, 1, 24).repeat(6, 1).T.contiguous()
+        return DataLoader(items, batch_size=6, shuffle=True, num_workers=1, persistent_workers=True)
+
+    whole = refined(layers, rows())
+    interrupted(tmp_path / "run.pt", layers, step, rows())
+    assert_same(whole, refined(layers, rows(), checkpoint=tmp_path / "run.pt"))
+
+
+def _together(rank: int, size: int) -> list[Tensor]:
+    """Of DDP, with dropout of each process by itself: whole, and interrupted."""
+
+    def model() -> nn.Module:
+        made = nn.parallel.DistributedDataParallel(layers())
+        torch.manual_seed(rank)
+        return made
+
+    own, common = Path(f"rank{rank}.pt"), Path("common.pt")
+    whole = refined(model)
+    interrupted(own, model, 3)
+    again = refined(model, checkpoint=own)
+    with pytest.raises(
+        ValueError, match=r"^checkpoint: several processes name 'common.pt'; allowed is a file for each"
+    ):
+        refined(model, checkpoint=common)
+    with pytest.raises(ValueError, match=rf"is of a run with process \[{1 - rank}, 2\], not \[{rank}, 2\]"):
+        refined(model, checkpoint=Path(f"rank{1 - rank}.pt"))
+    return [torch.cat([p.detach().flatten() for p in made.parameters()]) for made in (whole, again)]
+
+
+def test_processes_that_train_together_have_a_checkpoint_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for whole, again in run_processes(_together, 2, tmp_path):
+        assert torch.equal(whole, again)
 
 
 def other_run(model: nn.Module, checkpoint: Path, params: Any, data: Any = DATA) -> None:

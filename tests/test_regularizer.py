@@ -113,6 +113,33 @@ def test_channels_last_gradients() -> None:
     assert model.weight.grad.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_gradients_of_another_dtype_than_the_parameter() -> None:
+    """Where `grad_dtype` asks for it; by both forms."""
+    gradients_ = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        model = nn.Linear(12, 20).bfloat16()
+        for parameter in model.parameters():
+            parameter.grad_dtype = torch.float32
+        reg = SpectralRegularizer(model, keep_ratio=0.5)
+        reg.accumulate_grad_(0.5) if in_place else (0.5 * reg()).backward()
+        assert model.weight.grad is not None
+        assert model.weight.grad.dtype == torch.float32
+        gradients_.append(model.weight.grad)
+    assert_close(gradients_[1:], gradients_[:1], 8e-3)  # the graph's were rounded to bfloat16
+
+
+def test_the_share_that_a_penalty_is() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8))
+    sums, means = (SpectralRegularizer(model, keep_ratio=0.5, reduction=r) for r in ("sum", "mean"))
+    share = means().item()
+    assert 0.1 < share < 0.9
+    assert means.share_of(share) == share
+    assert sums.share_of(sums().item()) == pytest.approx(share)
+    plain = SpectralRegularizer(model, keep_ratio=0.5, standardize=False)
+    assert plain.share_of(3.5) == 3.5
+
+
 def test_parameters_of_two_dtypes() -> None:
     model = Mixed()
     model.conv.double()
@@ -291,6 +318,8 @@ def test_model_errors() -> None:
         SpectralRegularizer({"w": torch.ones(2)}, keep_ratio=0.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^model: it has no parameters of floating point"):
         SpectralRegularizer(nn.ReLU(), keep_ratio=0.5)
+    with pytest.raises(ValueError, match=r"^model: 1.weight has no shape before the first forward pass"):
+        SpectralRegularizer(nn.Sequential(nn.Linear(3, 3), nn.LazyLinear(4)), keep_ratio=0.5)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import Replicate
 
 from front_kernels import sharded
@@ -66,6 +66,17 @@ def test_a_gradient_that_is_divided_in_another_way(mesh: DeviceMesh) -> None:
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         SpectralRegularizer(model, keep_ratio=0.5).accumulate_grad_(1.0)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_flat_parameters_are_refused() -> None:
+    """FullyShardedDataParallel makes one vector of many matrices, whose frequencies mean nothing."""
+    model = nn.Sequential(nn.Linear(8, 8), FullyShardedDataParallel(layers(), device_id=torch.device("cpu")))
+    message = "model: 1 is a FullyShardedDataParallel, which makes one vector of many parameters; allowed is a model"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SpectralRegularizer(model, keep_ratio=0.5)
+    with pytest.raises(ValueError, match="model: it is a FullyShardedDataParallel"):
+        SpectralRegularizer(model[1], keep_ratio=0.5)
 
 
 class Partly(nn.Module):

@@ -73,7 +73,9 @@ def _gradients(members: Sequence[Member], shapes: Sequence[tuple[int, int]]) -> 
     for member, shape in zip(members, shapes, strict=True):
         param: Any = member.param
         if param.grad is None:
-            param.grad = torch.zeros_like(param)
+            # NOTE: a graph cannot ask for it, and has float32 gradients of float32 parameters only.
+            asked_for = None if torch.compiler.is_compiling() else param.grad_dtype
+            param.grad = torch.zeros_like(param, dtype=asked_for or param.dtype)
         elif param.grad.layout is not torch.strided:  # Embedding(sparse=True); the sum with a dense gradient is dense
             param.grad = param.grad.to_dense()
         if is_distributed(param) and param.grad.placements != param.placements:

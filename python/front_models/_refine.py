@@ -12,15 +12,17 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from front_models._atomic import check_output
-from front_models._refine_run import RefineResult, Run
+from front_models._refine_run import RefineResult, Run, check_own_checkpoint
 from front_models._regularizer import SpectralRegularizer
 from front_models._walk import is_distributed
 
 __all__ = ["RefineResult", "refine"]
 
+_OPTIMIZERS = "None and an optimizer whose step() takes nothing"
+_SCHEDULERS = "None and an LRScheduler whose step() takes nothing"
 Schedule = Literal["constant", "linear"] | Callable[[int], float]
 
 
@@ -43,7 +45,8 @@ def refine(
     r"""Train a model a little more on ``task + lam * penalty`` (FRONT+), so that more of it survives the crop.
 
     Each step: ``loss_fn(model, batch).backward()``, `SpectralRegularizer.accumulate_grad_`, clipping, the optimizer. A
-    bar shows task loss and penalty where stderr is a terminal.
+    bar shows the task's loss and the share of the energy that is penalised (of a regularizer that does not standardise
+    its penalty) where stderr is a terminal.
 
     With `checkpoint`, the run is saved there every `checkpoint_every` steps, at the end, and when it is interrupted;
     if the file is there, the run goes on from it, and ends with the weights that an uninterrupted one would have had,
@@ -51,7 +54,8 @@ def refine(
     loader's and its samplers' own) and the place in the data are kept. To come to that place the pass is begun again
     with the generators as they were then, and its batches are drawn one after the other: their order may depend on
     torch's, Python's and numpy's generators as a pass begins, as in a DataLoader, but a buffer that is shuffled as
-    batches are drawn needs a generator of its own, made as a pass begins.
+    batches are drawn needs a generator of its own, made as a pass begins. What persistent workers of a DataLoader draw
+    (to augment, say) is not kept. Processes that train a model together (DDP, FSDP2) need a checkpoint each.
 
     Args:
         model: it is trained in place, in training mode.
@@ -60,8 +64,10 @@ def refine(
         lam: weight of the penalty, at least 0.
         steps: optimizer steps in all, those before the checkpoint included.
         schedule: of lam: "constant"; "linear", times ``(step + 1) / steps``; or a function of the step, from 0.
-        optimizer: over the model's parameters; None: AdamW with learning rate 1e-4.
-        scheduler: of `optimizer`; its `step()` is called after every step of that.
+        optimizer: over the model's parameters; None: AdamW with learning rate 1e-4. Not LBFGS, whose step computes
+            losses itself.
+        scheduler: of `optimizer`; its `step()` is called after every step of that. Not ReduceLROnPlateau, whose step
+            takes a metric.
         regularizer: of the model; None: ``SpectralRegularizer(model, keep_ratio=0.5, reduction="mean")``, whose
             penalty is the share of energy outside the lowest half of the frequencies.
         clip_grad_norm: the largest norm of all gradients together; None: not clipped.
@@ -93,13 +99,14 @@ def refine(
     run = Run(model, data, optimizer, scheduler, first, last)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
+        check_own_checkpoint(model, path)
         check_output(path, force=True, folder=False)
     if path is not None and path.exists():
         run.load(path)
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     try:
-        with _bar(progress, steps) as show:
+        with _bar(progress, steps, "energy share" if regularizer.standardize else "penalty") as show:
             for step in range(len(run.result.task_loss), steps):
                 weight = lam * _factor(schedule, step, steps)
                 batch = run.next_batch()
@@ -121,7 +128,7 @@ def refine(
                 if scheduler is not None:
                     scheduler.step()
                 run.done(*values)
-                show(step + 1, *values)
+                show(step + 1, values[0], regularizer.share_of(values[1]))
                 if path is not None and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
                     run.save(path)
     except KeyboardInterrupt:
@@ -161,8 +168,10 @@ def _check_objects(
         ("model", model, "a torch.nn.Module", isinstance(model, nn.Module)),
         ("data", data, "an iterable of batches", iterable and not isinstance(data, (str, bytes, Mapping))),
         ("loss_fn", loss_fn, "a function of a model and a batch", callable(loss_fn)),
-        ("optimizer", optimizer, "None and an optimizer", isinstance(optimizer, torch.optim.Optimizer | None)),
-        ("scheduler", scheduler, "None and an LRScheduler", isinstance(scheduler, LRScheduler | None)),
+        ("optimizer", optimizer, _OPTIMIZERS, isinstance(optimizer, torch.optim.Optimizer | None)),
+        ("optimizer", optimizer, _OPTIMIZERS, not isinstance(optimizer, torch.optim.LBFGS)),
+        ("scheduler", scheduler, _SCHEDULERS, isinstance(scheduler, LRScheduler | None)),
+        ("scheduler", scheduler, _SCHEDULERS, not isinstance(scheduler, ReduceLROnPlateau)),
         ("regularizer", regularizer, "None and a regularizer", isinstance(regularizer, SpectralRegularizer | None)),
     ):
         if not fits:
@@ -203,22 +212,22 @@ class _Bar:
 
 
 class _RichBar(_Bar):
-    def __init__(self, console: Console, steps: int) -> None:
+    def __init__(self, console: Console, steps: int, energy: str) -> None:
         columns = (
             TextColumn("refining"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("task {task.fields[loss]}  penalty {task.fields[penalty]}"),
+            TextColumn("task {task.fields[loss]}  " + energy + " {task.fields[energy]}"),
         )
         self._progress = Progress(*columns, console=console)
-        self._task = self._progress.add_task("", total=steps, loss="-", penalty="-")
+        self._task = self._progress.add_task("", total=steps, loss="-", energy="-")
 
     def __enter__(self) -> Callable[..., None]:
         self._progress.start()
 
-        def show(step: int, loss: float, penalty: float) -> None:
-            self._progress.update(self._task, completed=step, loss=f"{loss:.4g}", penalty=f"{penalty:.4g}")
+        def show(step: int, loss: float, energy: float) -> None:
+            self._progress.update(self._task, completed=step, loss=f"{loss:.4g}", energy=f"{energy:.4g}")
 
         return show
 
@@ -226,6 +235,6 @@ class _RichBar(_Bar):
         self._progress.stop()
 
 
-def _bar(progress: bool, steps: int) -> _Bar:
+def _bar(progress: bool, steps: int, energy: str) -> _Bar:
     console = Console(stderr=True)
-    return _RichBar(console, steps) if progress and console.is_terminal else _Bar()
+    return _RichBar(console, steps, energy) if progress and console.is_terminal else _Bar()

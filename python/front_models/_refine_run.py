@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from front_models._atomic import atomic_path
 from front_models._regularizer import RoleEnergy
+from front_models._walk import is_distributed
 
-__all__ = ["RefineResult", "Run"]
+__all__ = ["RefineResult", "Run", "check_own_checkpoint"]
 
-_FORMAT = "front-refine-4"
-_KEYS = {"settings", "model", "buffers", "optimizer", "scheduler", "taken", "random at start", "random"}
-_KEYS |= {"task_loss", "penalty"}
+_FORMAT = "front-refine-5"
+_KEYS = {"settings", "model", "buffers", "optimizer", "scheduler", "taken", "workers at start", "random at start"}
+_KEYS |= {"random", "task_loss", "penalty"}
 _GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
 _END = object()
 
@@ -58,11 +60,13 @@ class Run:
             "parameters of the optimizer": [_names(group, model) for group in optimizer.param_groups],
             "hyperparameters": [_hyperparameters(group) for group in optimizer.param_groups],
             "scheduler": type(scheduler).__name__,
+            "process": _process(model),
             **last,
         }
         self._batches: Iterator[Any] | None = None
         self._taken = 0  # batches of this pass over the data
         self._at_start = _random_state(data)  # when it began
+        self._workers_at_start = False
         self.whole = True  # not in the middle of an optimizer's step
         self._point: dict[str, Any] = {}
         self._buffers: dict[str, tuple[Tensor, Tensor]] = {}  # and a copy of each
@@ -78,6 +82,7 @@ class Run:
         }
         self._point = {
             "taken": None if self._batches is None else self._taken,
+            "workers at start": self._workers_at_start,
             "random at start": self._at_start,
             "random": _random_state(self._data),
         }
@@ -93,6 +98,7 @@ class Run:
         for _ in range(2):
             if self._batches is None:
                 self._at_start, self._taken = _random_state(self._data), 0
+                self._workers_at_start = _has_workers(self._data)
                 self._batches = iter(self._data)
             try:
                 batch = next(self._batches)
@@ -159,6 +165,9 @@ class Run:
 
     def _replay(self, state: dict[str, Any], path: Path) -> None:
         """The same pass over the data again, up to where it was."""
+        self._workers_at_start = state["workers at start"]
+        if self._workers_at_start and not _has_workers(self._data):
+            iter(self._data)  # starts them, for which a generator is asked once
         _set_random_state(self._data, state["random at start"])
         self._at_start = state["random at start"]
         self._batches = iter(self._data)
@@ -187,6 +196,32 @@ class Run:
             else:
                 device = next(self._model.parameters()).device if buffer is None else buffer.device
                 held[own] = value.to(device)
+
+
+def _process(model: nn.Module) -> list[int] | None:
+    """Rank and number of the processes that train a model together; None where one does."""
+    return [distributed.get_rank(), distributed.get_world_size()] if _trained_together(model) else None
+
+
+def check_own_checkpoint(model: nn.Module, path: Path) -> None:
+    """Raises ValueError where processes that train a model together name one file: the last to write it would win."""
+    if not _trained_together(model):
+        return
+    paths: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(paths, (socket.gethostname(), os.fspath(path.resolve())))
+    if len(set(paths)) < len(paths):
+        raise ValueError(
+            f"checkpoint: several processes name {os.fspath(path)!r}; allowed is a file for each, as its generators "
+            f"are its own: with the rank in its name, say"
+        )
+
+
+def _trained_together(model: nn.Module) -> bool:
+    """Whether processes train the model together: those of DDP or FSDP2, which all take the same steps."""
+    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() < 2:
+        return False
+    wrapped = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
+    return wrapped or any(is_distributed(parameter) for parameter in model.parameters())
 
 
 def _names(group: dict[str, Any], model: nn.Module) -> list[str]:
@@ -224,6 +259,11 @@ def _generators(data: object) -> dict[str, torch.Generator]:
         if isinstance(value, torch.Generator):
             found[path] = value
     return found
+
+
+def _has_workers(data: object) -> bool:
+    """Whether a DataLoader's persistent workers run already: a pass begins without a seed for them then."""
+    return bool(getattr(data, "persistent_workers", False)) and getattr(data, "_iterator", None) is not None
 
 
 def _random_state(data: object) -> dict[str, Any]:

@@ -145,9 +145,10 @@ class SpectralRegularizer:
         }
         given |= {"standardize": standardize, "reduction": reduction, "skip": words}
         self._given = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        self._standardize = standardize
+        self.standardize = standardize
         self._mean = reduction == "mean"
         model = unwrapped(model)[0]
+        _check_parameters(model)
         _warn_of_unmatched(model, words)
         self._roles = list(_roles(model, words))
         if not self._roles:
@@ -177,9 +178,9 @@ class SpectralRegularizer:
             ValueError: no parameter requires grad, or the model has another one by now.
         """
         penalties = self._penalties()
-        loss = penalties[0].loss(self._standardize)
+        loss = penalties[0].loss(self.standardize)
         for penalty in penalties[1:]:
-            loss = loss + penalty.loss(self._standardize).to(loss.device)
+            loss = loss + penalty.loss(self.standardize).to(loss.device)
         return loss / sum(penalty.count for penalty in penalties) if self._mean else loss
 
     @torch.no_grad()
@@ -201,9 +202,14 @@ class SpectralRegularizer:
         penalties = self._penalties()
         count = sum(penalty.count for penalty in penalties)
         scale = lam / count if self._mean else float(lam)
-        losses = [penalty.accumulate(scale, self._standardize) for penalty in penalties]
+        losses = [penalty.accumulate(scale, self.standardize) for penalty in penalties]
         loss = torch.stack([found.to(losses[0].device) for found in losses]).sum()
         return loss / count if self._mean else loss
+
+    def share_of(self, penalty: float) -> float:
+        """The share of the parameters' energy that this penalty is; without `standardize` the penalty as it is."""
+        whole = self._mean or not self.standardize
+        return penalty if whole else penalty / sum(found.count for found in self._penalties())
 
     @torch.no_grad()
     def report(self) -> list[RoleEnergy]:
@@ -253,6 +259,21 @@ class _RoleMembers:
     template: str
     shape: tuple[int, ...]
     members: tuple[Member, ...]
+
+
+def _check_parameters(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        # By name: a build of torch need not have it.
+        if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
+            raise ValueError(
+                f"model: {name or 'it'} is a FullyShardedDataParallel, which makes one vector of many parameters; "
+                "allowed is a model sharded by torch.distributed.fsdp.fully_shard"
+            )
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"model: {name} has no shape before the first forward pass (a lazy module); call the model once"
+            )
 
 
 def _warn_of_unmatched(model: nn.Module, skip: tuple[str, ...]) -> None:
