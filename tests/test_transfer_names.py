@@ -178,6 +178,33 @@ def test_compiled_parts_have_the_names_of_what_is_within(recipe, kind, tmp_path)
     assert same.keys() == (source.state_dict() if kind in ("pt", "safetensors") else state).keys()
 
 
+@pytest.mark.parametrize("recipe", ["paper", "aligned"])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "module._orig_mod."])
+def test_state_dicts_of_wrapped_models_are_those_of_what_is_within(recipe, prefix, tmp_path):
+    """Read as a mapping or from a file; a mapping that says what the target is keeps its names in the result."""
+    source, like, skip = gpt2(32, 3).state_dict(), gpt2(16, 2).state_dict(), ("transformer.wpe.*",)
+    heads = {} if recipe == "paper" else {"heads": 4}
+    expected, report = transfer(source, like, recipe=recipe, skip=skip, **heads)
+    theirs, ours = ({prefix + name: tensor for name, tensor in state.items()} for state in (source, like))
+    torch.save(theirs, tmp_path / "a.pt")
+    for one, other, before in ((theirs, like, ""), (tmp_path / "a.pt", like, ""), (source, ours, prefix)):
+        found, again = transfer(one, other, recipe=recipe, skip=skip, **heads)
+        assert again == report
+        assert list(found) == [before + name for name in expected]
+        assert all(torch.equal(found[before + name], tensor) for name, tensor in expected.items())
+    gene = extract(tmp_path / "a.pt", keep_ratio=0.5)
+    assert gene.roles.keys() == extract(source, keep_ratio=0.5).roles.keys()
+    copies = {name: tensor.clone() for name, tensor in ours.items()}
+    assert initialize(copies, gene).rows == initialize({n: t.clone() for n, t in like.items()}, gene).rows
+    assert not torch.equal(*(each[prefix + "transformer.h.0.mlp.c_fc.weight"] for each in (copies, ours)))
+
+
+def test_a_part_that_is_called_module_keeps_its_name():
+    """Beside others: no wrapper."""
+    own = {"module.weight": torch.ones(2, 2), "head.weight": torch.ones(2, 2)}
+    assert dict(named_tensors(own, "source")) == own
+
+
 def test_a_file_under_other_names_is_read_as_it_was(tmp_path):
     shared = torch.randn(4, 3)
     tensors = {"_orig_mod.wte.weight": shared, "_orig_mod.lm_head.weight": shared, "_orig_mod.b": torch.ones(2).half()}

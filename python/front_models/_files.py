@@ -204,11 +204,14 @@ def open_weights(path: str | os.PathLike[str]) -> WeightsFile:
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """``{plain: name}``, plain being without the parts that torch.compile adds for what it wraps; where two names would
-    become one, all stay as they are."""
+    """``{plain: name}``, plain being without what wrappers add: torch.compile's parts, and the "module." of DataParallel
+    and DDP where all names begin with it. Where two names would become one, all stay as they are."""
     names = list(names)
     plain = {".".join(part for part in name.split(".") if part != "_orig_mod"): name for name in names}
-    return plain if len(plain) == len(names) else {name: name for name in names}
+    if len(plain) < len(names):
+        return {name: name for name in names}
+    wrapped = all(name.startswith("module.") for name in plain)
+    return {name.removeprefix("module."): own for name, own in plain.items()} if wrapped else plain
 
 
 def _open(path: Path) -> WeightsFile:
