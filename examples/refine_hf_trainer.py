@@ -1,8 +1,8 @@
 """FRONT+ with the Hugging Face Trainer: a callback.
 
 `on_pre_optimizer_step` comes once per optimizer step, after the micro-batches were accumulated and the task's gradients
-unscaled, and after the Trainer's own clipping. That is given no limit (`max_grad_norm=float("inf")`; with 0 a Trainer of
-transformers 4 would not unscale either): the callback adds the penalty's gradient and clips the sum.
+unscaled, and after the Trainer's own clipping. That is given no limit (`max_grad_norm=float("inf")`; with 0 a Trainer
+of transformers 4 would not unscale either): the callback adds the penalty's gradient and clips the sum.
 
 python examples/refine_hf_trainer.py --steps 20
 """

@@ -1,7 +1,7 @@
 """In-place and list forms of the ops: what torch's transform systems need to know of them.
 
-In place: like `.out`, refused under autograd. Lists: under autograd, forward mode and vmap they are the op itself,
-matrix by matrix; otherwise one call.
+In place: like `.out`, refused under autograd. Both write what torch marks as negated through a copy. Lists: under
+autograd, forward mode and vmap they are the op itself, matrix by matrix; otherwise one call.
 """
 
 from __future__ import annotations
@@ -47,6 +47,24 @@ def _in_place_kernels(name: str) -> tuple[Callable[..., None], Callable[..., Non
         _contract.check_distinct(name, "x", x)
 
     return autograd, bump_version, fake
+
+
+def _negative_kernel(overload: Any) -> Callable[..., None]:
+    """Of an op that writes `out`, or else x, where one of them is marked as negated (a conjugate's imaginary part)."""
+
+    def kernel(x: Tensor, *args: Any, **kwargs: Any) -> None:
+        written = kwargs.pop("out", None)
+        plain = x.resolve_neg()
+        if written is None:
+            overload(plain, *args, **kwargs)
+            x.copy_(plain)
+        else:
+            out = written.resolve_neg()
+            overload(plain, *args, out=out, **kwargs)
+            if out is not written:
+                written.copy_(out)
+
+    return kernel
 
 
 def _many_kernels(op: LinearOp) -> tuple[Callable[..., list[Tensor]], ...]:
@@ -101,6 +119,10 @@ def register() -> torch.library.Library:
         torch.library.register_fake(f"front::{name}", fake)
         library.impl(name, autograd, "Autograd", with_keyset=True)
         library.impl(name, bump_version, "ADInplaceOrView", with_keyset=True)
+        library.impl(name, _negative_kernel(getattr(torch.ops.front, name).default), "Negative")
+    for op in OPS:
+        if "out" in getattr(torch.ops.front, op.name).overloads():
+            library.impl(f"{op.name}.out", _negative_kernel(getattr(torch.ops.front, op.name).out), "Negative")
     for op in MANY:
         name = f"{op.name}_many"
         graded, abstract = _many_kernels(op)

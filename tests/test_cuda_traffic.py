@@ -11,17 +11,22 @@ import pytest
 from emulate import H200, Buffer, run
 from front_kernels import _C
 
-F32, BF16 = 2, 1
+F16, BF16, F32, F64 = range(4)
+NUMPY = (np.float16, np.uint16, np.float32, np.float64)  # of bfloat16 the bits
 SECTOR = 32
 
 
-def passes(direction: int, sizes: list[int], inputs: np.ndarray, out: np.ndarray, hardware: list[int] = H200):
-    """Runs each launch by itself: [(reads, writes, requested, sectors) by buffer] per launch."""
-    strides = [inputs.shape[1], 1, out.shape[1], 1]
+def passes(
+    direction: int, sizes: list[int], inputs: np.ndarray, out: np.ndarray, hardware: list[int] = H200, kind: int = F32
+):
+    """Runs each launch by itself: [(reads, writes, requested, sectors) by buffer] per launch. [..., m, n]."""
+    strides = [inputs.shape[-1], 1, out.shape[-1], 1]
+    batch = [(inputs.shape[0], inputs[0].size, out[0].size)] if inputs.ndim == 3 else []
+    types = [kind, F64 if kind == F64 else F32, kind]
 
     def make(workspace: int):
         return _C.cuda_matrix_launches(
-            direction, sizes, strides, [F32] * 3, "ortho", [inputs.ctypes.data], [out.ctypes.data], [], workspace,
+            direction, sizes, strides, types, "ortho", [inputs.ctypes.data], [out.ctypes.data], batch, workspace,
             hardware,
         )  # fmt: skip
 
@@ -40,10 +45,10 @@ def passes(direction: int, sizes: list[int], inputs: np.ndarray, out: np.ndarray
     return counted
 
 
-def assert_once(count: np.ndarray, elements: int, what: str) -> None:
-    """`elements` float32 moved, none of them twice."""
+def assert_once(count: np.ndarray, elements: int, what: str, size: int = 4) -> None:
+    """`elements` of so many bytes moved, none of them twice."""
     assert count.max(initial=0) <= 1, f"{what}: something was moved twice"
-    assert int(count.sum()) == 4 * elements, f"{what}: {int(count.sum())} bytes, planned are {4 * elements}"
+    assert int(count.sum()) == size * elements, f"{what}: {int(count.sum())} bytes, planned are {size * elements}"
 
 
 # Enough lanes that blocks take whole sectors of them; what else a plan does depends on the length.
@@ -76,6 +81,30 @@ def test_inverse_traffic(m, n, k0, k1):
     # An axis so short that a warp takes several lanes of it asks for a sector in more than one instruction.
     for buffer in (second[1], second[2], *((first[0], first[1]) if m >= 256 else ())):
         assert buffer.requested == SECTOR * buffer.sectors, "sectors that are not used in full"
+
+
+@pytest.mark.parametrize("kind", [F16, BF16, F32, F64])
+@pytest.mark.parametrize("direction", [0, 1])
+def test_traffic_of_two_matrices_of_any_type(direction, kind):
+    """Whole sectors, but for elements of 2 bytes along columns, of which a block's lanes are half a sector; and of
+    float64 two instructions ask for a half each."""
+    m, n, k0, k1 = 256, 512, 64, 128
+    shapes = [(2, m, n), (2, k0, k1)]
+    x, out = (np.zeros(shape, NUMPY[kind]) for shape in (shapes if direction == 0 else shapes[::-1]))
+    (_, first, _), (_, second, _) = passes(direction, [m, n, k0, k1, 0, 0], x, out, MANY, kind)
+    size, middle = x.itemsize, 8 if kind == F64 else 4
+    assert_once(first[0].reads, x.size, "the input", size)
+    assert_once(first[1].writes, 2 * m * k1, "the intermediate, written", middle)
+    assert_once(second[1].reads, 2 * m * k1, "the intermediate, read", middle)
+    assert_once(second[2].writes, out.size, "the result", size)
+    assert int(second[0].reads.sum()) == int(first[2].writes.sum()) == int(second[1].writes.sum()) == 0
+    rows, columns = (first[0], second[2]) if direction == 0 else (second[2], first[0])
+    for buffer in (rows, first[1], second[1], columns):
+        used = buffer.requested / buffer.sectors
+        if kind == F64:
+            assert used in (SECTOR // 2, SECTOR)
+        else:
+            assert used == (SECTOR if buffer is not columns or size > 2 else SECTOR // 2)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(256, 512), (192, 384)])

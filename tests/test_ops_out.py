@@ -70,6 +70,19 @@ def test_the_op_itself(name):
     assert out._version == version + 1
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_what_is_marked_as_negated(name):
+    """The input, the result, and both."""
+    function, _ = FORMS[name]
+    values = torch.randn(20, 33)
+    expected = function(values)
+    for x in (values, torch.complex(values, -values).conj().imag):
+        for out in (torch.zeros_like(expected), torch.zeros_like(expected, dtype=torch.complex64).conj().imag):
+            assert x.is_neg() or out.is_neg() or x is values
+            assert function(x, out=out) is out
+            assert torch.equal(out, expected)
+
+
 @pytest.mark.parametrize("name", ["dct2", "idct2"])
 def test_the_result_may_lie_over_the_input(name):
     function, _ = FORMS[name]

@@ -54,6 +54,27 @@ def test_in_place_by_any_strides_leaves_the_gaps_alone(name):
         assert torch.equal(whole[~inside], before[~inside])
 
 
+def negated(values: torch.Tensor) -> torch.Tensor:
+    """A view that reads as `values`, of memory that holds what they are negated."""
+    view = torch.complex(torch.zeros_like(values), -values).conj().imag
+    assert view.is_neg()
+    return view
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_in_place_of_what_is_marked_as_negated(name):
+    in_place, plain = FORMS[name]
+    values = torch.randn(3, 20, 33)
+    x, k = negated(values), kept(values.shape)
+    before = x._version
+    expected, whole = plain(values, k), values.clone()
+    in_place(whole, k)
+    assert torch.equal(in_place(x, k), expected)
+    assert torch.equal(x, whole)
+    assert x.is_neg()
+    assert x._version > before
+
+
 @pytest.mark.parametrize("norm", ["backward", "forward"])
 def test_in_place_norms(norm):
     x = torch.randn(12, 9)

@@ -122,6 +122,7 @@ inline int64_t usual_threads(int64_t points) {
 struct RadixSearch {
   int64_t points, real_bytes;
   bool even;
+  int64_t most_middle;  // of what is no prime
   std::vector<int64_t> chosen, best;
   double best_cost = 0;
 
@@ -159,6 +160,7 @@ struct RadixSearch {
     for (int64_t r = 2; r <= std::min({left, most, kLargestPrime});
          ++r) {  // larger ones first: their sum is what counts, not their order
       if (left % r != 0 || !radix_allowed(r, false, real_bytes)) continue;
+      if (r > most_middle && smallest_factor(r) != r) continue;
       chosen.insert(chosen.end() - 1, r);
       middle(left / r, r);
       chosen.erase(chosen.end() - 2);
@@ -182,9 +184,11 @@ struct RadixSearch {
 
 }  // namespace plan_detail
 
-// Radices of a DFT of `points` points, first stage first; empty if there are none.
-inline std::vector<int64_t> choose_radices(int64_t points, bool even, int64_t real_bytes) {
-  plan_detail::RadixSearch search{points, real_bytes, even, {}, {}, 0};
+// Radices of a DFT of `points` points, first stage first; empty if there are none. Of those in the middle only primes
+// exceed most_middle.
+inline std::vector<int64_t> choose_radices(int64_t points, bool even, int64_t real_bytes,
+                                           int64_t most_middle = plan_detail::kLargestMiddle) {
+  plan_detail::RadixSearch search{points, real_bytes, even, most_middle, {}, {}, 0};
   int64_t rest = points;
   while (rest > 1) {
     const int64_t p = plan_detail::smallest_factor(rest);
@@ -296,8 +300,6 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t t
   p.share = share_of(n, kept);
   const int64_t most_kept = p.most_kept();
   if (p.padded() * 2 * real_bytes > h.shared_per_block) return best;
-  p.radices = choose_radices(p.points(), n % 2 == 0, real_bytes);
-  if (p.radices.empty()) return best;
   double highest = -1;
   struct Variant {
     int64_t lanes, together, least_threads, hold;
@@ -310,20 +312,29 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t real_bytes, int64_t t
       for (int64_t least : {usual_threads(p.points()), p.points() / hold, int64_t{1}})
         for (bool overlaid : {false, true})
           if (!overlaid || together == lanes) variants.push_back({lanes, together, least, hold, overlaid});
-  // More points per thread only where there is no other way: several large primes want many threads otherwise.
-  for (const bool last_resort : {false, true})
-    if (highest < 0)
-      for (const Variant& v : variants) {
-        p.lanes = v.lanes, p.together = v.together, p.overlaid = v.overlaid;
-        p.threads_per_lane = choose_threads(p, v.least_threads, last_resort ? v.hold * 3 / 2 : v.hold);
-        if (p.threads() > kThreads || p.shared_bytes(most_kept) > h.shared_per_block) continue;
-        p.registers = expected_registers(p, h, last_resort ? kLeastOtherRegisters : kOtherRegisters);
-        p.blocks = resident_blocks(p.threads(), p.registers, p.shared_bytes(most_kept), h);
-        if (p.blocks < 1) continue;
-        p.blocks = std::min<int64_t>(p.blocks, 8);
-        const double s = score(p, total_lanes, fours, h);
-        if (s > highest) highest = s, best = p;
-      }
+  // Where there is no other way: more points per thread, since several large primes want many threads otherwise, and
+  // smaller radices too, since of 13125 points a radix of 25 wants one thread for each of its 525 butterflies.
+  struct Way {
+    int64_t most_middle;
+    bool more_points;
+  };
+  for (const Way way :
+       {Way{kLargestMiddle, false}, {kLargestMiddle, true}, {kLargestEnd, false}, {kLargestEnd, true}}) {
+    p.radices = choose_radices(p.points(), n % 2 == 0, real_bytes, way.most_middle);
+    if (p.radices.empty() || highest >= 0) return best;
+    for (const Variant& v : variants) {
+      if (way.most_middle < kLargestMiddle && v.lanes > 1) continue;  // with 2, 13125 points spill
+      p.lanes = v.lanes, p.together = v.together, p.overlaid = v.overlaid;
+      p.threads_per_lane = choose_threads(p, v.least_threads, way.more_points ? v.hold * 3 / 2 : v.hold);
+      if (p.threads() > kThreads || p.shared_bytes(most_kept) > h.shared_per_block) continue;
+      p.registers = expected_registers(p, h, way.more_points ? kLeastOtherRegisters : kOtherRegisters);
+      p.blocks = resident_blocks(p.threads(), p.registers, p.shared_bytes(most_kept), h);
+      if (p.blocks < 1) continue;
+      p.blocks = std::min<int64_t>(p.blocks, 8);
+      const double s = score(p, total_lanes, fours, h);
+      if (s > highest) highest = s, best = p;
+    }
+  }
   return best;
 }
 

@@ -204,8 +204,8 @@ def open_weights(path: str | os.PathLike[str]) -> WeightsFile:
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """``{plain: name}``, plain being without what wrappers add: torch.compile's parts, and the "module." of DataParallel
-    and DDP where all names begin with it. Where two names would become one, all stay as they are."""
+    """``{plain: name}``, plain being without what wrappers add: torch.compile's parts, and the "module." of
+    DataParallel and DDP where all names begin with it. Where two names would become one, all stay as they are."""
     names = list(names)
     plain = {".".join(part for part in name.split(".") if part != "_orig_mod"): name for name in names}
     if len(plain) < len(names):
