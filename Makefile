@@ -22,8 +22,10 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 # What CUDA kernels are compiled ahead for, where a CUDA toolkit is found: one architecture here, others at run time.
 export FRONT_CUDA_ARCHS ?= 90
-# Modules are compiled when they are first imported; most never are.
+# Modules are compiled when they are first imported; most never are. And once, whatever the environment says: the tests
+# start dozens of processes, and to compile what a process imports takes longer than to import it.
 PIP := $(BIN)/python -m pip install --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 CSRC := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
 CXX_FILES := $(CSRC) $(wildcard tests/native/*.h tests/native/*.cpp bench/native/*.cpp)
 
