@@ -74,8 +74,8 @@ def test_plans_fit_the_device(hardware, real_bytes, fours):
 
 
 def test_every_smooth_length_up_to_32768_is_native_in_float32():
-    """Up to 16384 points (an even length has half as many as elements), that threads hold in registers between two
-    barriers: primes up to 13, and one of up to 43. Several large ones can want more registers than there are, and then
+    """Up to 16384 points (an even length has half as many as elements), which threads hold in registers between two
+    barriers, and at most 19683: primes up to 13, and one of up to 43. Several large ones can want more registers than there are, and then
     go through memory, as every larger prime does."""
     through_memory = smooth = 0
     for n in range(1, 32769):
@@ -89,6 +89,8 @@ def test_every_smooth_length_up_to_32768_is_native_in_float32():
         elif points <= 16384 and len(large) <= 1:
             assert found, n
             smooth += not large
+        else:
+            assert not found or points <= 19683, n
         through_memory += not found
     assert through_memory > 100
     assert smooth > 1000
