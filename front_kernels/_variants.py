@@ -1,7 +1,7 @@
 """In-place and list forms of the ops: what torch's transform systems need to know of them.
 
-In place: like `.out`, refused under autograd. Both write what torch marks as negated through a copy. Lists: under
-autograd, forward mode and vmap they are the op itself, matrix by matrix; otherwise one call.
+In place: like `.out`, refused under autograd. Lists: under autograd, forward mode and vmap they are the op itself,
+matrix by matrix; otherwise one call.
 """
 
 from __future__ import annotations
@@ -50,19 +50,18 @@ def _in_place_kernels(name: str) -> tuple[Callable[..., None], Callable[..., Non
 
 
 def _negative_kernel(overload: Any) -> Callable[..., None]:
-    """Of an op that writes `out`, or else x, where one of them is marked as negated (a conjugate's imaginary part)."""
+    """Of an op that writes `out`, or else x, where one of them is marked as negated (a conjugate's imaginary part).
 
-    def kernel(x: Tensor, *args: Any, **kwargs: Any) -> None:
-        written = kwargs.pop("out", None)
-        plain = x.resolve_neg()
-        if written is None:
-            overload(plain, *args, **kwargs)
-            x.copy_(plain)
+    The op is linear: it is applied to what the memory of that holds, the negated x.
+    """
+
+    def kernel(x: Tensor, *args: Any, out: Tensor | None = None, **kwargs: Any) -> None:
+        if out is None:
+            overload(torch._neg_view(x), *args, **kwargs)
+        elif out.is_neg():
+            overload(torch._neg_view(x) if x.is_neg() else -x, *args, out=torch._neg_view(out), **kwargs)
         else:
-            out = written.resolve_neg()
-            overload(plain, *args, out=out, **kwargs)
-            if out is not written:
-                written.copy_(out)
+            overload(x.resolve_neg(), *args, out=out, **kwargs)
 
     return kernel
 

@@ -73,6 +73,8 @@ def test_in_place_of_what_is_marked_as_negated(name):
     assert torch.equal(x, whole)
     assert x.is_neg()
     assert x._version > before
+    with pytest.raises(ValueError, match="x must not overlap itself"):
+        in_place(negated(torch.randn(4, 1)).expand(4, 4), (2, 2))
 
 
 @pytest.mark.parametrize("norm", ["backward", "forward"])

@@ -415,7 +415,14 @@ def test_a_bar_only_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatc
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    trained()
-    assert "energy share" in capsys.readouterr().err
+    model = make()
+    for options, shown in (
+        ({"reduction": "mean"}, r"energy share 0\.\d"),
+        ({"reduction": "sum"}, r"energy share 0\.\d"),
+        ({"standardize": False}, r"penalty \d"),
+    ):
+        reg = SpectralRegularizer(model, keep_ratio=0.5, **options)
+        refine(model, loader(), task, lam=0.0, steps=2, regularizer=reg)
+        assert re.search(shown, capsys.readouterr().err)
     trained(progress=False)
     assert capsys.readouterr().err == ""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from front_models import refine
@@ -104,44 +105,58 @@ def test_a_shuffled_buffer_with_its_own_generator(step: int, tmp_path: Path) -> 
     assert_same(refined(layers, Shuffled()), refined(layers, Shuffled(), checkpoint=tmp_path / "run.pt"))
 
 
+@pytest.mark.parametrize("same", [False, True])
 @pytest.mark.parametrize("step", [1, 5])
-def test_a_loader_whose_workers_persist(step: int, tmp_path: Path) -> None:
+def test_a_loader_whose_workers_persist(step: int, same: bool, tmp_path: Path) -> None:
     """The first pass takes a seed for them from the generator that shuffles, the later ones do not."""
 
     def rows() -> DataLoader[Tensor]:
         items: Any = torch.linspace(0, 1, 24).repeat(6, 1).T.contiguous()
         return DataLoader(items, batch_size=6, shuffle=True, num_workers=1, persistent_workers=True)
 
-    whole = refined(layers, rows())
-    interrupted(tmp_path / "run.pt", layers, step, rows())
-    assert_same(whole, refined(layers, rows(), checkpoint=tmp_path / "run.pt"))
+    whole, first = refined(layers, rows()), rows()
+    interrupted(tmp_path / "run.pt", layers, step, first)
+    assert_same(whole, refined(layers, first if same else rows(), checkpoint=tmp_path / "run.pt"))
 
 
-def _together(rank: int, size: int) -> list[Tensor]:
-    """Of DDP, with dropout of each process by itself: whole, and interrupted."""
+def _together(rank: int, size: int) -> list[tuple[Tensor, Tensor]]:
+    """With dropout of each process by itself: whole, and interrupted; what is refused."""
+    found = []
+    for name, wrap in (("ddp", nn.parallel.DistributedDataParallel), ("fsdp", fully_shard)):
 
-    def model() -> nn.Module:
-        made = nn.parallel.DistributedDataParallel(layers())
-        torch.manual_seed(rank)
-        return made
+        def model(wrap: Callable[[nn.Module], nn.Module] = wrap) -> nn.Module:
+            made = wrap(layers())
+            torch.manual_seed(rank)
+            return made
 
-    own, common = Path(f"rank{rank}.pt"), Path("common.pt")
-    whole = refined(model)
-    interrupted(own, model, 3)
-    again = refined(model, checkpoint=own)
-    with pytest.raises(
-        ValueError, match=r"^checkpoint: several processes name 'common.pt'; allowed is a file for each"
-    ):
-        refined(model, checkpoint=common)
-    with pytest.raises(ValueError, match=rf"is of a run with process \[{1 - rank}, 2\], not \[{rank}, 2\]"):
-        refined(model, checkpoint=Path(f"rank{1 - rank}.pt"))
-    return [torch.cat([p.detach().flatten() for p in made.parameters()]) for made in (whole, again)]
+        own, other = Path(f"{name}{rank}.pt"), Path(f"{name}{1 - rank}.pt")
+        whole = refined(model)
+        interrupted(own, model, 3)
+        again = refined(model, checkpoint=own)
+        refused = {
+            "checkpoint: several processes name '.*common.pt'; allowed are none, and one for each": Path("common.pt"),
+            "checkpoint: 1 of 2 processes name no file; allowed are none, and one for each": None if rank else own,
+            rf"is of a run with process \[{1 - rank}, 2\], not \[{rank}, 2\]": other,
+        }
+        for message, path in refused.items():
+            with pytest.raises(ValueError, match=message):
+                refined(model, checkpoint=path)
+        if rank:
+            own.unlink()
+        with pytest.raises(ValueError, match=r"the processes' files are of steps \[6, 0\], by rank"):
+            refined(model, checkpoint=own)
+        parts = [[getattr(p, "to_local", lambda p=p: p)() for p in made.parameters()] for made in (whole, again)]
+        one, two = (torch.cat([p.detach().flatten() for p in made]) for made in parts)
+        found.append((one, two))
+    return found
 
 
 def test_processes_that_train_together_have_a_checkpoint_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for whole, again in run_processes(_together, 2, tmp_path):
-        assert torch.equal(whole, again)
+    for found in run_processes(_together, 2, tmp_path):
+        assert len(found) == 2
+        for whole, again in found:
+            assert torch.equal(whole, again)
 
 
 def other_run(model: nn.Module, checkpoint: Path, params: Any, data: Any = DATA) -> None:

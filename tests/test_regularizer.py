@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import models
 from front_models import SpectralRegularizer
@@ -115,18 +117,21 @@ def test_channels_last_gradients() -> None:
 
 def test_gradients_of_another_dtype_than_the_parameter() -> None:
     """Where `grad_dtype` asks for it; by both forms."""
-    gradients_ = []
-    for in_place in (False, True):
-        torch.manual_seed(0)
-        model = nn.Linear(12, 20).bfloat16()
-        for parameter in model.parameters():
-            parameter.grad_dtype = torch.float32
-        reg = SpectralRegularizer(model, keep_ratio=0.5)
-        reg.accumulate_grad_(0.5) if in_place else (0.5 * reg()).backward()
-        assert model.weight.grad is not None
-        assert model.weight.grad.dtype == torch.float32
-        gradients_.append(model.weight.grad)
-    assert_close(gradients_[1:], gradients_[:1], 8e-3)  # the graph's were rounded to bfloat16
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    for dtype, asked in itertools.product(floats, floats):
+        gradients_ = []
+        for in_place in (False, True):
+            torch.manual_seed(0)
+            model = nn.Linear(12, 20).to(dtype)
+            for parameter in model.parameters():
+                parameter.grad_dtype = asked
+            reg = SpectralRegularizer(model, keep_ratio=0.5)
+            reg.accumulate_grad_(0.5) if in_place else (0.5 * reg()).backward()
+            assert model.weight.grad is not None
+            assert model.weight.grad.dtype == asked
+            gradients_.append(model.weight.grad)
+        coarse = {dtype, asked} & {torch.float16, torch.bfloat16}  # the graph's gradients were rounded to dtype
+        assert_close(gradients_[1:], gradients_[:1], 8e-3 if coarse else 2e-6)
 
 
 def test_the_share_that_a_penalty_is() -> None:
@@ -137,7 +142,17 @@ def test_the_share_that_a_penalty_is() -> None:
     assert means.share_of(share) == share
     assert sums.share_of(sums().item()) == pytest.approx(share)
     plain = SpectralRegularizer(model, keep_ratio=0.5, standardize=False)
-    assert plain.share_of(3.5) == 3.5
+    assert plain.share_of(3.5) is None
+
+
+def test_skipped_parts_of_an_averaged_model() -> None:
+    """It has a buffer beside the model, so that its names are all its own: as `extract` sees them."""
+    averaged = AveragedModel(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4)))
+    reg = SpectralRegularizer(averaged, keep_ratio=0.5, skip=("module.0.*",))
+    assert {row.role for row in reg.report()} == {"module.1.weight", "module.1.bias"}
+    with pytest.warns(UserWarning, match=r"skip: '0.\*' matches no role"):
+        reg = SpectralRegularizer(averaged, keep_ratio=0.5, skip=("0.*",))
+    assert len(reg.report()) == 4
 
 
 def test_parameters_of_two_dtypes() -> None:

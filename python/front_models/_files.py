@@ -210,8 +210,9 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     plain = {".".join(part for part in name.split(".") if part != "_orig_mod"): name for name in names}
     if len(plain) < len(names):
         return {name: name for name in names}
-    wrapped = all(name.startswith("module.") for name in plain)
-    return {name.removeprefix("module."): own for name, own in plain.items()} if wrapped else plain
+    while plain and all(name.startswith("module.") for name in plain):
+        plain = {name.removeprefix("module."): own for name, own in plain.items()}
+    return plain
 
 
 def _open(path: Path) -> WeightsFile:

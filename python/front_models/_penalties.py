@@ -18,6 +18,7 @@ from front_models._walk import is_distributed
 __all__ = ["Apart", "Kept", "Member", "Penalty", "Sharded", "Stack", "mesh_of"]
 
 Decay = tuple[float, ...] | None
+_HALVES = (torch.float16, torch.bfloat16)  # whose gradients may be float32
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,13 @@ class Penalty(Protocol):
 
 @contextmanager
 def _gradients(members: Sequence[Member], shapes: Sequence[tuple[int, int]]) -> Iterator[list[Tensor]]:
-    """The gradients as matrices, to be added to. Where strides do not allow a view, through a copy."""
+    """The gradients as matrices, to be added to. Where strides or dtypes do not allow a view, through a copy."""
     views, copies = [], []
     for member, shape in zip(members, shapes, strict=True):
         param: Any = member.param
         if param.grad is None:
-            # NOTE: a graph cannot ask for it, and has float32 gradients of float32 parameters only.
-            asked_for = None if torch.compiler.is_compiling() else param.grad_dtype
-            param.grad = torch.zeros_like(param, dtype=asked_for or param.dtype)
+            # NOTE: torch's compiler cannot ask for grad_dtype.
+            param.grad = torch.zeros_like(param, dtype=None if torch.compiler.is_compiling() else param.grad_dtype)
         elif param.grad.layout is not torch.strided:  # Embedding(sparse=True); the sum with a dense gradient is dense
             param.grad = param.grad.to_dense()
         if is_distributed(param) and param.grad.placements != param.placements:
@@ -84,11 +84,15 @@ def _gradients(members: Sequence[Member], shapes: Sequence[tuple[int, int]]) -> 
                 f"the parameter, {param.placements}"
             )
         grad = local_of(param.grad)
+        dtype = grad.dtype if param.dtype in _HALVES and grad.dtype == torch.float32 else param.dtype
         try:
-            views.append(grad.view(shape))
+            view = grad.view(shape) if grad.dtype == dtype else None
         except RuntimeError:
-            views.append(grad.new_zeros(shape))
-            copies.append((grad, views[-1]))
+            view = None
+        if view is None:
+            view = grad.new_zeros(shape, dtype=dtype)
+            copies.append((grad, view))
+        views.append(view)
     yield views
     for grad, added in copies:
         grad += added.view(grad.shape)

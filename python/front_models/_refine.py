@@ -81,8 +81,9 @@ def refine(
     Raises:
         TypeError, ValueError: an argument is not allowed; the data end before they have begun; the checkpoint is
             damaged or of another run: other steps, lam, penalty, clipping, parameters (also others that are trained,
-            or in other groups of the optimizer), optimizer or scheduler (but of functions it is not known whether they
-            are the same). The model is as it was.
+            or in other groups of the optimizer), optimizer, scheduler or process (but of functions it is not known
+            whether they are the same); processes that train together name one file, or go on from different steps. The
+            model is as it was (but where the steps differ).
         OSError: the checkpoint cannot be written there.
         FloatingPointError: a loss is not finite. The model is as it was before that step, buffers too.
     """
@@ -98,15 +99,16 @@ def refine(
     last = {"clip_grad_norm": clip_grad_norm, "regularizer": repr(regularizer)}
     run = Run(model, data, optimizer, scheduler, first, last)
     path = None if checkpoint is None else Path(checkpoint)
+    check_own_checkpoint(model, path)
     if path is not None:
-        check_own_checkpoint(model, path)
         check_output(path, force=True, folder=False)
-    if path is not None and path.exists():
-        run.load(path)
+        if path.exists():
+            run.load(path)
+        run.check_step()
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     try:
-        with _bar(progress, steps, "energy share" if regularizer.standardize else "penalty") as show:
+        with _bar(progress, steps, regularizer) as show:
             for step in range(len(run.result.task_loss), steps):
                 weight = lam * _factor(schedule, step, steps)
                 batch = run.next_batch()
@@ -128,7 +130,7 @@ def refine(
                 if scheduler is not None:
                     scheduler.step()
                 run.done(*values)
-                show(step + 1, values[0], regularizer.share_of(values[1]))
+                show(step + 1, *values)
                 if path is not None and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
                     run.save(path)
     except KeyboardInterrupt:
@@ -212,22 +214,25 @@ class _Bar:
 
 
 class _RichBar(_Bar):
-    def __init__(self, console: Console, steps: int, energy: str) -> None:
+    def __init__(self, console: Console, steps: int, regularizer: SpectralRegularizer) -> None:
         columns = (
             TextColumn("refining"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("task {task.fields[loss]}  " + energy + " {task.fields[energy]}"),
+            TextColumn("task {task.fields[loss]}  {task.fields[energy]}"),
         )
         self._progress = Progress(*columns, console=console)
-        self._task = self._progress.add_task("", total=steps, loss="-", energy="-")
+        self._task = self._progress.add_task("", total=steps, loss="-", energy="")
+        self._regularizer = regularizer
 
     def __enter__(self) -> Callable[..., None]:
         self._progress.start()
 
-        def show(step: int, loss: float, energy: float) -> None:
-            self._progress.update(self._task, completed=step, loss=f"{loss:.4g}", energy=f"{energy:.4g}")
+        def show(step: int, loss: float, penalty: float) -> None:
+            share = self._regularizer.share_of(penalty)
+            energy = f"penalty {penalty:.4g}" if share is None else f"energy share {share:.4g}"
+            self._progress.update(self._task, completed=step, loss=f"{loss:.4g}", energy=energy)
 
         return show
 
@@ -235,6 +240,6 @@ class _RichBar(_Bar):
         self._progress.stop()
 
 
-def _bar(progress: bool, steps: int, energy: str) -> _Bar:
+def _bar(progress: bool, steps: int, regularizer: SpectralRegularizer) -> _Bar:
     console = Console(stderr=True)
-    return _RichBar(console, steps, energy) if progress and console.is_terminal else _Bar()
+    return _RichBar(console, steps, regularizer) if progress and console.is_terminal else _Bar()

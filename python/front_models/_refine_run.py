@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,11 +162,24 @@ class Run:
         _set_random_state(self._data, state["random"])
         self._mark()
 
+    def check_step(self) -> None:
+        """That processes which train a model together go on from the same step: all of them must call this."""
+        if not _trained_together(self._model):
+            return
+        steps = _of_all(len(self.result.task_loss))
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"checkpoint: the processes' files are of steps {steps}, by rank; allowed are files of one step"
+            )
+
     def _replay(self, state: dict[str, Any], path: Path) -> None:
         """The same pass over the data again, up to where it was."""
         self._workers_at_start = state["workers at start"]
+        # Starting them takes a seed from a generator.
         if self._workers_at_start and not _has_workers(self._data):
-            iter(self._data)  # starts them, for which a generator is asked once
+            iter(self._data)
+        elif _has_workers(self._data) and not self._workers_at_start:
+            self._data._iterator = None  # type: ignore[attr-defined]
         _set_random_state(self._data, state["random at start"])
         self._at_start = state["random at start"]
         self._batches = iter(self._data)
@@ -203,17 +215,24 @@ def _process(model: nn.Module) -> list[int] | None:
     return [distributed.get_rank(), distributed.get_world_size()] if _trained_together(model) else None
 
 
-def check_own_checkpoint(model: nn.Module, path: Path) -> None:
-    """Raises ValueError where processes that train a model together name one file: the last to write it would win."""
+def check_own_checkpoint(model: nn.Module, path: Path | None) -> None:
+    """That processes which train a model together name a file each, or none: all of them must call this."""
     if not _trained_together(model):
         return
-    paths: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(paths, (socket.gethostname(), os.fspath(path.resolve())))
-    if len(set(paths)) < len(paths):
-        raise ValueError(
-            f"checkpoint: several processes name {os.fspath(path)!r}; allowed is a file for each, as its generators "
-            f"are its own: with the rank in its name, say"
-        )
+    paths = _of_all(None if path is None else os.fspath(path.resolve()))
+    rule = "allowed are none, and one for each process, whose generators are its own: with the rank in its name, say"
+    if None in paths and any(paths):
+        raise ValueError(f"checkpoint: {paths.count(None)} of {len(paths)} processes name no file; {rule}")
+    shared = next((each for each in paths if each is not None and paths.count(each) > 1), None)
+    if shared is not None:
+        raise ValueError(f"checkpoint: several processes name {shared!r}; {rule}")
+
+
+def _of_all(value: object) -> list[Any]:
+    """What every process calls this with."""
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def _trained_together(model: nn.Module) -> bool:

@@ -145,7 +145,7 @@ class SpectralRegularizer:
         }
         given |= {"standardize": standardize, "reduction": reduction, "skip": words}
         self._given = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        self.standardize = standardize
+        self._standardize = standardize
         self._mean = reduction == "mean"
         model = unwrapped(model)[0]
         _check_parameters(model)
@@ -178,17 +178,17 @@ class SpectralRegularizer:
             ValueError: no parameter requires grad, or the model has another one by now.
         """
         penalties = self._penalties()
-        loss = penalties[0].loss(self.standardize)
+        loss = penalties[0].loss(self._standardize)
         for penalty in penalties[1:]:
-            loss = loss + penalty.loss(self.standardize).to(loss.device)
+            loss = loss + penalty.loss(self._standardize).to(loss.device)
         return loss / sum(penalty.count for penalty in penalties) if self._mean else loss
 
     @torch.no_grad()
     def accumulate_grad_(self, lam: float) -> Tensor:
         """Adds ``lam`` times the gradient of the penalty to the parameters' `.grad`; returns the penalty.
 
-        A parameter that has no `.grad` gets one. No graph is recorded. Under torch.compile one graph serves every
-        `lam` (and one the first).
+        A parameter that has no `.grad` gets one, of its `grad_dtype` (compiled, of its own dtype). No graph is
+        recorded. Under torch.compile one graph serves every `lam` (and one the first).
 
         Raises:
             TypeError, ValueError: `lam` is no finite number; compiled, it is not asked whether it is finite.
@@ -202,14 +202,15 @@ class SpectralRegularizer:
         penalties = self._penalties()
         count = sum(penalty.count for penalty in penalties)
         scale = lam / count if self._mean else float(lam)
-        losses = [penalty.accumulate(scale, self.standardize) for penalty in penalties]
+        losses = [penalty.accumulate(scale, self._standardize) for penalty in penalties]
         loss = torch.stack([found.to(losses[0].device) for found in losses]).sum()
         return loss / count if self._mean else loss
 
-    def share_of(self, penalty: float) -> float:
-        """The share of the parameters' energy that this penalty is; without `standardize` the penalty as it is."""
-        whole = self._mean or not self.standardize
-        return penalty if whole else penalty / sum(found.count for found in self._penalties())
+    def share_of(self, penalty: float) -> float | None:
+        """The share of the parameters' energy that this penalty is; None without `standardize`."""
+        if not self._standardize:
+            return None
+        return penalty if self._mean else penalty / sum(found.count for found in self._penalties())
 
     @torch.no_grad()
     def report(self) -> list[RoleEnergy]:
@@ -278,7 +279,7 @@ def _check_parameters(model: nn.Module) -> None:
 
 def _warn_of_unmatched(model: nn.Module, skip: tuple[str, ...]) -> None:
     # Buffers too, and every name of a shared parameter: skip words are shared with `extract`.
-    tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    tensors = _tensors(model)
     shapes = {name: tuple(tensors[own].shape) for name, own in plain_names(tensors).items()}
     roles = list(group_roles(shapes, find_axes(shapes)))
     for word in skip:
@@ -287,9 +288,14 @@ def _warn_of_unmatched(model: nn.Module, skip: tuple[str, ...]) -> None:
             warnings.warn(f"skip: {word!r} matches no role or parameter of the model", stacklevel=3)
 
 
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """By all names: what is plain of one depends on the others."""
+    return dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+
+
 def _roles(model: nn.Module, skip: tuple[str, ...]) -> Iterator[_RoleMembers]:
     every = dict(model.named_parameters(remove_duplicate=False))
-    own = plain_names(every)
+    own = {name: given for name, given in plain_names(_tensors(model)).items() if given in every}
     names: dict[int, list[str]] = defaultdict(list)
     for name in own:
         names[id(every[own[name]])].append(name)
