@@ -66,9 +66,11 @@ def refined(
     return model
 
 
-def interrupted(checkpoint: Path, make: Callable[[], nn.Module], step: int, data: Any = DATA) -> None:
+def interrupted(
+    checkpoint: Path, make: Callable[[], nn.Module], step: int, data: Any = DATA, checkpoint_every: int = 100
+) -> None:
     with pytest.raises(KeyboardInterrupt):
-        refined(make, data, stopped_at(step), checkpoint=checkpoint)
+        refined(make, data, stopped_at(step), checkpoint=checkpoint, checkpoint_every=checkpoint_every)
 
 
 def assert_same(a: nn.Module, b: nn.Module) -> None:
@@ -131,7 +133,10 @@ def _together(rank: int, size: int) -> list[tuple[Tensor, Tensor]]:
 
         own, other = Path(f"{name}{rank}.pt"), Path(f"{name}{1 - rank}.pt")
         whole = refined(model)
-        interrupted(own, model, 3)
+        interrupted(own, model, 2)
+        assert not own.exists()  # of which other processes might have had another step
+        interrupted(own, model, 5, checkpoint_every=3)
+        assert len(torch.load(own, weights_only=False)["task_loss"]) == 3
         again = refined(model, checkpoint=own)
         refused = {
             "checkpoint: several processes name '.*common.pt'; allowed are none, and one for each": Path("common.pt"),
@@ -141,6 +146,7 @@ def _together(rank: int, size: int) -> list[tuple[Tensor, Tensor]]:
         for message, path in refused.items():
             with pytest.raises(ValueError, match=message):
                 refined(model, checkpoint=path)
+        torch.distributed.barrier()  # the other process has read it
         if rank:
             own.unlink()
         with pytest.raises(ValueError, match=r"the processes' files are of steps \[6, 0\], by rank"):

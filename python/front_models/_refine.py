@@ -55,7 +55,8 @@ def refine(
     with the generators as they were then, and its batches are drawn one after the other: their order may depend on
     torch's, Python's and numpy's generators as a pass begins, as in a DataLoader, but a buffer that is shuffled as
     batches are drawn needs a generator of its own, made as a pass begins. What persistent workers of a DataLoader draw
-    (to augment, say) is not kept. Processes that train a model together (DDP, FSDP2) need a checkpoint each.
+    (to augment, say) is not kept. Processes that train a model together (DDP, FSDP2) need a checkpoint each, and save
+    none when they are interrupted, which may find them at different steps.
 
     Args:
         model: it is trained in place, in training mode.
@@ -134,7 +135,7 @@ def refine(
                 if path is not None and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
                     run.save(path)
     except KeyboardInterrupt:
-        if path is not None and run.whole:
+        if path is not None and run.whole and not run.together:
             run.save(path)
         raise
     finally:

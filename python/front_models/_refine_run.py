@@ -67,6 +67,7 @@ class Run:
         self._at_start = _random_state(data)  # when it began
         self._workers_at_start = False
         self.whole = True  # not in the middle of an optimizer's step
+        self.together = _trained_together(model)  # an interrupt comes to the processes at different steps
         self._point: dict[str, Any] = {}
         self._buffers: dict[str, tuple[Tensor, Tensor]] = {}  # and a copy of each
         self._mark()
@@ -164,7 +165,7 @@ class Run:
 
     def check_step(self) -> None:
         """That processes which train a model together go on from the same step: all of them must call this."""
-        if not _trained_together(self._model):
+        if not self.together:
             return
         steps = _of_all(len(self.result.task_loss))
         if len(set(steps)) > 1:
