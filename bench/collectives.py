@@ -2,8 +2,8 @@
 FSDP2: `python bench/collectives.py`.
 
 The model has no storage and the processes are simulated; the bytes are `SpectralRegularizer.communication()`'s, whose
-counts the tests compare with the collectives that run. Taken: by matrix, the sum of the coefficients or the gathering
-of the matrix in its own dtype, whichever is less.
+counts the tests compare with the collectives that run. Taken: by matrix, the exchange of transformed rows for columns,
+the sum of the coefficients or the gathering of the matrix in its own dtype, whichever is least.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ LLAMA = LlamaConfig(
     hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
     vocab_size=128256, tie_word_embeddings=False,
 )  # fmt: skip
-LINE = re.compile(r": coefficients summed (\d+) bytes, matrices gathered (\d+) bytes: (summed|gathered)$")
+WAYS = ("exchanged", "summed", "gathered")
+LINE = re.compile(": " + ", ".join(rf"{way} (?P<{way}>\d+) bytes" for way in WAYS) + rf": (?P<taken>{'|'.join(WAYS)})$")
 
 
-def gigabytes(processes: int, keep_ratio: float, dtype: torch.dtype) -> tuple[float, float, float]:
-    """All coefficients summed, all matrices gathered, and what is taken."""
+def gigabytes(processes: int, keep_ratio: float, dtype: torch.dtype) -> list[float]:
+    """All matrices by each of the ways, and by those that are taken."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
     try:
         mesh = init_device_mesh("cpu", (processes,))
@@ -39,16 +40,15 @@ def gigabytes(processes: int, keep_ratio: float, dtype: torch.dtype) -> tuple[fl
         for block in model.model.layers:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
-        summed = gathered = taken = 0
+        total, taken = dict.fromkeys(WAYS, 0), 0
         for line in SpectralRegularizer(model, keep_ratio=keep_ratio).communication().splitlines():
             found = LINE.search(line)
             if found is None:
                 raise RuntimeError(f"communication() says {line!r}")
-            ways = {"summed": int(found[1]), "gathered": int(found[2])}
-            summed += ways["summed"]
-            gathered += ways["gathered"]
-            taken += ways[found[3]]
-        return summed / 1e9, gathered / 1e9, taken / 1e9
+            for way in WAYS:
+                total[way] += int(found[way])
+            taken += int(found[found["taken"]])
+        return [sent / 1e9 for sent in (*total.values(), taken)]
     finally:
         dist.destroy_process_group()
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--keep-ratio", type=float, nargs="+", default=[0.5, 0.25, 0.125])
     options = parser.parse_args()
-    table = Table("processes", "keep ratio", "dtype", "all summed, GB", "all gathered, GB", "taken, GB")
+    table = Table("processes", "keep ratio", "dtype", *(f"all {way}, GB" for way in WAYS), "taken, GB")
     for processes in options.processes:
         for keep_ratio in options.keep_ratio:
             for dtype in (torch.float32, torch.bfloat16):

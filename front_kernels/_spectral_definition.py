@@ -40,11 +40,15 @@ def is_constant(std: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
     return std <= 8 * torch.finfo(dtype).eps * shift.abs()
 
 
-def factors(axes: Sequence[tuple[int, int, float]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """``w = exp(-sum_d decay_d u_d / n_d)`` for axes (n, kept, decay), and ``1 - w`` without cancellation: float64."""
+def factors(axes: Sequence[tuple[int, int | range, float]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """``w = exp(-sum_d decay_d u_d / n_d)`` for axes (n, u, decay), and ``1 - w`` without cancellation: float64.
+
+    u: how many coefficients are kept, from the first on, or which.
+    """
     exponent = torch.zeros((), dtype=torch.float64, device=device)
     for n, kept, decay in axes:
-        along = torch.arange(kept, dtype=torch.float64, device=device) * (-decay / n)
+        u = kept if isinstance(kept, range) else range(kept)
+        along = torch.arange(u.start, u.stop, dtype=torch.float64, device=device) * (-decay / n)
         exponent = exponent[..., None] + along
     return torch.exp(exponent), -torch.expm1(exponent)
 

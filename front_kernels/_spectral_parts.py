@@ -18,7 +18,7 @@ from torch import Tensor
 from ._spectral import needs_composed
 from ._spectral_definition import STD_EPS, Decay, composed_gradients, composed_stack, factors, loss_dtype, of_shifts
 
-__all__ = ["Between", "apart", "graded_stack_loss", "list_loss", "stack_loss", "stacked"]
+__all__ = ["Between", "Columns", "apart", "graded_stack_loss", "list_loss", "stack_loss", "stacked"]
 
 Scale = float | Tensor
 
@@ -31,30 +31,57 @@ class Between(NamedTuple):
     loss: Callable[[Tensor], Tensor]
 
 
-def _weights(axes: Sequence[tuple[int, int, float]], like: Tensor) -> tuple[Tensor, Tensor]:
+class Columns(NamedTuple):
+    """Which columns of the coefficients this process has, where others have the others, and the sum over all."""
+
+    here: range
+    sum: Callable[[Tensor], Tensor]
+
+
+def _of_constant(c: Tensor, columns: Columns | None) -> Tensor:
+    """The coefficient (0, 0) of every matrix, where it is in one of these columns: a view, [count, 1] or [count, 0]."""
+    return c[:, 0, :1] if columns is None or columns.here.start == 0 else c[:, 0, :0]
+
+
+def _weights(axes: Sequence[tuple[int, int | range, float]], like: Tensor) -> tuple[Tensor, Tensor]:
     """``exp(-sum_d decay_d u_d / n_d)`` for axes (n, kept, decay), and what it lacks to 1, in the dtype of `like`."""
     w, lost = factors(axes, like.device)
     return w.to(like.dtype), lost.to(like.dtype)
 
 
-def apart(c: Tensor, spreads: Tensor, shape: Sequence[int], scale: Scale, standardize: bool, decay: Decay) -> Between:
-    """Of matrices that are independent: coefficients c [count, k0, k1] (overwritten), spreads [count, 4]."""
+def apart(
+    c: Tensor,
+    spreads: Tensor,
+    shape: Sequence[int],
+    scale: Scale,
+    standardize: bool,
+    decay: Decay,
+    columns: Columns | None = None,
+) -> Between:
+    """Of matrices that are independent: coefficients c [count, k0, k1] (overwritten), spreads [count, 4].
+
+    Where c is some `columns` of them, so are the Between's coefficients.
+    """
     m, n = shape
     mean, energy, flat, shift = spreads.unbind(1)
     constant = flat != 0
     # Without the mean's coefficient, which is all kept, and against which the others may be small.
-    dc = c[:, 0, 0].clone()
-    c[:, 0, 0] = 0
+    dc = _of_constant(c, columns)
+    saved = dc.clone()
+    dc.zero_()
     extra: Tensor | float = 0.0
     if decay is None or not any(decay):
         kept = torch.linalg.vector_norm(c, dim=(1, 2), dtype=torch.float64).square()
     else:
-        w, lost = _weights(((m, c.shape[1], decay[0]), (n, c.shape[2], decay[1])), c)
+        across = c.shape[2] if columns is None else columns.here
+        w, lost = _weights(((m, c.shape[1], decay[0]), (n, across, decay[1])), c)
         squares = c.square()
         kept = (w * squares).sum((1, 2), dtype=torch.float64)
         extra = (w * lost * squares).sum((1, 2), dtype=torch.float64)
         c *= w
-    c[:, 0, 0] = dc
+    dc.copy_(saved)
+    if columns is not None:
+        kept, extra = columns.sum(torch.stack([kept, torch.zeros_like(kept) + extra]))
     std = (energy / max(1, m * n - 1)).sqrt()
     s = std + STD_EPS if standardize else torch.ones_like(std)
     factor = 2 * scale / s.square()
@@ -73,8 +100,9 @@ def stacked(
     scale: Scale,
     standardize: bool,
     decay: Decay,
+    columns: Columns | None = None,
 ) -> Between:
-    """Of the layers of a stack, of whose coefficients along the layers the first `layers` are kept.
+    """Of the layers of a stack, of whose coefficients along the layers the first `layers` are kept; otherwise as apart.
 
     With ``X`` the stack, ``C`` its coefficients along rows and columns, ``Z = D_k C`` those along the layers too, the
     corner's low-pass is ``idct_pad(D_k^T w Z)``: between the halves the layers' blocks are mixed.
@@ -86,31 +114,38 @@ def stacked(
     std = (energy / max(1, m * n - 1)).sqrt()
     s = (std + STD_EPS).masked_fill(constant, 1) if standardize else torch.ones_like(std)
     if standardize:
-        c[:, 0, 0] = 0
+        _of_constant(c, columns).zero_()
         c = torch.where(constant, 0, c / s.to(c.dtype))
     z = torch.ops.front.dct.default(c, layers, 0)
     root = math.sqrt(m * n)
     constants = None if standardize else of_shifts(shift[:, 0, 0], layers, rates[0])
     extra: Tensor | float = 0.0
     if any(rates):
-        w, lost = _weights(tuple(zip((depth, m, n), z.shape, rates, strict=True)), z)
+        kept = (layers, z.shape[1], z.shape[2] if columns is None else columns.here)
+        w, lost = _weights(tuple(zip((depth, m, n), kept, rates, strict=True)), z)
         squares = z.square()
         if constants is not None:
-            squares[:, 0, 0] = (z[:, 0, 0] + constants[0] * root).square()
+            whole = _of_constant(z, columns) + (constants[0] * root)[:, None]
+            _of_constant(squares, columns).copy_(whole.square())
         extra = (w * lost * squares).sum(dtype=torch.float64)
         z = w * z
     low = torch.ops.front.idct.default(z, depth, 0)
     if constants is not None:
-        low[:, 0, 0] -= constants[1] * root
+        _of_constant(low, columns).sub_((constants[1] * root)[:, None])
     factor = 2 * scale / s.square()
     slope, leaked = torch.zeros_like(factor), torch.zeros_like(factor)
+    products = leaked
     if standardize:
-        # <X, X - its low-pass>, by layer. A constant layer is 0, and its low-pass is what the others leak into it.
-        inner = energy / s.square() - (c * low).sum((1, 2), keepdim=True, dtype=torch.float64)
-        slope = -factor * inner * s / (std * max(1, m * n - 1))
+        # A constant layer is 0, and its low-pass is what the others leak into it.
+        products = (c * low).sum((1, 2), keepdim=True, dtype=torch.float64)
         leaked = low.square().sum((1, 2), keepdim=True, dtype=torch.float64).masked_fill(~constant, 0)
         low = low * s.to(low.dtype)
-        low[:, 0, 0] = ((mean - shift)[:, 0, 0] * root).to(low.dtype)
+        _of_constant(low, columns).copy_((mean - shift)[:, 0] * root)
+    if columns is not None:
+        sums = columns.sum(torch.cat([products.view(-1), leaked.view(-1), energy.new_zeros(1) + extra]))
+        (products, leaked), extra = sums[:-1].view(2, depth, 1, 1), sums[-1]
+    if standardize:  # <X, X - its low-pass>, by layer
+        slope = -factor * (energy / s.square() - products) * s / (std * max(1, m * n - 1))
     terms = torch.cat([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean, shift], 1)[..., 0]
 
     def loss(found: Tensor) -> Tensor:

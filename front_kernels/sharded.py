@@ -1,13 +1,17 @@
 """The spectral loss of matrices whose rows are divided among processes.
 
-Each transforms its own rows, and then the columns, of which it has a part and zeros: the k0 x k1 coefficients are the
-sum of what all have found, and the only large thing that is communicated. Where even that is more than the matrix
-itself, in its own dtype, that one matrix is gathered instead, transformed, and dropped again.
+Each transforms its own rows. For the columns there are three ways, of which that with the fewest bytes is taken:
+
+- exchanged: each process gets some whole columns of what the others have found, transforms those, and hands the
+  low-pass back in the same way. All work is divided, and what is sent is the intermediate, twice.
+- summed: each transforms all columns, of which it has a part and zeros, and the k0 x k1 coefficients are the sum of
+  what all have found. Fewer bytes where less is kept than one process' share of the rows.
+- gathered: each has the whole matrix, in its own dtype, for as long as it is transformed.
 
 What each process subtracts from its own rows (spectral.py's typical value; of a vector, whose rows have one value each,
 the mean) it also tells the others. So all know the mean of all, and go on with that as the matrix' typical value.
 
-Columns go a few at a time, and by the ops, which are exact whatever torch's matrix products are allowed to do.
+Columns go by the ops, which are exact whatever torch's matrix products are allowed to do.
 """
 
 from __future__ import annotations
@@ -15,61 +19,29 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ._spectral_definition import Decay, compute_dtype, is_constant, loss_dtype
-from ._spectral_parts import Between, Scale, apart, stacked
+from ._shards import Part, Shard
+from ._spectral_definition import compute_dtype, is_constant, loss_dtype
+from ._spectral_parts import Between, Columns, Scale, apart, stacked
 
 __all__ = ["Part", "Shard", "graded_sharded_loss", "sharded_loss"]
 
-_BUCKET = 32 << 20  # most bytes of coefficients that are there, and are reduced, together
+_BUCKET = 32 << 20  # most bytes of coefficients, or of what is exchanged, that are there together
 _PANEL = 64 << 20  # most bytes of whole columns at a time
 
 
-@dataclass(frozen=True)
-class Shard:
-    """This process's rows of a matrix of `total` rows: every process has `chunk` of them, as far as they go."""
+class _Half(NamedTuple):
+    """Of a part, the same on every process but for the columns that it has."""
 
-    local: Tensor  # [rows, n], may be empty
-    chunk: int
-    total: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.total, self.local.shape[1]
-
-    def rows(self, rank: int) -> slice:
-        """Where the process of this rank has its rows."""
-        first = min(rank * self.chunk, self.total)
-        return slice(first, min(first + self.chunk, self.total))
-
-
-@dataclass(frozen=True)
-class Part:
-    """Shards of one shape and dtype that are independent, or, with `layers` kept, the layers of a stack."""
-
-    shards: tuple[Shard, ...]
-    k: tuple[int, int]
-    layers: int | None = None
-    decay: Decay = None
-
-    def reduce_bytes(self) -> int:
-        """What a process sends and receives, times (processes - 1) / processes, where coefficients are summed."""
-        dtype = compute_dtype(self.shards[0].local.dtype)
-        return 2 * math.prod(self.k) * dtype.itemsize * len(self.shards)
-
-    def gather_bytes(self, size: int) -> int:
-        """The same where the matrices are gathered by `size` processes, in equal chunks."""
-        first = self.shards[0]
-        return size * first.chunk * first.shape[1] * first.local.dtype.itemsize * len(self.shards)
-
-    def gathers(self, size: int) -> bool:
-        return self.gather_bytes(size) < self.reduce_bytes()
+    coefficients: Tensor
+    spreads: Tensor
+    columns: Columns | None = None
 
 
 def _panels(like: Tensor, total: int) -> list[slice]:
@@ -111,37 +83,75 @@ def _gathered(shard: Shard, group: Any) -> Tensor:
     return whole[: shard.total]
 
 
-def _first_half(parts: Sequence[Part], group: Any) -> list[tuple[Tensor, Tensor]]:
-    """Coefficients and spreads of every part, the same on every process."""
+def _exchange(pieces: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], group: Any) -> list[Tensor]:
+    """Sends every process a piece, and gives what they have sent, in these shapes."""
+    sizes = [math.prod(shape) for shape in shapes]
+    sent = torch.cat([piece.reshape(-1) for piece in pieces])
+    found = sent.new_empty(sum(sizes))
+    dist.all_to_all_single(found, sent, sizes, [piece.numel() for piece in pieces], group=group)
+    return [each.view(shape) for each, shape in zip(found.split(sizes), shapes, strict=True)]
+
+
+def _to_columns(t: Tensor, part: Part, group: Any) -> Tensor:
+    """From this process's rows of intermediates, [count, rows, k1], its columns of coefficients, [count, k0, k1']."""
+    size, columns = dist.get_world_size(group), part.columns(dist.get_world_size(group))
+    width = len(columns[dist.get_rank(group)])
+    rows = [part.shards[0].rows(p) for p in range(size)]
+    pieces = [t[..., each.start : each.stop] for each in columns]
+    found = _exchange(pieces, [(len(t), each.stop - each.start, width) for each in rows], group)
+    out: Tensor = torch.ops.front.dct.default(torch.cat(found, 1), part.k[0], 1)
+    return out
+
+
+def _to_rows(c: Tensor, part: Part, group: Any) -> Tensor:
+    """The opposite: this process's rows of columns whose coefficients are c, [count, rows, k1]."""
+    shard, size = part.shards[0], dist.get_world_size(group)
+    low = torch.ops.front.idct.default(c, shard.total, 1)
+    pieces = [low[:, shard.rows(p)] for p in range(size)]
+    found = _exchange(pieces, [(len(c), len(shard.local), len(each)) for each in part.columns(size)], group)
+    return torch.cat(found, 2)
+
+
+def _first_half(parts: Sequence[Part], group: Any) -> list[_Half]:
+    """Coefficients and spreads of every part."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
-    halves: list[tuple[Tensor, Tensor]] = []
-    for part in parts:
-        found = [_whole(s, part.k, group) if part.gathers(size) else _partial(s, part.k, rank) for s in part.shards]
-        halves.append((torch.stack([c for c, _ in found]), torch.stack([spread for _, spread in found])))
-    summed = [i for i, part in enumerate(parts) if not part.gathers(size)]
-    if not summed:
+    halves = [_gathered_half(part, group) if part.way(size) == "gathered" else _own_half(part) for part in parts]
+    divided = [i for i, part in enumerate(parts) if part.way(size) != "gathered"]
+    if not divided:
         return halves
-    own = torch.cat([halves[i][1] for i in summed])  # count, mean, energy, shift of this process's rows
+    own = torch.cat([halves[i].spreads for i in divided])  # count, mean, energy, shift of this process's rows
     every = own.new_empty(size * len(own), own.shape[1])
     _all_gather(every, own, group)
-    columns = every.view(size, len(own), -1)
+    processes = every.view(size, len(own), -1)
     first = 0
-    for i in summed:
-        c, here = halves[i][0], slice(first, first := first + len(parts[i].shards))
-        shard, (counts, means, energies, shifts) = parts[i].shards[0], columns[:, here].unbind(2)
+    for i in divided:
+        part, t, here = parts[i], halves[i].coefficients, slice(first, first := first + len(parts[i].shards))
+        shard, (counts, means, energies, shifts) = part.shards[0], processes[:, here].unbind(2)
         mean = (counts * means).sum(0) / shard.total / shard.shape[1]
         energy = (energies + counts * (means - mean).square()).sum(0)
         std = (energy / max(1, shard.total * shard.shape[1] - 1)).sqrt()
-        # Each process has subtracted its own.
-        shift = mean.to(c.dtype).to(mean.dtype)
-        ones = mean.new_zeros(shard.total)
-        ones[shard.rows(rank)] = math.sqrt(shard.shape[1])
-        differences = (shifts[rank] - shift)[:, None]
-        c[:, :, 0] += (differences * torch.ops.front.dct.default(ones, len(c[0]))).to(c.dtype)
-        constant = is_constant(std, shift, c.dtype)
-        halves[i] = c, torch.stack([mean, energy, constant.to(std.dtype), shift], 1)
-    _reduce([halves[i][0] for i in summed], group)
+        # Each process has subtracted its own, which is a constant on its rows.
+        shift = mean.to(t.dtype).to(mean.dtype)
+        t[:, :, 0] += ((shifts[rank] - shift) * math.sqrt(shard.shape[1])).to(t.dtype)[:, None]
+        spreads = torch.stack([mean, energy, is_constant(std, shift, t.dtype).to(std.dtype), shift], 1)
+        if part.way(size) == "exchanged":
+            columns = Columns(part.columns(size)[rank], lambda sums: _summed(sums, group))
+            halves[i] = _Half(_to_columns(t, part, group), spreads, columns)
+        else:
+            c = torch.stack([_columns(own_rows, shard, part.k[0], rank) for own_rows in t])
+            halves[i] = _Half(c, spreads)
+    _reduce([halves[i].coefficients for i in divided if parts[i].way(size) == "summed"], group)
     return halves
+
+
+def _summed(values: Tensor, group: Any) -> Tensor:
+    dist.all_reduce(values, group=group)
+    return values
+
+
+def _gathered_half(part: Part, group: Any) -> _Half:
+    found = [_whole(shard, part.k, group) for shard in part.shards]
+    return _Half(torch.stack([c for c, _ in found]), torch.stack([spread for _, spread in found]))
 
 
 def _whole(shard: Shard, kept: tuple[int, int], group: Any) -> tuple[Tensor, Tensor]:
@@ -153,27 +163,25 @@ def _whole(shard: Shard, kept: tuple[int, int], group: Any) -> tuple[Tensor, Ten
     return c[0], spreads[0]
 
 
-def _partial(shard: Shard, kept: tuple[int, int], rank: int) -> tuple[Tensor, Tensor]:
-    """What this process's rows add to the coefficients, and of these rows: count, mean, energy and shift."""
-    rows, n = shard.local.shape
+def _own_half(part: Part) -> _Half:
+    """Of this process's rows: their first k1 coefficients [count, rows, k1]; their count, mean, energy and shift."""
+    locals_ = [shard.local for shard in part.shards]
+    rows, n = locals_[0].shape
+    dtype = compute_dtype(locals_[0].dtype)
     if not rows:
-        c = shard.local.new_zeros(kept, dtype=compute_dtype(shard.local.dtype))
-        return c, c.new_zeros(4, dtype=torch.float64)
+        t = locals_[0].new_zeros(len(locals_), 0, part.k[1], dtype=dtype)
+        return _Half(t, t.new_zeros(len(locals_), 4, dtype=torch.float64))
     if n == 1:
-        return _partial_vector(shard, kept, rank)
-    t, spreads = torch.ops.front._spectral_crop.default([shard.local], [rows, kept[1]], True)
-    mean, energy, _, shift = spreads[0].unbind()
-    return _columns(t[0], shard, kept[0], rank), torch.stack([torch.full_like(mean, rows * n), mean, energy, shift])
-
-
-def _partial_vector(shard: Shard, kept: tuple[int, int], rank: int) -> tuple[Tensor, Tensor]:
-    dtype = compute_dtype(shard.local.dtype)
-    shift = shard.local.mean(dtype=torch.float64).to(dtype)
-    d = shard.local.to(dtype) - shift
-    wide = d.to(torch.float64)
-    rest = wide.mean()
-    spread = [torch.full_like(rest, len(d)), shift + rest, (wide - rest).square().sum(), shift.to(torch.float64)]
-    return _columns(d, shard, kept[0], rank), torch.stack(spread)
+        x = torch.stack(locals_)
+        shift = x.mean((1, 2), dtype=torch.float64).to(dtype)
+        d = x.to(dtype) - shift[:, None, None]
+        wide = d.to(torch.float64)
+        rest = wide.mean((1, 2))
+        energy = (wide - rest[:, None, None]).square().sum((1, 2))
+        return _Half(d, torch.stack([torch.full_like(rest, rows), shift + rest, energy, shift.to(rest.dtype)], 1))
+    t, spreads = torch.ops.front._spectral_crop.default(locals_, [rows, part.k[1]], True)
+    mean, energy, _, shift = spreads.unbind(1)
+    return _Half(t, torch.stack([torch.full_like(mean, rows * n), mean, energy, shift], 1))
 
 
 def _reduce(tensors: Sequence[Tensor], group: Any) -> None:
@@ -195,11 +203,11 @@ def _reduce(tensors: Sequence[Tensor], group: Any) -> None:
         flush()
 
 
-def _windows(parts: Sequence[Part]) -> Iterator[slice]:
-    """Neighbours whose coefficients are at most _BUCKET bytes together, or single ones: they are there at once."""
+def _windows(parts: Sequence[Part], size: int) -> Iterator[slice]:
+    """Neighbours that hold at most _BUCKET bytes together, or single ones: they are there at once."""
     first = held = 0
     for i, part in enumerate(parts):
-        own = part.reduce_bytes() // 2
+        own = part.held_bytes(size)
         if i > first and held + own > _BUCKET:
             yield slice(first, i)
             first, held = i, 0
@@ -207,18 +215,20 @@ def _windows(parts: Sequence[Part]) -> Iterator[slice]:
     yield slice(first, len(parts))
 
 
-def _second_half(
-    own: Sequence[Tensor] | None, part: Part, between: Between, like: Tensor, rank: int
-) -> Iterator[Tensor]:
-    """Of every shard the sum of r^2 of its rows; adds to its gradient."""
-    for j, shard in enumerate(part.shards):
-        if not len(shard.local):
-            yield like.new_zeros(1)
-            continue
-        low = _own_rows(between.coefficients[j], shard, rank)
-        grad = [] if own is None else [own[j]]
-        term = between.terms[j : j + 1].contiguous()
-        yield torch.ops.front._spectral_residual_.default(grad, [shard.local], low[None], term, True)
+def _second_half(own: Sequence[Tensor] | None, part: Part, between: Between, group: Any) -> Iterator[Tensor]:
+    """Of the shards the sums of r^2 of their rows; adds to their gradients."""
+    residual = torch.ops.front._spectral_residual_.default
+    exchanged = part.way(dist.get_world_size(group)) == "exchanged"
+    low = _to_rows(between.coefficients, part, group) if exchanged else None  # whoever has rows or not
+    if not len(part.shards[0].local):
+        yield between.terms.new_zeros(len(part.shards))
+    elif low is not None:
+        yield residual(list(own or ()), [shard.local for shard in part.shards], low, between.terms, True)
+    else:
+        for j, shard in enumerate(part.shards):
+            low = _own_rows(between.coefficients[j], shard, dist.get_rank(group))
+            grad = [] if own is None else [own[j]]
+            yield residual(grad, [shard.local], low[None], between.terms[j : j + 1].contiguous(), True)
 
 
 def _window(
@@ -227,14 +237,13 @@ def _window(
     """The sums of r^2 of every shard, and of every part its loss from these of all processes."""
     squares: list[Tensor] = []
     losses: list[Callable[[Tensor], Tensor]] = []
-    for i, (part, (c, spreads)) in enumerate(zip(parts, _first_half(parts, group), strict=True)):
+    for i, (part, (c, spreads, columns)) in enumerate(zip(parts, _first_half(parts, group), strict=True)):
         shape = part.shards[0].shape
         if part.layers is None:
-            between = apart(c, spreads, shape, scale, standardize, part.decay)
+            between = apart(c, spreads, shape, scale, standardize, part.decay, columns)
         else:
-            between = stacked(c, spreads, shape, part.layers, scale, standardize, part.decay)
-        own = None if grads is None else grads[i]
-        squares += _second_half(own, part, between, spreads, dist.get_rank(group))
+            between = stacked(c, spreads, shape, part.layers, scale, standardize, part.decay, columns)
+        squares += _second_half(None if grads is None else grads[i], part, between, group)
         losses.append(between.loss)
     return squares, losses
 
@@ -243,9 +252,11 @@ def sharded_loss(
     grads: Sequence[Sequence[Tensor]] | None, parts: Sequence[Part], group: Any, scale: Scale, standardize: bool
 ) -> Tensor:
     """The loss of all parts, the same on every process; grads, of the local rows, += ``scale`` times its gradient."""
+    size = dist.get_world_size(group)
+    parts, grads = _in_pieces(parts, grads, size)
     squares: list[Tensor] = []
     losses: list[Callable[[Tensor], Tensor]] = []
-    for window in _windows(parts):
+    for window in _windows(parts, size):
         found = _window(None if grads is None else grads[window], parts[window], group, scale, standardize)
         squares += found[0]
         losses += found[1]
@@ -254,6 +265,23 @@ def sharded_loss(
     pieces = every.split([len(part.shards) for part in parts])
     loss = torch.stack([of(piece) for of, piece in zip(losses, pieces, strict=True)]).sum()
     return loss.to(loss_dtype([part.shards[0].local for part in parts]))
+
+
+def _in_pieces(
+    parts: Sequence[Part], grads: Sequence[Sequence[Tensor]] | None, size: int
+) -> tuple[list[Part], list[Sequence[Tensor]] | None]:
+    """The same with at most _BUCKET bytes held for each part, as far as its shards are independent."""
+    pieces: list[Part] = []
+    own: list[Sequence[Tensor]] = []
+    for i, part in enumerate(parts):
+        count = len(part.shards)
+        step = count if part.layers is not None else max(1, count * _BUCKET // max(1, part.held_bytes(size)))
+        for first in range(0, count, step):
+            here = slice(first, first + step)
+            pieces.append(replace(part, shards=part.shards[here]))
+            if grads is not None:
+                own.append(grads[i][here])
+    return pieces, None if grads is None else own
 
 
 def _with(parts: Sequence[Part], locals_: Iterable[Tensor]) -> list[Part]:

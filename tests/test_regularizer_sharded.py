@@ -32,12 +32,14 @@ from shards import full, local, own_rows, pair, shard
 LAM = 0.05
 OPTIONS: dict[str, dict[str, Any]] = {
     "summed": {"keep_ratio": 0.3},
-    "gathered": {"keep_ratio": 0.9, "standardize": False},
+    "exchanged": {"keep_ratio": 0.9, "standardize": False},  # in bfloat16 gathered
     "both ways": {"k": (4, 6), "reduction": "mean"},
     "exponential": {"weighting": "exponential", "decay": (2.0, 0.5)},
     "exponential-plain": {"weighting": "exponential", "decay": (0.0, 3.0), "standardize": False},
+    "standardized": {"keep_ratio": 0.8},
     "depth": {"keep_ratio": 0.5, "depth": True},
-    "depth-gathered": {"keep_ratio": 0.9, "depth": 2, "standardize": False},
+    "depth-summed": {"keep_ratio": 0.3, "depth": True},
+    "depth-exchanged": {"keep_ratio": 0.9, "depth": 2, "standardize": False},
     "depth-exponential": {"weighting": "exponential", "decay": (1.0, 2.0, 0.5), "depth": True},
 }
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5, torch.bfloat16: 8e-3}
@@ -47,7 +49,7 @@ def check_equals_one_process(mesh: DeviceMesh) -> None:
     for dtype, tolerance in TOLERANCE.items():
         whole, model = pair(dtype, mesh)
         for name, options in OPTIONS.items():
-            if dtype != torch.float64 and name not in ("summed", "gathered", "depth"):
+            if dtype != torch.float64 and name not in ("summed", "exchanged", "standardized", "depth"):
                 continue  # the same code
             expected = SpectralRegularizer(whole, **options)()
             wanted = gradients(expected, whole)
@@ -135,9 +137,9 @@ def check_tied_parameters_and_accumulated_gradients(mesh: DeviceMesh) -> None:
 @contextmanager
 def counted(size: int) -> Iterator[dict[str, float]]:
     """Bytes that a process sends, by the ring's formula; float64 apart, in which sums of squares are."""
-    sent = {"summed": 0.0, "gathered": 0.0, "sums": 0.0}
+    sent = {"summed": 0.0, "exchanged": 0.0, "gathered": 0.0, "sums": 0.0}
     name = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
-    reduce, gather = dist.all_reduce, getattr(dist, name)
+    reduce, exchange, gather = dist.all_reduce, dist.all_to_all_single, getattr(dist, name)
 
     def all_reduce(tensor: Tensor, **kwargs: Any) -> Any:
         sent["sums" if tensor.dtype == torch.float64 else "summed"] += 2 * tensor.nbytes * (size - 1) / size
@@ -148,7 +150,12 @@ def counted(size: int) -> Iterator[dict[str, float]]:
         sent["sums" if tensor.dtype == torch.float64 else "gathered"] += output.nbytes * (size - 1) / size
         return gather(output, tensor, **kwargs)
 
-    with mock.patch.multiple(dist, **{"all_reduce": all_reduce, name: all_gather}):
+    def all_to_all(output: Tensor, tensor: Tensor, theirs: list[int], own: list[int], **kwargs: Any) -> Any:
+        at = dist.get_rank(kwargs["group"])
+        sent["exchanged"] += (tensor.numel() - own[at]) * tensor.itemsize
+        return exchange(output, tensor, theirs, own, **kwargs)
+
+    with mock.patch.multiple(dist, **{"all_reduce": all_reduce, "all_to_all_single": all_to_all, name: all_gather}):
         yield sent
 
 
@@ -161,15 +168,15 @@ def check_routes_and_bytes(mesh: DeviceMesh) -> None:
             reg = SpectralRegularizer(model, **options)
             named = dict(model.named_parameters())
             lines = reg.communication().splitlines()
-            total: dict[str, float] = {"summed": 0, "gathered": 0}
+            total: dict[str, float] = {"exchanged": 0, "summed": 0, "gathered": 0}
             for line in lines:
                 found = re.fullmatch(
-                    r"(\S+) \((\d+) x (\d+)\): coefficients summed (\d+) bytes, matrices gathered (\d+) bytes: (\w+)",
+                    r"(\S+) \((\d+) x (\d+)\): exchanged (\d+) bytes, summed (\d+) bytes, gathered (\d+) bytes: (\w+)",
                     line,
                 )
                 assert found, line
-                name, way = found[1], found[6]
-                said = {"summed": int(found[4]), "gathered": int(found[5])}
+                name, way = found[1], found[7]
+                said = {"exchanged": int(found[4]), "summed": int(found[5]), "gathered": int(found[6])}
                 assert said[way] == min(said.values()), line
                 assert int(found[3]) == named[name].numel()
                 total[way] += said[way]
@@ -180,16 +187,55 @@ def check_routes_and_bytes(mesh: DeviceMesh) -> None:
                     p.requires_grad_(alike == same)
                 with counted(size) as sent:
                     reg.accumulate_grad_(1.0)
-                assert round(sent[way]) == said[way], (line, sent)
-                assert sent["summed" if way == "gathered" else "gathered"] == 0, (line, sent)
-                sums = 2 * 8 + (32 * size if way == "summed" else 0)
-                assert round(sent["sums"]) == round(sums * int(found[2]) * (size - 1) / size)
+                if way == "exchanged":  # in parts that may be uneven: at most
+                    assert 0 <= sent[way] <= said[way], (line, sent)
+                else:
+                    assert round(sent[way]) == said[way], (line, sent)
+                assert all(sent[other] == 0 for other in total if other != way), (line, sent)
+                # A sum of r^2 for each parameter; spreads of every process; two sums of squares, of layers one more.
+                own = {"exchanged": 32 * size + 32, "summed": 32 * size, "gathered": 0}[way] + 16
+                more = 16 if way == "exchanged" and int(found[2]) > 1 and "depth" in options else 0
+                assert round(sent["sums"]) == round((own * int(found[2]) + more) * (size - 1) / size)
             model.requires_grad_()
             with counted(size) as sent:
                 reg.accumulate_grad_(1.0)
-            for way in total:
+            for way in ("summed", "gathered"):
                 assert sent[way] == pytest.approx(total[way], abs=len(lines)), (way, sent, total)
-    assert taken == {"summed", "gathered"}
+            assert sent["exchanged"] <= total["exchanged"]
+    assert taken == {"exchanged", "summed", "gathered"}
+
+
+def check_bytes_of_an_even_exchange(mesh: DeviceMesh) -> None:
+    """All processes send alike, and as much as is said."""
+    size = mesh.size()
+    model = fully_shard(nn.Linear(12, 12, bias=False), mesh=mesh)
+    reg = SpectralRegularizer(model, k=(8, 6))
+    said = 2 * 12 // size * 6 * 4 * (size - 1) // size
+    assert f"exchanged {said} bytes" in reg.communication()
+    assert reg.communication().endswith(": exchanged")
+    with counted(size) as sent:
+        reg.accumulate_grad_(1.0)
+    assert sent["exchanged"] == said
+
+
+def check_processes_without_columns(mesh: DeviceMesh) -> None:
+    """Four columns are two each, and none for the third."""
+    torch.manual_seed(5)
+    whole = nn.Sequential(nn.Linear(5, 12), nn.Linear(5, 12)).double()
+    model = fully_shard(copy.deepcopy(whole), mesh=mesh)
+    for depth, decay, standardize in itertools.product((False, True), (None, (0.5, 1.0)), (False, True)):
+        options: dict[str, Any] = {"keep_ratio": 0.9, "depth": depth, "standardize": standardize}
+        if decay is not None:
+            decay = (0.3, *decay) if depth else decay
+            options = {**options, "weighting": "exponential", "decay": decay}
+            del options["keep_ratio"]
+        reg = SpectralRegularizer(model, **options)
+        assert ": exchanged" in [line[-11:] for line in reg.communication().splitlines() if "weight" in line]
+        expected = SpectralRegularizer(whole, **options)()
+        wanted = gradients(expected, whole)
+        model.zero_grad()
+        assert reg.accumulate_grad_(1.0).item() == pytest.approx(expected.item(), rel=1e-12)
+        assert_close([full(p.grad) for p in model.parameters()], wanted, 1e-11)
 
 
 def check_many_small_messages(mesh: DeviceMesh) -> None:
@@ -211,7 +257,7 @@ def check_panels_and_precision(mesh: DeviceMesh) -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        for options in (OPTIONS["summed"], OPTIONS["depth"]):
+        for options in (OPTIONS["summed"], OPTIONS["standardized"], OPTIONS["depth"]):
             wanted = gradients(SpectralRegularizer(whole, **options)(), whole)
             model.zero_grad()
             with mock.patch.object(sharded, "_PANEL", 300), mock.patch.object(Tensor, "__matmul__", None):
@@ -264,7 +310,8 @@ def check_means_that_are_large(mesh: DeviceMesh) -> None:
         wanted = gradients(expected, whole)
         model = fully_shard(copy.deepcopy(whole), mesh=mesh)
         reg = SpectralRegularizer(model, **options)
-        assert (": summed" in reg.communication()) == (keep_ratio == 0.1)
+        ways = [line.rpartition(" ")[2] for line in reg.communication().splitlines()]
+        assert ways[0] == ("summed" if keep_ratio == 0.1 else "exchanged")
         assert reg.accumulate_grad_(1.0).item() == pytest.approx(expected.item(), rel=1e-5)
         assert_close([full(p.grad) for p in model.parameters()], wanted, 2e-5)
 
@@ -344,7 +391,7 @@ class Vectors(nn.Module):
 
 
 def check_an_outlier_at_the_head_of_a_vector(mesh: DeviceMesh) -> None:
-    """It costs the others no digits; where coefficients are summed, and where the vectors are gathered."""
+    """It costs the others no digits, whichever way they go."""
     for ratio, limit in ((0.3, 5e-7), (0.9, 3e-6)):  # of 0.9 little is left, on a single process too
         wide, model = Vectors().double(), fully_shard(Vectors(), mesh=mesh)
         wanted = gradients(SpectralRegularizer(wide, keep_ratio=ratio, standardize=False)(), wide)
@@ -359,6 +406,8 @@ CHECKS: list[Callable[[DeviceMesh], None]] = [
     check_training_steps,
     check_tied_parameters_and_accumulated_gradients,
     check_routes_and_bytes,
+    check_bytes_of_an_even_exchange,
+    check_processes_without_columns,
     check_many_small_messages,
     check_panels_and_precision,
     check_autograd_knows_of_changes,
@@ -375,7 +424,7 @@ CHECKS: list[Callable[[DeviceMesh], None]] = [
 
 def _shards(rank: int, size: int) -> int:
     mesh = init_device_mesh("cpu", (size,))
-    checks = CHECKS if size == 3 else CHECKS[:5]
+    checks = CHECKS if size == 3 else CHECKS[:6]
     for check in checks:
         check(mesh)
     return len(checks)
@@ -392,7 +441,7 @@ def _hybrid(rank: int, size: int) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])  # three: shards that are uneven and empty for every kind of parameter
 def test_shards(size: int, tmp_path: Path) -> None:
-    assert run_processes(_shards, size, tmp_path) == [len(CHECKS) if size == 3 else 5] * size
+    assert run_processes(_shards, size, tmp_path) == [len(CHECKS) if size == 3 else 6] * size
 
 
 @pytest.mark.slow

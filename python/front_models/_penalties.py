@@ -228,14 +228,11 @@ class Sharded:
             return sharded_loss(nested, parts, self._group, scale, standardize)
 
     def communication(self) -> list[str]:
-        """For every role, what a process sends and receives in a call by each of the two ways, and which is taken."""
+        """For every role, what a process at most sends in a call by each way, and which is taken."""
         share = (self._size - 1) / self._size
         lines = []
         for (members, _), part in zip(self._roles, self._parts(self._locals()), strict=True):
-            reduced, gathered = (round(share * b) for b in (part.reduce_bytes(), part.gather_bytes(self._size)))
-            taken = "gathered" if part.gathers(self._size) else "summed"
-            lines.append(
-                f"{members[0].name} ({len(members)} x {math.prod(members[0].param.shape)}): coefficients summed "
-                f"{reduced} bytes, matrices gathered {gathered} bytes: {taken}"
-            )
+            ways = ", ".join(f"{way} {round(share * sent)} bytes" for way, sent in part.bytes(self._size).items())
+            count = f"{len(members)} x {math.prod(members[0].param.shape)}"
+            lines.append(f"{members[0].name} ({count}): {ways}: {part.way(self._size)}")
         return lines

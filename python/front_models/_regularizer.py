@@ -89,7 +89,7 @@ class SpectralRegularizer:
     (frozen; also of the layers that `depth` counts), shared ones count once. Under DDP every process adds the same;
     with ``find_unused_parameters=True`` only by `accumulate_grad_`: under autograd the penalty uses what the model did
     not, and DDP's backward raises. Under FSDP2, where parameters are DTensors sharded along axis 0, processes transform
-    their own rows and sum coefficients; make the regularizer after `fully_shard`; see `communication`.
+    their own rows and share the columns; make the regularizer after `fully_shard`; see `communication`.
 
     Args:
         model: its parameters of floating point, but tables, which the architecture fixes.
@@ -231,9 +231,10 @@ class SpectralRegularizer:
     def communication(self) -> str:
         """Of sharded parameters: the bytes that a process sends in a call, role by role; empty where none is sharded.
 
-        Either the coefficients are summed, or, where that is more, the matrices are gathered in their own dtype. The
-        backward of ``reg()`` does it once more. Not counted: about 32 bytes a parameter and process, sums of squares
-        and the like.
+        Of three ways that of the fewest bytes is taken: rows that are transformed are exchanged for columns (forth and
+        back, which divides all work among the processes), coefficients are summed, or matrices are gathered in their
+        own dtype. The backward of ``reg()`` does it once more. Not counted: about 32 bytes a parameter and process,
+        sums of squares and the like.
         """
         sharded = [penalty for penalty in self._penalties() if isinstance(penalty, Sharded)]
         return "\n".join(line for penalty in sharded for line in penalty.communication())
