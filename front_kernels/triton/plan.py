@@ -21,6 +21,7 @@ from .layouts import _KINDS, _TYPES, Batch, Layout, Plan, Side, Step, Target, Te
 
 __all__ = ["Layout", "Plan", "Step", "Target", "Temporary", "axis", "matrices"]
 
+_UNALIGNED_LANES = 64
 _UNDIVIDED = 1 << 30
 """Of sums: more than any has terms."""
 
@@ -174,7 +175,8 @@ class _Builder:
     def moment_arguments(self, key: Moments, lanes: int, tile: tiles.Tile, x: Side) -> dict[str, Any]:
         step, term = key.strides
         group = (*key.terms, 0, 0)
-        bl = min(tile.lanes, padded(lanes))
+        # Loads from addresses of which nothing is known take more registers: of 128 lanes they would be spilled.
+        bl = min(tile.lanes if self.batch.aligned else _UNALIGNED_LANES, tile.lanes, padded(lanes))
         return {
             "n": key.n, "lanes": lanes, "x_j": x.strides[0], "x_l": x.strides[1], "step": step, "term": term,
             "BLOCK": key.block, "MOMENTS": key.moments, "GROUP0": group[0], "GROUP1": group[1], "GROUP2": group[2],
