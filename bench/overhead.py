@@ -24,6 +24,14 @@ from front_kernels.triton import launch
 
 CALLS, REPEATS = 1000, 50
 OPS = {op.name: engines._functional(op) for op in _autograd.OPS}
+CROP = next(op for op in _autograd.OPS if op.name == "dct_crop")
+KERNELS = {
+    "dct_crop": OPS["dct_crop"],
+    "idct_pad": OPS["idct_pad"],
+    "dct_crop.out": engines._into(CROP),
+    "dct_crop_": engines._in_place("dct_crop_"),
+    "dct_crop_many": engines._many(CROP),
+}
 
 
 def microseconds(call: Callable[[], object]) -> float:
@@ -43,8 +51,9 @@ def main() -> None:
     library.impl("_cuda_matrices", lambda *_: None, "CPU")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that kernels of the CPU engine are overridden
-        for name in ("dct_crop", "idct_pad"):
-            library.impl(name, OPS[name], "CPU", allow_override=True)
+        for name, kernel in KERNELS.items():
+            library.impl(name, kernel, "CPU", allow_override=True)
+    _autograd.cuda_kernels.update(KERNELS)
     # What a call with such a tensor looks like, that nothing listens to.
     _autograd._PLAIN_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU).raw_repr()
     launch.launch = lambda kernel, grid, arguments: None
@@ -52,7 +61,9 @@ def main() -> None:
     engines._forget_choices()
     x = torch.randn(1024, 1024)
     y, g = x.clone().requires_grad_(), torch.ones(64, 64)
-    crop = torch.ops.front.dct_crop.default
+    out, xs = torch.empty(64, 64), [torch.randn(1024, 1024) for _ in range(12)]
+    front = torch.ops.front
+    crop = front.dct_crop.default
     print(
         f"dct_crop of 1024 x 1024 to 64 x 64, torch {torch.__version__}, Python {sys.version.split()[0]}; microseconds"
     )
@@ -63,6 +74,9 @@ def main() -> None:
                 "op": microseconds(lambda: crop(x, (64, 64))),
                 "op with grad": microseconds(lambda: crop(y, (64, 64))),
                 "op with grad, and backward": microseconds(lambda: torch.autograd.grad(crop(y, (64, 64)), y, g)),
+                "into out": microseconds(lambda: front.dct_crop.out(x, (64, 64), out=out)),
+                "in place": microseconds(lambda: front.dct_crop_.default(x, (64, 64))),
+                "list of 12": microseconds(lambda: front.dct_crop_many.default(xs, (64, 64))),
             }
         print(f"{engine}: " + ", ".join(f"{name} {us:.1f}" for name, us in found.items()))
     importlib.import_module("torch._dynamo")  # as torch.optim does: then every tensor is asked for a tangent

@@ -26,8 +26,8 @@ from ._contract import adjoint_norm
 
 Arguments = dict[str, Any]
 
-cuda_kernels: dict[str, Callable[..., Tensor]] = {}
-"""What is registered for CUDA tensors, by op: engines.py's."""
+cuda_kernels: dict[str, Callable[..., Any]] = {}
+"""What is registered for CUDA tensors, by op ("dct_crop", "dct_crop.out", "dct_crop_"): engines.py's."""
 
 # Looked up once: a call of an op costs microseconds, and each of these a part of one.
 _AFTER_AUTOGRAD = torch._C._after_autograd_keyset
@@ -166,33 +166,48 @@ def inference_error(op: str, argument: str) -> RuntimeError:
     )
 
 
+def is_plain(keyset: torch._C.DispatchKeySet) -> bool:
+    """No mode, subclass or transform is below autograd: it is known where the dispatcher, in microseconds, arrives."""
+    return keyset.raw_repr() & _BELOW_VIEWS == _PLAIN_CUDA
+
+
+def written(op: str, argument: str, x: Tensor) -> None:
+    """What the kernel for ADInplaceOrView has to do: autograd learns that x has changed."""
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        raise inference_error(op, argument)
+    increment_version(x)
+
+
 def _autograd_kernel(op: LinearOp) -> Callable[..., Tensor]:
     redispatch = op.overload.redispatch
     # A class of its own, so that grad_fn tells the op: DctCropBackward.
     function: Any = type("".join(part.capitalize() for part in op.name.split("_")), (_Apply,), {})
 
     def kernel(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        # No mode, subclass or transform is below this: it is known where the dispatcher, in microseconds, would arrive.
         # (What it computes with needs no gradient here, so that it does without a guard against autograd.)
-        plain = keyset.raw_repr() & _BELOW_VIEWS == _PLAIN_CUDA
+        plain = keyset.raw_repr() & _BELOW_VIEWS == _PLAIN_CUDA  # is_plain, without a call
         if not (x.requires_grad and torch.is_grad_enabled()) and not has_tangent(x):
+            out: Tensor
             if plain:
-                return cuda_kernels[op.name](x, *args, **kwargs)
+                out = cuda_kernels[op.name](x, *args, **kwargs)
+                return out
             with _below_autograd():
-                out: Tensor = redispatch(keyset & _AFTER_AUTOGRAD, x, *args, **kwargs)
+                out = redispatch(keyset & _AFTER_AUTOGRAD, x, *args, **kwargs)
             return out
         grad_mode, forward_mode = torch.is_grad_enabled(), _forward_mode()
 
         def below(x: Tensor) -> Tensor:
+            out: Tensor
             if plain:
-                return cuda_kernels[op.name](x, *args, **kwargs)
+                out = cuda_kernels[op.name](x, *args, **kwargs)
+                return out
             # A Function runs its forward without gradients; the outer levels of torch.func still want theirs.
             with (
                 _below_autograd(),
                 torch.set_grad_enabled(grad_mode),
                 forward_ad._set_fwd_grad_enabled(forward_mode),
             ):
-                out: Tensor = redispatch(keyset & _AFTER_AUTOGRAD, x, *args, **kwargs)
+                out = redispatch(keyset & _AFTER_AUTOGRAD, x, *args, **kwargs)
             return out
 
         with enable_single_level_autograd_function():
@@ -209,21 +224,20 @@ def _out_kernels(op: LinearOp) -> tuple[Callable[..., None], Callable[..., None]
     gradients: what Python does beside a transform that fills the caches is cold, and takes several times as long as in
     a loop of its own.
     """
-    redispatch = getattr(torch.ops.front, op.name).out.redispatch
+    name, redispatch = f"{op.name}.out", getattr(torch.ops.front, op.name).out.redispatch
 
     def bump_version(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
-        if out.is_inference() and not torch.is_inference_mode_enabled():
-            raise inference_error(op.name, "out")
-        increment_version(out)
+        written(op.name, "out", out)
         redispatch(keyset & _AFTER_VIEWS, x, *args, out=out, **kwargs)
 
     def autograd(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
         if ((x.requires_grad or out.requires_grad) and torch.is_grad_enabled()) or has_tangent(x, out):
             raise RuntimeError(f"front::{op.name}: out= does not support autograd, but x or out requires grad")
-        if out.is_inference() and not torch.is_inference_mode_enabled():
-            raise inference_error(op.name, "out")
-        increment_version(out)
-        redispatch(keyset & _AFTER_VIEWS, x, *args, out=out, **kwargs)
+        written(op.name, "out", out)
+        if is_plain(keyset):
+            cuda_kernels[name](x, *args, out=out, **kwargs)
+        else:
+            redispatch(keyset & _AFTER_VIEWS, x, *args, out=out, **kwargs)
 
     return autograd, bump_version
 

@@ -68,7 +68,7 @@ def apart(
     # Without the mean's coefficient, which is all kept, and against which the others may be small.
     dc = _of_constant(c, columns)
     saved = dc.clone()
-    dc.zero_()
+    dc.fill_(0)
     extra: Tensor | float = 0.0
     if decay is None or not any(decay):
         kept = torch.linalg.vector_norm(c, dim=(1, 2), dtype=torch.float64).square()
@@ -79,7 +79,7 @@ def apart(
         kept = (w * squares).sum((1, 2), dtype=torch.float64)
         extra = (w * lost * squares).sum((1, 2), dtype=torch.float64)
         c *= w
-    dc.copy_(saved)
+    dc[:] = saved
     if columns is not None:
         kept, extra = columns.sum(torch.stack([kept, torch.zeros_like(kept) + extra]))
     std = (energy / max(1, m * n - 1)).sqrt()
@@ -114,7 +114,7 @@ def stacked(
     std = (energy / max(1, m * n - 1)).sqrt()
     s = (std + STD_EPS).masked_fill(constant, 1) if standardize else torch.ones_like(std)
     if standardize:
-        _of_constant(c, columns).zero_()
+        _of_constant(c, columns).fill_(0)
         c = torch.where(constant, 0, c / s.to(c.dtype))
     z = torch.ops.front.dct.default(c, layers, 0)
     root = math.sqrt(m * n)
@@ -126,7 +126,7 @@ def stacked(
         squares = z.square()
         if constants is not None:
             whole = _of_constant(z, columns) + (constants[0] * root)[:, None]
-            _of_constant(squares, columns).copy_(whole.square())
+            _of_constant(squares, columns)[:] = whole.square()
         extra = (w * lost * squares).sum(dtype=torch.float64)
         z = w * z
     low = torch.ops.front.idct.default(z, depth, 0)
@@ -140,7 +140,7 @@ def stacked(
         products = (c * low).sum((1, 2), keepdim=True, dtype=torch.float64)
         leaked = low.square().sum((1, 2), keepdim=True, dtype=torch.float64).masked_fill(~constant, 0)
         low = low * s.to(low.dtype)
-        _of_constant(low, columns).copy_((mean - shift)[:, 0] * root)
+        _of_constant(low, columns)[:] = ((mean - shift)[:, 0] * root).to(low.dtype)
     if columns is not None:
         sums = columns.sum(torch.cat([products.view(-1), leaked.view(-1), energy.new_zeros(1) + extra]))
         (products, leaked), extra = sums[:-1].view(2, depth, 1, 1), sums[-1]

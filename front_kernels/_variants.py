@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _contract
-from ._autograd import OPS, LinearOp, has_tangent, inference_error
+from ._autograd import OPS, LinearOp, cuda_kernels, has_tangent, is_plain, written
 
 IN_PLACE: dict[str, Callable[..., _contract.Result]] = {
     "dct2_": _contract.dct2,
@@ -32,13 +32,15 @@ def _in_place_kernels(name: str) -> tuple[Callable[..., None], Callable[..., Non
     def autograd(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, **kwargs: Any) -> None:
         if (torch.is_grad_enabled() and x.requires_grad) or has_tangent(x):
             raise RuntimeError(f"front::{name}: in-place forms do not support autograd, but x requires grad")
+        if is_plain(keyset):
+            written(name, "x", x)
+            cuda_kernels[name](x, *args, **kwargs)
+            return
         with torch._C._AutoDispatchBelowAutograd():
             overload.redispatch(keyset & torch._C._after_autograd_keyset, x, *args, **kwargs)
 
     def bump_version(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, **kwargs: Any) -> None:
-        if x.is_inference() and not torch.is_inference_mode_enabled():
-            raise inference_error(name, "x")
-        torch.autograd.graph.increment_version(x)
+        written(name, "x", x)
         with torch._C._AutoDispatchBelowADInplaceOrView():
             overload.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, x, *args, **kwargs)
 

@@ -233,22 +233,6 @@ def engine_for(
     return _engine(op, gpu_of(device), _FORWARD, count, *ends, (0, 0), dtypes, by_columns)
 
 
-def _run(op: str, xs: Sequence[Tensor], outs: Sequence[Tensor], task: Task) -> None:
-    """Tensors of one shape into others, which may lie in the same memory."""
-    x, out = xs[0], outs[0]
-    engine = _engine_of(op, len(xs), x, out, task)
-    if not out.numel():
-        return
-    if engine == "cuda":
-        _by_cuda(task)(xs, outs)
-        return
-    with torch.cuda.device_of(x):
-        if task.dim is not None:
-            _triton().axis(x, out, task.direction == _INVERSE, task.dim, task.norm, target(gpu_of(x.device)))
-        else:
-            _triton().matrices(xs, outs, _NAMES[task.direction], task.k, task.norm, target(gpu_of(x.device)))
-
-
 _Compute = Callable[[Sequence[Tensor], Sequence[Tensor]], object]
 
 
@@ -261,10 +245,54 @@ def _by_cuda(task: Task) -> _Compute:
     return lambda xs, outs: matrices(xs, outs, direction, k0, k1, norm)
 
 
+def _no_elements(xs: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+    """What computes an empty result."""
+
+
+def _computation(op: str, count: int, x: Tensor, out: Tensor, task: Task, new: bool = False) -> _Compute:
+    """What transforms `count` tensors like x into tensors like out: `new` ones, or in memory that may be x's too."""
+    if not out.numel():
+        return _no_elements
+    if _engine_of(op, count, x, out, task) == "cuda":
+        return _by_cuda(task)
+    of = _NAMES[task.direction], task.k
+    device_of: Any = torch.cuda.device_of  # untyped
+    compute: _Compute
+    if new:
+        plan = _triton().planned(x, out, *of, task.dim, task.norm, target(gpu_of(x.device)))
+        compute = functools.partial(_triton().carry_out, plan)
+    else:
+        compute = functools.partial(_triton().matrices, *of, task.norm, target(gpu_of(x.device)))
+
+    def by_triton(xs: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+        with device_of(xs[0]):
+            compute(xs, outs)
+
+    return by_triton
+
+
 # A functional op on one layout: its result's sizes, strides and dtype, and what computes it; a plain tuple, for speed.
 _Call = tuple[Sequence[int], Sequence[int], torch.dtype, _Compute]
-_calls: dict[Any, _Call] = {}
+_calls: dict[Any, Any] = {}
+"""What the ops found out about their last calls: of all forms, by what it depends on."""
 _MOST_CALLS = 4096
+
+
+def _keep(at: Any, found: Any) -> Any:
+    if len(_calls) >= _MOST_CALLS:
+        _calls.clear()
+    _calls[at] = found
+    return found
+
+
+def _layout(x: Tensor) -> tuple[Any, ...]:
+    return x.shape, x.stride(), x.dtype, x.device
+
+
+def _setting(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """What a call's choices depend on besides its tensors."""
+    given = tuple([tuple(a) if type(a) is list else a for a in (*args, *kwargs.values())])
+    return given, tuple(kwargs), _settings.engine(), _settings.precision()
 
 
 def _prepared(op: Any, x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> _Call:
@@ -272,23 +300,7 @@ def _prepared(op: Any, x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -
     shape, dtype = op.contract(x, *args, **kwargs)
     out = x.new_empty(shape, dtype=dtype, device="meta")
     task = _task(op.name, x, out, op.arguments(args, kwargs))
-    return tuple(shape), out.stride(), dtype, _computation(op.name, x, out, task)
-
-
-def _computation(op: str, x: Tensor, out: Tensor, task: Task) -> _Compute:
-    if not out.numel():
-        return lambda xs, outs: None
-    if _engine_of(op, 1, x, out, task) == "cuda":
-        return _by_cuda(task)
-    plan = _triton().planned(x, out, _NAMES[task.direction], task.k, task.dim, task.norm, target(gpu_of(x.device)))
-    carry_out = _triton().carry_out
-    device_of: Any = torch.cuda.device_of  # untyped
-
-    def by_triton(xs: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
-        with device_of(xs[0]):
-            carry_out(plan, xs, outs)
-
-    return by_triton
+    return tuple(shape), out.stride(), dtype, _computation(op.name, 1, x, out, task, new=True)
 
 
 def _check_device(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
@@ -305,13 +317,9 @@ def _functional(op: Any) -> Callable[..., Tensor]:
     def kernel(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # Checks, choices and plans are those of the last call like this one: they take longer than a small kernel.
         given = tuple([tuple(a) if type(a) is list else a for a in (*args, *kwargs.values())])
-        layout = x.shape, x.stride(), x.dtype, x.device
+        layout = x.shape, x.stride(), x.dtype, x.device, x.data_ptr() % 16 == 0
         at = op.name, layout, given, tuple(kwargs), _settings.engine(), _settings.precision()
-        call = _calls.get(at)
-        if call is None:
-            if len(_calls) >= _MOST_CALLS:
-                _calls.clear()
-            call = _calls[at] = _prepared(op, x, args, kwargs)
+        call = _calls.get(at) or _keep(at, _prepared(op, x, args, kwargs))
         shape, strides, dtype, compute = call
         out = torch.empty_strided(shape, strides, dtype=dtype, device=x.device)
         compute((x,), (out,))
@@ -321,32 +329,40 @@ def _functional(op: Any) -> Callable[..., Tensor]:
 
 
 def _into(op: Any) -> Callable[..., None]:
-    def kernel(x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
+    def prepared(x: Tensor, out: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> _Compute:
         _contract.check_dtype(op.name, "out's dtype", out.dtype)
         shape, _ = op.contract(x, *args, out_dtype=out.dtype, **kwargs)
         _contract.check_out(op.name, out, shape)
         _check_device(op.name, "out", out, x)
-        if out.numel():
-            _run(op.name, [x], [out], _task(op.name, x, out, op.arguments(args, kwargs)))
+        return _computation(op.name, 1, x, out, _task(op.name, x, out, op.arguments(args, kwargs)))
+
+    def kernel(x: Tensor, *args: Any, out: Tensor, **kwargs: Any) -> None:
+        at = op.name, _layout(x), _layout(out), _setting(args, kwargs)
+        compute = _calls.get(at) or _keep(at, prepared(x, out, args, kwargs))
+        compute((x,), (out,))
 
     return kernel
 
 
 def _in_place(name: str) -> Callable[..., None]:
-    def kernel(x: Tensor, *args: Any, **kwargs: Any) -> None:
+    inverse, whole = name in ("idct2_", "idct_pad_"), name not in ("dct_crop_", "idct_pad_")
+
+    def prepared(x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[_Compute, tuple[Any, ...]]:
         IN_PLACE[name](x, *args, op=name, **kwargs)
         _contract.check_distinct(name, "x", x)
-        if not x.numel():
-            return
-        norm = kwargs.get("norm", "ortho")
         k0, k1 = args[0] if args else kwargs.get("k", x.shape[-2:])
-        corner = x[..., :k0, :k1]
+        norm, corner = kwargs.get("norm", "ortho"), (..., slice(k0), slice(k1))
         if name == "lowpass_":
-            _run(name, [x], [x], Task(_RESIZE, norm, (k0, k1)))
-        elif name in ("dct2_", "dct_crop_"):
-            _run(name, [x], [corner], Task(_FORWARD, norm))
-        else:
-            _run(name, [corner], [x], Task(_INVERSE, norm))
+            return _computation(name, 1, x, x, Task(_RESIZE, norm, (k0, k1))), corner
+        if inverse:
+            return _computation(name, 1, x[corner], x, Task(_INVERSE, norm)), corner
+        return _computation(name, 1, x, x[corner], Task(_FORWARD, norm)), corner
+
+    def kernel(x: Tensor, *args: Any, **kwargs: Any) -> None:
+        at = name, _layout(x), _setting(args, kwargs)
+        compute, corner = _calls.get(at) or _keep(at, prepared(x, args, kwargs))
+        part = x if whole else x[corner]
+        compute((part if inverse else x,), (x if inverse else part,))
 
     return kernel
 
@@ -355,13 +371,23 @@ def _many(op: Any) -> Callable[..., list[Tensor]]:
     name = f"{op.name}_many"
     direction = _FORWARD if op.name == "dct_crop" else _INVERSE
 
-    def kernel(xs: Sequence[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
+    def prepared(xs: Sequence[Tensor], args: Sequence[Any], kwargs: dict[str, Any]) -> _Call:
         shape, dtype = op.contract(xs[0], *args, op=name, name="xs[0]", **kwargs)
-        _contract.check_alike(name, xs)
-        for i, x in enumerate(xs):
-            _check_device(name, f"xs[{i}]", x, xs[0])
-        outs = [torch.empty(shape, dtype=dtype, device=x.device) for x in xs]
-        _run(name, xs, outs, Task(direction, op.arguments(args, kwargs)["norm"]))
+        out, task = (
+            xs[0].new_empty(shape, dtype=dtype, device="meta"),
+            Task(direction, op.arguments(args, kwargs)["norm"]),
+        )
+        return tuple(shape), out.stride(), dtype, _computation(name, len(xs), xs[0], out, task)
+
+    def kernel(xs: Sequence[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
+        at = name, len(xs), (layout := _layout(xs[0])), _setting(args, kwargs)
+        call = _calls.get(at) or _keep(at, prepared(xs, args, kwargs))
+        size, _, kind, device = layout
+        if not all(x.shape == size and x.dtype is kind and x.device == device for x in xs):
+            _contract.check_alike(name, xs)
+        shape, strides, dtype, compute = call
+        outs = [torch.empty_strided(shape, strides, dtype=dtype, device=device) for _ in xs]
+        compute(xs, outs)
         return outs
 
     return kernel
@@ -370,14 +396,14 @@ def _many(op: Any) -> Callable[..., list[Tensor]]:
 def register() -> torch.library.Library:
     """Registers the CUDA key of every op; the returned Library keeps the kernels alive."""
     library = torch.library.Library("front", "IMPL")
+    found: dict[str, Callable[..., Any]] = {name: _in_place(name) for name in IN_PLACE}
     for op in OPS:
-        overloads = getattr(torch.ops.front, op.name).overloads()
-        _autograd.cuda_kernels[op.name] = _functional(op)
-        library.impl(op.name, _autograd.cuda_kernels[op.name], "CUDA")
-        if "out" in overloads:
-            library.impl(f"{op.name}.out", _into(op), "CUDA")
-    for name in IN_PLACE:
-        library.impl(name, _in_place(name), "CUDA")
+        found[op.name] = _functional(op)
+        if "out" in getattr(torch.ops.front, op.name).overloads():
+            found[f"{op.name}.out"] = _into(op)
+    for name, kernel in found.items():
+        library.impl(name, kernel, "CUDA")
+    _autograd.cuda_kernels.update(found)
     for op in MANY:
         name = f"{op.name}_many"
         library.impl(name, _many(op), "CUDA")

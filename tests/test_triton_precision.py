@@ -87,7 +87,7 @@ def tensor_core(monkeypatch):
 def error(x: Tensor, k: tuple[int, int], direction: str, target: plan.Target) -> float:
     out = torch.empty(k, dtype=torch.float32)
     exact = (reference.dct_crop if direction == "forward" else reference.idct_pad)(x, k)
-    launch.matrices([x], [out], direction, (0, 0), "ortho", target)
+    launch.matrices(direction, (0, 0), "ortho", target, [x], [out])
     return float((out.double() - exact).norm() / exact.norm())
 
 

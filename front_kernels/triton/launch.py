@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import basis, kernels, plan
 
-__all__ = ["axis", "carry_out", "matrices", "planned"]
+__all__ = ["carry_out", "matrices", "planned"]
 
 
 def launch(kernel: Any, grid: int, arguments: dict[str, Any]) -> None:
@@ -74,6 +74,10 @@ def _addresses_by_kernels(values: list[int], device: torch.device) -> Tensor:
     return table
 
 
+def _aligned(*tensors: Tensor) -> bool:
+    return all(t.data_ptr() % 16 == 0 for t in tensors)
+
+
 def _share_memory(x: Tensor, out: Tensor) -> bool:
     return x.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
 
@@ -85,11 +89,11 @@ def _one(x: Tensor, out: Tensor, direction: str, k: tuple[int, int], norm: str, 
         # A result may lie in the memory of another matrix that is read later.
         x, shared = x.clone(), False
     layouts = plan.Layout.of(x), plan.Layout.of(out)
-    carry_out(plan.matrices(*layouts, 1, direction, k, norm, target, True, shared), [x], [out])
+    carry_out(plan.matrices(*layouts, 1, direction, k, norm, target, _aligned(x, out), shared), [x], [out])
 
 
 def matrices(
-    xs: Sequence[Tensor], outs: Sequence[Tensor], direction: str, k: Sequence[int], norm: str, target: plan.Target
+    direction: str, k: Sequence[int], norm: str, target: plan.Target, xs: Sequence[Tensor], outs: Sequence[Tensor]
 ) -> None:
     """The last two axes of every x transformed into those of its out: "forward", "inverse", or "resize" by way of k.
 
@@ -108,8 +112,7 @@ def matrices(
         if len(some) == 1:
             _one(some[0], results[0], direction, through, norm, target)
             continue
-        aligned = all(t.data_ptr() % 16 == 0 for t in (*some, *results))
-        args = x_layout, out_layout, len(some), direction, through, norm, target, aligned, False
+        args = x_layout, out_layout, len(some), direction, through, norm, target, _aligned(*some, *results), False
         carry_out(plan.matrices(*args), some, results)
     return None
 
@@ -117,14 +120,8 @@ def matrices(
 def planned(
     x: Tensor, out: Tensor, direction: str, k: tuple[int, int], dim: int | None, norm: str, target: plan.Target
 ) -> plan.Plan:
-    """The plan for a tensor of x's layout into one of out's in memory of its own: of both axes, or of `dim`."""
-    layouts = plan.Layout.of(x), plan.Layout.of(out)
+    """The plan for a tensor of x's layout, aligned as x, into new memory of out's: of both axes, or of `dim`."""
+    layouts, aligned = (plan.Layout.of(x), plan.Layout.of(out)), _aligned(x)
     if dim is not None:
-        return plan.axis(*layouts, direction == "inverse", dim, norm, target)
-    return plan.matrices(*layouts, 1, direction, k, norm, target, True, False)
-
-
-def axis(x: Tensor, out: Tensor, inverse: bool, dim: int, norm: str, target: plan.Target) -> None:
-    """One axis of x transformed into out, which has the same shape but for that axis."""
-    found = plan.axis(plan.Layout.of(x), plan.Layout.of(out), inverse, dim, norm, target)
-    carry_out(found, [x], [out])
+        return plan.axis(*layouts, direction == "inverse", dim, norm, target, aligned)
+    return plan.matrices(*layouts, 1, direction, k, norm, target, aligned, False)

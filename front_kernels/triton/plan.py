@@ -356,7 +356,7 @@ def matrices(
 ) -> Plan:  # fmt: skip
     """The last two axes of `count` tensors transformed: "forward", "inverse", or "resize" by way of k coefficients.
 
-    `aligned`: addresses of several are multiples of 16 bytes. `shared`: results may lie in the inputs' memory.
+    `aligned`: their addresses are multiples of 16 bytes. `shared`: results may lie in the inputs' memory.
     """
     axes = _merged(zip(x.shape[:-2], x.strides[:-2], out.strides[:-2], strict=True))
     batch, x_strides, out_strides = _batch(axes, count, aligned)
@@ -377,13 +377,13 @@ def matrices(
 
 
 @functools.lru_cache(maxsize=4096)
-def axis(x: Layout, out: Layout, inverse: bool, dim: int, norm: str, target: Target) -> Plan:
+def axis(x: Layout, out: Layout, inverse: bool, dim: int, norm: str, target: Target, aligned: bool = True) -> Plan:
     """One axis of x transformed into out, which has the same shape but for that axis."""
     rest = _merged((x.shape[d], x.strides[d], out.strides[d]) for d in range(len(x.shape)) if d != dim)
     # The axis that is contiguous is the lanes, or else the innermost.
     at = next((i for i, each in enumerate(rest) if each[1] == 1), len(rest) - 1)
     lanes = rest.pop(at) if rest else (1, 1, 1)
-    batch, x_strides, out_strides = _batch(rest, 1, True)
+    batch, x_strides, out_strides = _batch(rest, 1, aligned)
     builder = _Free(target, batch, norm)
     builder.exact = x.dtype
     grouped = len(batch.starts) > 1
