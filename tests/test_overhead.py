@@ -25,7 +25,7 @@ CROP = next(op for op in _autograd.OPS if op.name == "dct_crop")
 INTO, IN_PLACE, MANY = engines._into(CROP), engines._in_place("dct_crop_"), engines._many(CROP)
 
 # Functions that a warm dct_crop of each form calls, Python's and C's, some of them of this fake: 16, 35, 18, 60, 16,
-# 58, 26 and 102 when this was written. When each call checked, chose and planned anew, they were at least twice as many.
+# 58, 26 and 102 when this was written. When each call checked, chose and planned anew, they were twice as many or more.
 MOST = {
     ("cuda", "new"): 18,
     ("triton", "new"): 39,
