@@ -18,7 +18,7 @@ from torch import Tensor
 from ._spectral import needs_composed
 from ._spectral_definition import STD_EPS, Decay, composed_gradients, composed_stack, factors, loss_dtype, of_shifts
 
-__all__ = ["Between", "Columns", "apart", "graded_stack_loss", "list_loss", "stack_loss", "stacked"]
+__all__ = ["Between", "Started", "apart", "graded_stack_loss", "list_loss", "stack_loss", "stacked"]
 
 Scale = float | Tensor
 
@@ -31,16 +31,24 @@ class Between(NamedTuple):
     loss: Callable[[Tensor], Tensor]
 
 
-class Columns(NamedTuple):
-    """Which columns of the coefficients this process has, where others have the others, and the sum over all."""
+class Started(NamedTuple):
+    """A Between in the making: what is summed over the coefficients' columns, and what makes it of these sums.
 
-    here: range
-    sum: Callable[[Tensor], Tensor]
+    One process may have some columns only: then the sums are to be added up over all, in between.
+    """
+
+    sums: tuple[Tensor, ...]
+    finish: Callable[..., Between]
+
+    @property
+    def whole(self) -> Between:
+        """Where all columns are here."""
+        return self.finish(*self.sums)
 
 
-def _of_constant(c: Tensor, columns: Columns | None) -> Tensor:
+def _of_constant(c: Tensor, columns: range | None) -> Tensor:
     """The coefficient (0, 0) of every matrix, where it is in one of these columns: a view, [count, 1] or [count, 0]."""
-    return c[:, 0, :1] if columns is None or columns.here.start == 0 else c[:, 0, :0]
+    return c[:, 0, :1] if columns is None or columns.start == 0 else c[:, 0, :0]
 
 
 def _weights(axes: Sequence[tuple[int, int | range, float]], like: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,8 +64,8 @@ def apart(
     scale: Scale,
     standardize: bool,
     decay: Decay,
-    columns: Columns | None = None,
-) -> Between:
+    columns: range | None = None,
+) -> Started:
     """Of matrices that are independent: coefficients c [count, k0, k1] (overwritten), spreads [count, 4].
 
     Where c is some `columns` of them, so are the Between's coefficients.
@@ -69,27 +77,29 @@ def apart(
     dc = _of_constant(c, columns)
     saved = dc.clone()
     dc.fill_(0)
-    extra: Tensor | float = 0.0
+    sums: tuple[Tensor, ...]
     if decay is None or not any(decay):
-        kept = torch.linalg.vector_norm(c, dim=(1, 2), dtype=torch.float64).square()
+        sums = (torch.linalg.vector_norm(c, dim=(1, 2), dtype=torch.float64).square(),)
     else:
-        across = c.shape[2] if columns is None else columns.here
+        across = c.shape[2] if columns is None else columns
         w, lost = _weights(((m, c.shape[1], decay[0]), (n, across, decay[1])), c)
         squares = c.square()
         kept = (w * squares).sum((1, 2), dtype=torch.float64)
-        extra = (w * lost * squares).sum((1, 2), dtype=torch.float64)
+        sums = kept, (w * lost * squares).sum((1, 2), dtype=torch.float64)
         c *= w
     dc[:] = saved
-    if columns is not None:
-        kept, extra = columns.sum(torch.stack([kept, torch.zeros_like(kept) + extra]))
-    std = (energy / max(1, m * n - 1)).sqrt()
-    s = std + STD_EPS if standardize else torch.ones_like(std)
-    factor = 2 * scale / s.square()
-    slope = torch.zeros_like(factor)
-    if standardize:
-        slope = -factor * (energy - kept).clamp_min(0) / (s * std * max(1, m * n - 1))
-    terms = torch.stack([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean, shift], 1)
-    return Between(c, terms, lambda found: ((found + extra) / s.square()).masked_fill(constant, 0).sum())
+
+    def finish(kept: Tensor, extra: Tensor | float = 0.0) -> Between:
+        std = (energy / max(1, m * n - 1)).sqrt()
+        s = std + STD_EPS if standardize else torch.ones_like(std)
+        factor = 2 * scale / s.square()
+        slope = torch.zeros_like(factor)
+        if standardize:
+            slope = -factor * (energy - kept).clamp_min(0) / (s * std * max(1, m * n - 1))
+        terms = torch.stack([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean, shift], 1)
+        return Between(c, terms, lambda found: ((found + extra) / s.square()).masked_fill(constant, 0).sum())
+
+    return Started(sums, finish)
 
 
 def stacked(
@@ -100,8 +110,8 @@ def stacked(
     scale: Scale,
     standardize: bool,
     decay: Decay,
-    columns: Columns | None = None,
-) -> Between:
+    columns: range | None = None,
+) -> Started:
     """Of the layers of a stack, of whose coefficients along the layers the first `layers` are kept; otherwise as apart.
 
     With ``X`` the stack, ``C`` its coefficients along rows and columns, ``Z = D_k C`` those along the layers too, the
@@ -119,40 +129,44 @@ def stacked(
     z = torch.ops.front.dct.default(c, layers, 0)
     root = math.sqrt(m * n)
     constants = None if standardize else of_shifts(shift[:, 0, 0], layers, rates[0])
-    extra: Tensor | float = 0.0
+    extra: tuple[Tensor, ...] = ()
     if any(rates):
-        kept = (layers, z.shape[1], z.shape[2] if columns is None else columns.here)
+        kept = (layers, z.shape[1], z.shape[2] if columns is None else columns)
         w, lost = _weights(tuple(zip((depth, m, n), kept, rates, strict=True)), z)
         squares = z.square()
         if constants is not None:
             whole = _of_constant(z, columns) + (constants[0] * root)[:, None]
             _of_constant(squares, columns)[:] = whole.square()
-        extra = (w * lost * squares).sum(dtype=torch.float64)
+        extra = ((w * lost * squares).sum(dtype=torch.float64),)
         z = w * z
     low = torch.ops.front.idct.default(z, depth, 0)
     if constants is not None:
         _of_constant(low, columns).sub_((constants[1] * root)[:, None])
-    factor = 2 * scale / s.square()
-    slope, leaked = torch.zeros_like(factor), torch.zeros_like(factor)
-    products = leaked
+    sums = extra
     if standardize:
-        # A constant layer is 0, and its low-pass is what the others leak into it.
+        # <X, its low-pass>, by layer. A constant layer is 0, and its low-pass is what the others leak into it.
         products = (c * low).sum((1, 2), keepdim=True, dtype=torch.float64)
-        leaked = low.square().sum((1, 2), keepdim=True, dtype=torch.float64).masked_fill(~constant, 0)
+        leaks = low.square().sum((1, 2), keepdim=True, dtype=torch.float64).masked_fill(~constant, 0)
+        sums = products, leaks, *extra
         low = low * s.to(low.dtype)
         _of_constant(low, columns)[:] = ((mean - shift)[:, 0] * root).to(low.dtype)
-    if columns is not None:
-        sums = columns.sum(torch.cat([products.view(-1), leaked.view(-1), energy.new_zeros(1) + extra]))
-        (products, leaked), extra = sums[:-1].view(2, depth, 1, 1), sums[-1]
-    if standardize:  # <X, X - its low-pass>, by layer
-        slope = -factor * (energy / s.square() - products) * s / (std * max(1, m * n - 1))
-    terms = torch.cat([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean, shift], 1)[..., 0]
+    low = low.contiguous()
 
-    def loss(found: Tensor) -> Tensor:
-        own = (found[:, None, None] / s.square()).masked_fill(constant, 0)
-        return (own + leaked).sum() + extra
+    def finish(*sums: Tensor) -> Between:
+        factor = 2 * scale / s.square()
+        slope, leaked, lost = torch.zeros_like(factor), torch.zeros_like(factor), sums
+        if standardize:
+            products, leaked, lost = sums[0], sums[1], sums[2:]
+            slope = -factor * (energy / s.square() - products) * s / (std * max(1, m * n - 1))
+        terms = torch.cat([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean, shift], 1)[..., 0]
 
-    return Between(low.contiguous(), terms, loss)
+        def loss(found: Tensor) -> Tensor:
+            own = (found[:, None, None] / s.square()).masked_fill(constant, 0)
+            return (own + leaked).sum() + sum(lost)
+
+        return Between(low, terms, loss)
+
+    return Started(sums, finish)
 
 
 class _Group(NamedTuple):
@@ -183,7 +197,7 @@ def list_loss(
     for key, (own, matrices) in groups.items():
         if matrices:
             c, spreads = torch.ops.front._spectral_crop.default(matrices, key.k)
-            between = apart(c, spreads, key.shape, scale, standardize, decay)
+            between = apart(c, spreads, key.shape, scale, standardize, decay).whole
             loss = loss + _second_half(own, matrices, between)
     return loss.to(loss_dtype(xs))
 
@@ -210,7 +224,7 @@ def stack_loss(
 ) -> Tensor:
     """The loss of matrices stacked to [layers, m, n], each standardised by itself; k and decay have three elements."""
     c, spreads = torch.ops.front._spectral_crop.default(list(xs), list(k[1:]))
-    between = stacked(c, spreads, xs[0].shape, k[0], scale, standardize, decay)
+    between = stacked(c, spreads, xs[0].shape, k[0], scale, standardize, decay).whole
     return _second_half(list(grads or ()), list(xs), between).to(loss_dtype(xs))
 
 

@@ -11,7 +11,8 @@ Each transforms its own rows. For the columns there are three ways, of which tha
 What each process subtracts from its own rows (spectral.py's typical value; of a vector, whose rows have one value each,
 the mean) it also tells the others. So all know the mean of all, and go on with that as the matrix' typical value.
 
-Columns go by the ops, which are exact whatever torch's matrix products are allowed to do.
+Parameters go through all of it in windows; in a window messages of a kind are one. Columns go by the ops, which are
+exact whatever torch's matrix products are allowed to do.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from ._shards import Part, Shard
 from ._spectral_definition import compute_dtype, is_constant, loss_dtype
-from ._spectral_parts import Between, Columns, Scale, apart, stacked
+from ._spectral_parts import Between, Scale, Started, apart, stacked
 
 __all__ = ["Part", "Shard", "graded_sharded_loss", "sharded_loss"]
 
@@ -37,11 +38,18 @@ _PANEL = 64 << 20  # most bytes of whole columns at a time
 
 
 class _Half(NamedTuple):
-    """Of a part, the same on every process but for the columns that it has."""
+    """Of a part: coefficients [count, k0, k1], or this process's columns of them, and the same spreads for all."""
 
     coefficients: Tensor
     spreads: Tensor
-    columns: Columns | None = None
+
+
+class _Own(NamedTuple):
+    """Of a part, from this process's rows alone: their first coefficients [count, rows, k1], or, summed, what they add
+    to the coefficients [count, k0, k1]; and moments [count, 4]: how many elements, their mean, energy and shift."""
+
+    found: Tensor
+    moments: Tensor
 
 
 def _panels(like: Tensor, total: int) -> list[slice]:
@@ -68,85 +76,101 @@ def _own_rows(c: Tensor, shard: Shard, rank: int) -> Tensor:
     return out
 
 
-def _all_gather(whole: Tensor, own: Tensor, group: Any) -> None:
+def _all_gather(own: Tensor, group: Any) -> Tensor:
+    """[processes, *own.shape]"""
     # torch 2.13 has renamed it, and warns of the old name.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    whole = own.new_empty(dist.get_world_size(group) * len(own), *own.shape[1:])
     gather(whole, own, group=group)
+    return whole.view(-1, *own.shape)
 
 
-def _gathered(shard: Shard, group: Any) -> Tensor:
-    size, rows = dist.get_world_size(group), len(shard.local)
-    own = shard.local.new_zeros(shard.chunk, shard.shape[1])
-    own[:rows] = shard.local
-    whole = own.new_empty(size * shard.chunk, shard.shape[1])
-    _all_gather(whole, own, group)
-    return whole[: shard.total]
+Shape = tuple[int, ...]
 
 
-def _exchange(pieces: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], group: Any) -> list[Tensor]:
-    """Sends every process a piece, and gives what they have sent, in these shapes."""
-    sizes = [math.prod(shape) for shape in shapes]
-    sent = torch.cat([piece.reshape(-1) for piece in pieces])
-    found = sent.new_empty(sum(sizes))
-    dist.all_to_all_single(found, sent, sizes, [piece.numel() for piece in pieces], group=group)
-    return [each.view(shape) for each, shape in zip(found.split(sizes), shapes, strict=True)]
+def _exchange(pieces: Sequence[Sequence[Tensor]], shapes: Sequence[Sequence[Shape]], group: Any) -> list[list[Tensor]]:
+    """Sends each process its piece of everything, and gives what each has sent, in these shapes.
+
+    pieces and shapes: of everything, by process. Of one dtype all is one message.
+    """
+    found: list[list[Tensor]] = [[] for _ in pieces]
+    processes = range(dist.get_world_size(group))
+    for dtype in dict.fromkeys(each[0].dtype for each in pieces):
+        those = [i for i, each in enumerate(pieces) if each[0].dtype == dtype]
+        own = [[pieces[i][p].reshape(-1) for i in those] for p in processes]
+        sent = torch.cat([piece for to in own for piece in to])
+        lengths = [[math.prod(shapes[i][p]) for i in those] for p in processes]
+        received = sent.new_empty(sum(map(sum, lengths)))
+        sizes = [sum(map(len, to)) for to in own]
+        dist.all_to_all_single(received, sent, list(map(sum, lengths)), sizes, group=group)
+        flat = iter(received.split(list(itertools.chain(*lengths))))
+        for p in processes:
+            for i in those:
+                found[i].append(next(flat).view(shapes[i][p]))
+    return found
 
 
-def _to_columns(t: Tensor, part: Part, group: Any) -> Tensor:
-    """From this process's rows of intermediates, [count, rows, k1], its columns of coefficients, [count, k0, k1']."""
-    size, columns = dist.get_world_size(group), part.columns(dist.get_world_size(group))
-    width = len(columns[dist.get_rank(group)])
-    rows = [part.shards[0].rows(p) for p in range(size)]
-    pieces = [t[..., each.start : each.stop] for each in columns]
-    found = _exchange(pieces, [(len(t), each.stop - each.start, width) for each in rows], group)
-    out: Tensor = torch.ops.front.dct.default(torch.cat(found, 1), part.k[0], 1)
-    return out
-
-
-def _to_rows(c: Tensor, part: Part, group: Any) -> Tensor:
-    """The opposite: this process's rows of columns whose coefficients are c, [count, rows, k1]."""
-    shard, size = part.shards[0], dist.get_world_size(group)
-    low = torch.ops.front.idct.default(c, shard.total, 1)
-    pieces = [low[:, shard.rows(p)] for p in range(size)]
-    found = _exchange(pieces, [(len(c), len(shard.local), len(each)) for each in part.columns(size)], group)
-    return torch.cat(found, 2)
-
-
-def _first_half(parts: Sequence[Part], group: Any) -> list[_Half]:
-    """Coefficients and spreads of every part."""
+def _to_columns(rows: Sequence[Tensor], parts: Sequence[Part], group: Any) -> list[Tensor]:
+    """From the coefficients of this process's rows, [count, rows, k1], its columns of all, [count, k0, columns]."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
-    halves = [_gathered_half(part, group) if part.way(size) == "gathered" else _own_half(part) for part in parts]
-    divided = [i for i, part in enumerate(parts) if part.way(size) != "gathered"]
-    if not divided:
-        return halves
-    own = torch.cat([halves[i].spreads for i in divided])  # count, mean, energy, shift of this process's rows
-    every = own.new_empty(size * len(own), own.shape[1])
-    _all_gather(every, own, group)
-    processes = every.view(size, len(own), -1)
-    first = 0
-    for i in divided:
-        part, t, here = parts[i], halves[i].coefficients, slice(first, first := first + len(parts[i].shards))
-        shard, (counts, means, energies, shifts) = part.shards[0], processes[:, here].unbind(2)
-        mean = (counts * means).sum(0) / shard.total / shard.shape[1]
-        energy = (energies + counts * (means - mean).square()).sum(0)
-        std = (energy / max(1, shard.total * shard.shape[1] - 1)).sqrt()
-        # Each process has subtracted its own, which is a constant on its rows.
-        shift = mean.to(t.dtype).to(mean.dtype)
-        t[:, :, 0] += ((shifts[rank] - shift) * math.sqrt(shard.shape[1])).to(t.dtype)[:, None]
-        spreads = torch.stack([mean, energy, is_constant(std, shift, t.dtype).to(std.dtype), shift], 1)
-        if part.way(size) == "exchanged":
-            columns = Columns(part.columns(size)[rank], lambda sums: _summed(sums, group))
-            halves[i] = _Half(_to_columns(t, part, group), spreads, columns)
-        else:
-            c = torch.stack([_columns(own_rows, shard, part.k[0], rank) for own_rows in t])
-            halves[i] = _Half(c, spreads)
-    _reduce([halves[i].coefficients for i in divided if parts[i].way(size) == "summed"], group)
-    return halves
+    pieces, shapes = [], []
+    for t, part in zip(rows, parts, strict=True):
+        columns = part.columns(size)
+        pieces.append([t[..., each.start : each.stop] for each in columns])
+        places = [part.shards[0].rows(p) for p in range(size)]
+        shapes.append([(len(t), each.stop - each.start, len(columns[rank])) for each in places])
+    found = _exchange(pieces, shapes, group)
+    return [torch.ops.front.dct.default(torch.cat(t, 1), part.k[0], 1) for t, part in zip(found, parts, strict=True)]
 
 
-def _summed(values: Tensor, group: Any) -> Tensor:
-    dist.all_reduce(values, group=group)
-    return values
+def _to_rows(coefficients: Sequence[Tensor], parts: Sequence[Part], group: Any) -> list[Tensor]:
+    """The opposite: this process's rows of columns that have these coefficients, [count, rows, k1]."""
+    size = dist.get_world_size(group)
+    pieces, shapes = [], []
+    for c, part in zip(coefficients, parts, strict=True):
+        shard = part.shards[0]
+        low = torch.ops.front.idct.default(c, shard.total, 1)
+        pieces.append([low[:, shard.rows(p)] for p in range(size)])
+        shapes.append([(len(c), len(shard.local), len(each)) for each in part.columns(size)])
+    return [torch.cat(t, 2) for t in _exchange(pieces, shapes, group)]
+
+
+def _first_half(parts: Sequence[Part], ways: Sequence[str], group: Any) -> list[_Half]:
+    rank = dist.get_rank(group)
+    halves = {i: _gathered_half(part, group) for i, part in enumerate(parts) if ways[i] == "gathered"}
+    own = {i: _own(part, ways[i], rank) for i, part in enumerate(parts) if ways[i] != "gathered"}
+    if own:
+        every = _all_gather(torch.cat([each.moments for each in own.values()]), group)
+        every = every.split([len(each.moments) for each in own.values()], 1)
+        for (i, (found, _)), moments in zip(own.items(), every, strict=True):
+            shard = parts[i].shards[0]
+            spreads, differences = _spreads(moments, shard, found.dtype, rank)
+            if ways[i] == "exchanged":
+                found[:, :, 0] += (differences * math.sqrt(shard.shape[1])).to(found.dtype)[:, None]
+            else:
+                ones = differences.new_zeros(shard.total)
+                ones[shard.rows(rank)] = math.sqrt(shard.shape[1])
+                of_ones = torch.ops.front.dct.default(ones, found.shape[1])
+                found[:, :, 0] += (differences[:, None] * of_ones).to(found.dtype)
+            halves[i] = _Half(found, spreads)
+        exchanged = [i for i in own if ways[i] == "exchanged"]
+        columns = _to_columns([own[i].found for i in exchanged], [parts[i] for i in exchanged], group)
+        for i, c in zip(exchanged, columns, strict=True):
+            halves[i] = halves[i]._replace(coefficients=c)
+        _reduce([own[i].found for i in own if ways[i] == "summed"], group)
+    return [halves[i] for i in range(len(parts))]
+
+
+def _spreads(moments: Tensor, shard: Shard, dtype: torch.dtype, rank: int) -> tuple[Tensor, Tensor]:
+    """Of all rows, from the moments of every process's, [processes, count, 4]; and how far what this process has
+    subtracted from its rows is above the typical value of all."""
+    counts, means, energies, shifts = moments.unbind(2)
+    mean = (counts * means).sum(0) / shard.total / shard.shape[1]
+    energy = (energies + counts * (means - mean).square()).sum(0)
+    std = (energy / max(1, shard.total * shard.shape[1] - 1)).sqrt()
+    shift = mean.to(dtype).to(mean.dtype)
+    constant = is_constant(std, shift, dtype)
+    return torch.stack([mean, energy, constant.to(std.dtype), shift], 1), shifts[rank] - shift
 
 
 def _gathered_half(part: Part, group: Any) -> _Half:
@@ -155,33 +179,46 @@ def _gathered_half(part: Part, group: Any) -> _Half:
 
 
 def _whole(shard: Shard, kept: tuple[int, int], group: Any) -> tuple[Tensor, Tensor]:
-    x = _gathered(shard, group)
-    if shard.shape[1] == 1:  # as a row, whose typical value is that of many
+    rows, n = shard.local.shape
+    own = shard.local.new_zeros(shard.chunk, n)
+    own[:rows] = shard.local
+    x = _all_gather(own, group).view(-1, n)[: shard.total]
+    if n == 1:  # as a row, whose typical value is that of many
         c, spreads = torch.ops.front._spectral_crop.default([x.t()], [1, kept[0]])
         return c[0].t(), spreads[0]
     c, spreads = torch.ops.front._spectral_crop.default([x], list(kept))
     return c[0], spreads[0]
 
 
-def _own_half(part: Part) -> _Half:
-    """Of this process's rows: their first k1 coefficients [count, rows, k1]; their count, mean, energy and shift."""
-    locals_ = [shard.local for shard in part.shards]
+def _own(part: Part, way: str, rank: int) -> _Own:
+    if way == "exchanged":
+        return _transformed_rows([shard.local for shard in part.shards], part.k[1])
+    # One matrix at a time: its rows' coefficients are more than what is kept of them.
+    found, moments = [], []
+    for shard in part.shards:
+        t, spread = _transformed_rows([shard.local], part.k[1])
+        found.append(_columns(t[0], shard, part.k[0], rank))
+        moments.append(spread)
+    return _Own(torch.stack(found), torch.cat(moments))
+
+
+def _transformed_rows(locals_: Sequence[Tensor], kept: int) -> _Own:
     rows, n = locals_[0].shape
     dtype = compute_dtype(locals_[0].dtype)
     if not rows:
-        t = locals_[0].new_zeros(len(locals_), 0, part.k[1], dtype=dtype)
-        return _Half(t, t.new_zeros(len(locals_), 4, dtype=torch.float64))
+        t = locals_[0].new_zeros(len(locals_), 0, kept, dtype=dtype)
+        return _Own(t, t.new_zeros(len(locals_), 4, dtype=torch.float64))
     if n == 1:
-        x = torch.stack(locals_)
+        x = torch.stack(list(locals_))
         shift = x.mean((1, 2), dtype=torch.float64).to(dtype)
         d = x.to(dtype) - shift[:, None, None]
         wide = d.to(torch.float64)
         rest = wide.mean((1, 2))
         energy = (wide - rest[:, None, None]).square().sum((1, 2))
-        return _Half(d, torch.stack([torch.full_like(rest, rows), shift + rest, energy, shift.to(rest.dtype)], 1))
-    t, spreads = torch.ops.front._spectral_crop.default(locals_, [rows, part.k[1]], True)
+        return _Own(d, torch.stack([torch.full_like(rest, rows), shift + rest, energy, shift.to(rest.dtype)], 1))
+    t, spreads = torch.ops.front._spectral_crop.default(list(locals_), [rows, kept], True)
     mean, energy, _, shift = spreads.unbind(1)
-    return _Half(t, torch.stack([torch.full_like(mean, rows * n), mean, energy, shift], 1))
+    return _Own(t, torch.stack([torch.full_like(mean, rows * n), mean, energy, shift], 1))
 
 
 def _reduce(tensors: Sequence[Tensor], group: Any) -> None:
@@ -215,18 +252,33 @@ def _windows(parts: Sequence[Part], size: int) -> Iterator[slice]:
     yield slice(first, len(parts))
 
 
-def _second_half(own: Sequence[Tensor] | None, part: Part, between: Between, group: Any) -> Iterator[Tensor]:
-    """Of the shards the sums of r^2 of their rows; adds to their gradients."""
+def _betweens(started: Sequence[Started], ways: Sequence[str], group: Any) -> list[Between]:
+    """Sums over the columns of all processes, where each has some."""
+    pairs = list(zip(started, ways, strict=True))
+    own = [value for each, way in pairs if way == "exchanged" for value in each.sums]
+    if own:
+        flat = torch.cat([value.reshape(-1) for value in own])
+        dist.all_reduce(flat, group=group)
+        own = list(flat.split([value.numel() for value in own]))
+    every = iter(own)
+    return [
+        each.finish(*(next(every).view_as(value) if way == "exchanged" else value for value in each.sums))
+        for each, way in pairs
+    ]
+
+
+def _second_half(
+    own: Sequence[Tensor] | None, part: Part, between: Between, low: Tensor | None, rank: int
+) -> Iterator[Tensor]:
+    """Of the shards the sums of r^2 of their rows; adds to their gradients. low: of an exchange, else made here."""
     residual = torch.ops.front._spectral_residual_.default
-    exchanged = part.way(dist.get_world_size(group)) == "exchanged"
-    low = _to_rows(between.coefficients, part, group) if exchanged else None  # whoever has rows or not
     if not len(part.shards[0].local):
         yield between.terms.new_zeros(len(part.shards))
     elif low is not None:
         yield residual(list(own or ()), [shard.local for shard in part.shards], low, between.terms, True)
     else:
         for j, shard in enumerate(part.shards):
-            low = _own_rows(between.coefficients[j], shard, dist.get_rank(group))
+            low = _own_rows(between.coefficients[j], shard, rank)
             grad = [] if own is None else [own[j]]
             yield residual(grad, [shard.local], low[None], between.terms[j : j + 1].contiguous(), True)
 
@@ -235,28 +287,32 @@ def _window(
     grads: Sequence[Sequence[Tensor]] | None, parts: Sequence[Part], group: Any, scale: Scale, standardize: bool
 ) -> tuple[list[Tensor], list[Callable[[Tensor], Tensor]]]:
     """The sums of r^2 of every shard, and of every part its loss from these of all processes."""
-    squares: list[Tensor] = []
-    losses: list[Callable[[Tensor], Tensor]] = []
-    for i, (part, (c, spreads, columns)) in enumerate(zip(parts, _first_half(parts, group), strict=True)):
-        shape = part.shards[0].shape
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    ways = [part.way(size) for part in parts]
+    started = []
+    for part, way, (c, spreads) in zip(parts, ways, _first_half(parts, ways, group), strict=True):
+        shape, columns = part.shards[0].shape, part.columns(size)[rank] if way == "exchanged" else None
         if part.layers is None:
-            between = apart(c, spreads, shape, scale, standardize, part.decay, columns)
+            started.append(apart(c, spreads, shape, scale, standardize, part.decay, columns))
         else:
-            between = stacked(c, spreads, shape, part.layers, scale, standardize, part.decay, columns)
-        squares += _second_half(None if grads is None else grads[i], part, between, group)
-        losses.append(between.loss)
-    return squares, losses
+            started.append(stacked(c, spreads, shape, part.layers, scale, standardize, part.decay, columns))
+    betweens = _betweens(started, ways, group)
+    exchanged = [i for i, way in enumerate(ways) if way == "exchanged"]
+    lows = _to_rows([betweens[i].coefficients for i in exchanged], [parts[i] for i in exchanged], group)
+    low = dict(zip(exchanged, lows, strict=True))
+    squares: list[Tensor] = []
+    for i, (part, between) in enumerate(zip(parts, betweens, strict=True)):
+        squares += _second_half(None if grads is None else grads[i], part, between, low.get(i), rank)
+    return squares, [between.loss for between in betweens]
 
 
 def sharded_loss(
     grads: Sequence[Sequence[Tensor]] | None, parts: Sequence[Part], group: Any, scale: Scale, standardize: bool
 ) -> Tensor:
     """The loss of all parts, the same on every process; grads, of the local rows, += ``scale`` times its gradient."""
-    size = dist.get_world_size(group)
-    parts, grads = _in_pieces(parts, grads, size)
     squares: list[Tensor] = []
     losses: list[Callable[[Tensor], Tensor]] = []
-    for window in _windows(parts, size):
+    for window in _windows(parts, dist.get_world_size(group)):
         found = _window(None if grads is None else grads[window], parts[window], group, scale, standardize)
         squares += found[0]
         losses += found[1]
@@ -265,23 +321,6 @@ def sharded_loss(
     pieces = every.split([len(part.shards) for part in parts])
     loss = torch.stack([of(piece) for of, piece in zip(losses, pieces, strict=True)]).sum()
     return loss.to(loss_dtype([part.shards[0].local for part in parts]))
-
-
-def _in_pieces(
-    parts: Sequence[Part], grads: Sequence[Sequence[Tensor]] | None, size: int
-) -> tuple[list[Part], list[Sequence[Tensor]] | None]:
-    """The same with at most _BUCKET bytes held for each part, as far as its shards are independent."""
-    pieces: list[Part] = []
-    own: list[Sequence[Tensor]] = []
-    for i, part in enumerate(parts):
-        count = len(part.shards)
-        step = count if part.layers is not None else max(1, count * _BUCKET // max(1, part.held_bytes(size)))
-        for first in range(0, count, step):
-            here = slice(first, first + step)
-            pieces.append(replace(part, shards=part.shards[here]))
-            if grads is not None:
-                own.append(grads[i][here])
-    return pieces, None if grads is None else own
 
 
 def _with(parts: Sequence[Part], locals_: Iterable[Tensor]) -> list[Part]:

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
+import os
 import re
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,6 +140,24 @@ def check_tied_parameters_and_accumulated_gradients(mesh: DeviceMesh) -> None:
 
 
 @contextmanager
+def listed() -> Iterator[list[tuple[str, torch.dtype, int]]]:
+    """Messages that are sums of coefficients or exchanges: which, of what, of how many bytes."""
+    found: list[tuple[str, torch.dtype, int]] = []
+
+    def recorded(name: str) -> Any:
+        original = getattr(dist, name)
+
+        def call(tensor: Tensor, *more: Any, **kwargs: Any) -> Any:
+            found.append((name, tensor.dtype, tensor.nbytes))
+            return original(tensor, *more, **kwargs)
+
+        return call
+
+    with mock.patch.multiple(dist, **{name: recorded(name) for name in ("all_reduce", "all_to_all_single")}):
+        yield found
+
+
+@contextmanager
 def counted(size: int) -> Iterator[dict[str, float]]:
     """Bytes that a process sends, by the ring's formula; float64 apart, in which sums of squares are."""
     sent = {"summed": 0.0, "exchanged": 0.0, "gathered": 0.0, "sums": 0.0}
@@ -157,6 +180,20 @@ def counted(size: int) -> Iterator[dict[str, float]]:
 
     with mock.patch.multiple(dist, **{"all_reduce": all_reduce, "all_to_all_single": all_to_all, name: all_gather}):
         yield sent
+
+
+def exchanged_bytes(reg: SpectralRegularizer) -> int:
+    """What this process has to send: its rows of other processes' columns, then others' rows of its own columns."""
+    total = 0
+    for penalty in reg._penalties():
+        rank, size = dist.get_rank(penalty._group), penalty._size  # type: ignore[attr-defined]
+        for part in penalty._parts(penalty._locals()):  # type: ignore[attr-defined]
+            if part.way(size) == "exchanged":
+                itemsize = 8 if part.shards[0].local.dtype == torch.float64 else 4
+                rows, width = len(part.shards[0].local), len(part.columns(size)[rank])
+                numbers = rows * (part.k[1] - width) + (part.shards[0].total - rows) * width
+                total += numbers * itemsize * len(part.shards)
+    return total
 
 
 def check_routes_and_bytes(mesh: DeviceMesh) -> None:
@@ -188,20 +225,20 @@ def check_routes_and_bytes(mesh: DeviceMesh) -> None:
                 with counted(size) as sent:
                     reg.accumulate_grad_(1.0)
                 if way == "exchanged":  # in parts that may be uneven: at most
-                    assert 0 <= sent[way] <= said[way], (line, sent)
+                    assert sent[way] == exchanged_bytes(reg) <= said[way], (line, sent)
                 else:
                     assert round(sent[way]) == said[way], (line, sent)
                 assert all(sent[other] == 0 for other in total if other != way), (line, sent)
-                # A sum of r^2 for each parameter; spreads of every process; two sums of squares, of layers one more.
-                own = {"exchanged": 32 * size + 32, "summed": 32 * size, "gathered": 0}[way] + 16
-                more = 16 if way == "exchanged" and int(found[2]) > 1 and "depth" in options else 0
-                assert round(sent["sums"]) == round((own * int(found[2]) + more) * (size - 1) / size)
+                # A sum of r^2 for each parameter; moments of every process; a sum of squares, of coupled layers two.
+                coupled = int(found[2]) > 1 and "depth" in options
+                own = {"exchanged": 32 * size + (32 if coupled else 16), "summed": 32 * size, "gathered": 0}[way] + 16
+                assert round(sent["sums"]) == round(own * int(found[2]) * (size - 1) / size)
             model.requires_grad_()
             with counted(size) as sent:
                 reg.accumulate_grad_(1.0)
             for way in ("summed", "gathered"):
                 assert sent[way] == pytest.approx(total[way], abs=len(lines)), (way, sent, total)
-            assert sent["exchanged"] <= total["exchanged"]
+            assert sent["exchanged"] == exchanged_bytes(reg)
     assert taken == {"exchanged", "summed", "gathered"}
 
 
@@ -221,9 +258,12 @@ def check_bytes_of_an_even_exchange(mesh: DeviceMesh) -> None:
 def check_processes_without_columns(mesh: DeviceMesh) -> None:
     """Four columns are two each, and none for the third."""
     torch.manual_seed(5)
-    whole = nn.Sequential(nn.Linear(5, 12), nn.Linear(5, 12)).double()
-    model = fully_shard(copy.deepcopy(whole), mesh=mesh)
+    bare = nn.Sequential(nn.Linear(5, 12), nn.Linear(5, 12)).double()
     for depth, decay, standardize in itertools.product((False, True), (None, (0.5, 1.0)), (False, True)):
+        whole = copy.deepcopy(bare)
+        if depth:
+            nn.init.constant_(whole[1].weight, 0.7)  # to which the other layer leaks
+        model = fully_shard(copy.deepcopy(whole), mesh=mesh)
         options: dict[str, Any] = {"keep_ratio": 0.9, "depth": depth, "standardize": standardize}
         if decay is not None:
             decay = (0.3, *decay) if depth else decay
@@ -233,22 +273,36 @@ def check_processes_without_columns(mesh: DeviceMesh) -> None:
         assert ": exchanged" in [line[-11:] for line in reg.communication().splitlines() if "weight" in line]
         expected = SpectralRegularizer(whole, **options)()
         wanted = gradients(expected, whole)
-        model.zero_grad()
         assert reg.accumulate_grad_(1.0).item() == pytest.approx(expected.item(), rel=1e-12)
         assert_close([full(p.grad) for p in model.parameters()], wanted, 1e-11)
 
 
 def check_many_small_messages(mesh: DeviceMesh) -> None:
-    """A bucket that is full is sent, and so is one where the dtype changes."""
+    """One of a kind and dtype for a window; a bucket that is full is sent."""
     whole, model = pair(torch.float32, mesh)
     for m in (whole, model):
         m.conv.double()
         m.head.double()
-    options = OPTIONS["summed"]
-    wanted = gradients(SpectralRegularizer(whole, **options)(), whole)
-    with mock.patch.object(sharded, "_BUCKET", 500):
-        SpectralRegularizer(model, **options).accumulate_grad_(1.0)
-    assert_close([full(p.grad) for p in model.parameters()], wanted, 1e-5)
+    for options in (OPTIONS["summed"], OPTIONS["standardized"]):
+        wanted = gradients(SpectralRegularizer(whole, **options)(), whole)
+        messages: dict[int, list[tuple[str, torch.dtype, int]]] = {}
+        for bucket in (sharded._BUCKET, 500):
+            model.zero_grad()
+            with mock.patch.object(sharded, "_BUCKET", bucket), listed() as messages[bucket]:
+                SpectralRegularizer(model, **options).accumulate_grad_(1.0)
+            assert_close([full(p.grad) for p in model.parameters()], wanted, 1e-5)
+        few, many = (Counter(each[:2] for each in found) for found in messages.values())
+        way = "all_to_all_single" if options is OPTIONS["standardized"] else "all_reduce"
+        most = 2 if options is OPTIONS["standardized"] else 1
+        for dtype in (torch.float32, torch.float64):
+            # Where dtypes alternate, sums of coefficients are several messages, and sums of squares are float64.
+            assert most <= few[way, dtype] <= most + 3 * (way == "all_reduce")
+            assert many[way, dtype] >= few[way, dtype], (many, few)
+        assert many[way, torch.float32] > few[way, torch.float32]
+        large = [nbytes for kind, dtype, nbytes in messages[500] if kind == way and dtype == torch.float32]
+        assert max(large) < max(
+            n for kind, dtype, n in messages[sharded._BUCKET] if (kind, dtype) == (way, torch.float32)
+        )
 
 
 def check_panels_and_precision(mesh: DeviceMesh) -> None:
@@ -372,6 +426,15 @@ def check_placements(mesh: DeviceMesh) -> None:
         SpectralRegularizer(layers, keep_ratio=0.5, depth=True)()
 
 
+def check_layers_of_two_dtypes(mesh: DeviceMesh) -> None:
+    """An error for all processes, before any message."""
+    layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4).bfloat16())
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    with pytest.raises(ValueError, match=r"^model: 1.weight is bfloat16, and 0.weight float32; with depth the layers"):
+        SpectralRegularizer(layers, keep_ratio=0.5, depth=True)()
+
+
 def check_made_too_early(mesh: DeviceMesh) -> None:
     model = Mixed(scalar=False)
     reg = SpectralRegularizer(model, keep_ratio=0.5)
@@ -418,6 +481,7 @@ CHECKS: list[Callable[[DeviceMesh], None]] = [
     check_nan_stays_in_its_parameter,
     check_autograd_once,
     check_placements,
+    check_layers_of_two_dtypes,
     check_made_too_early,
 ]
 
@@ -448,3 +512,45 @@ def test_shards(size: int, tmp_path: Path) -> None:
 def test_replicas_of_shards(tmp_path: Path) -> None:
     """HSDP: two pairs of processes, which hold the same."""
     assert run_processes(_hybrid, 4, tmp_path) == [2] * 4
+
+
+MEMORY = """
+import json, sys
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from front_kernels.sharded import Part, Shard, sharded_loss
+
+torch.set_num_threads(1)
+size, m, n, count = 2, 2048, 2048, 24
+dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=size)
+xs = [torch.randn(m // size, n) for _ in range(count)]
+grads = [torch.zeros_like(x) for x in xs]
+
+def peak():
+    with open("/proc/self/status") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) * 1024
+
+found = {}
+for k in ((2, 2), (64, 2048), (1536, 1536)):
+    parts = [Part((Shard(x, m // size, m),), k) for x in xs]
+    open("/proc/self/clear_refs", "w").write("5")
+    before = peak()
+    sharded_loss([[grad] for grad in grads], parts, dist.group.WORLD, 1.0, True)
+    found[parts[0].way(size) if k != (2, 2) else "warm"] = peak() - before
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status and clear_refs, which only Linux has")
+def test_what_a_process_holds() -> None:
+    """Windows of 32 MiB go through messages; of matrices that are summed one matrix's rows at a time, and its columns.
+
+    All rows together are 192 MiB."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 16)}  # what is freed is given back
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, env=environment)
+    found = json.loads(run.stdout)
+    print({way: held >> 20 for way, held in found.items()})
+    assert found["summed"] < 90 << 20, found
+    assert found["exchanged"] < 5 * (32 << 20), found

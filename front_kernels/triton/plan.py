@@ -21,7 +21,9 @@ from .layouts import _KINDS, _TYPES, Batch, Layout, Plan, Side, Step, Target, Te
 
 __all__ = ["Layout", "Plan", "Step", "Target", "Temporary", "axis", "matrices"]
 
-_UNALIGNED_LANES = 64
+_UNALIGNED = {"axis_moments": 64, "crop_moments": 32}
+"""Most lanes of moments where nothing is known of addresses: loads take more registers there, and on sm_90 with twice
+as many lanes 16-bit values (axis) and float32 ones (crop) would be spilled."""
 _UNDIVIDED = 1 << 30
 """Of sums: more than any has terms."""
 
@@ -172,11 +174,10 @@ class _Builder:
                 return Moments(n, k, self.norm, block, terms, moments.needed(n, k, block, asked)), tile
         return None
 
-    def moment_arguments(self, key: Moments, lanes: int, tile: tiles.Tile, x: Side) -> dict[str, Any]:
+    def moment_arguments(self, key: Moments, lanes: int, tile: tiles.Tile, x: Side, most: int) -> dict[str, Any]:
         step, term = key.strides
         group = (*key.terms, 0, 0)
-        # Loads from addresses of which nothing is known take more registers: of 128 lanes they would be spilled.
-        bl = min(tile.lanes if self.batch.aligned else _UNALIGNED_LANES, tile.lanes, padded(lanes))
+        bl = min(tile.lanes if self.batch.aligned else min(tile.lanes, most), padded(lanes))
         return {
             "n": key.n, "lanes": lanes, "x_j": x.strides[0], "x_l": x.strides[1], "step": step, "term": term,
             "BLOCK": key.block, "MOMENTS": key.moments, "GROUP0": group[0], "GROUP1": group[1], "GROUP2": group[2],
@@ -188,7 +189,7 @@ class _Builder:
         rows, lanes = out.sizes
         padded_rows = key.shape[2]
         bu = tile.rows if padded_rows % tile.rows == 0 else min(padded_rows, 128)
-        arguments = {"rows": rows, "BU": bu, **self.moment_arguments(key, lanes, tile, x)}
+        arguments = {"rows": rows, "BU": bu, **self.moment_arguments(key, lanes, tile, x, _UNALIGNED["axis_moments"])}
         grid = triton.cdiv(rows, bu) * triton.cdiv(lanes, arguments["BL"])
         runs = triton.cdiv(key.n, key.block)
         self.divided(kernels.axis_moments, grid, arguments, x, out, {"basis": key}, tile, runs, moments.RUNS)
@@ -196,7 +197,7 @@ class _Builder:
     def crop_moments(self, x: Side, out: Side, key: Moments, tile: tiles.Tile) -> None:
         (n, lanes), (_, kv) = x.sizes, out.sizes
         across = Key(lanes, kv, False, self.norm, torch.float32, 1, False)
-        arguments = self.moment_arguments(key, lanes, tile, x)
+        arguments = self.moment_arguments(key, lanes, tile, x, _UNALIGNED["crop_moments"])
         runs, bu, columns = triton.cdiv(n, key.block), key.shape[2], across.shape[2]
         tiles_l = triton.cdiv(lanes, arguments["BL"])
         wanted = max(1, self.programs(tile) // (tiles_l * self.batch.count))

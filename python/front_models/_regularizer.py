@@ -335,6 +335,12 @@ def _penalties(apart: Sequence[tuple[Member, Kept]], stacks: Sequence[tuple[Sequ
                     f"model: {member.name} is divided among processes in another way than {members[0].name}; with "
                     "depth the layers of a role must be divided alike"
                 )
+            dtypes = [str(each.param.dtype).removeprefix("torch.") for each in (member, members[0])]
+            if dtypes[0] != dtypes[1]:
+                raise ValueError(
+                    f"model: {member.name} is {dtypes[0]}, and {members[0].name} {dtypes[1]}; with depth the layers of "
+                    "a role must be of one dtype"
+                )
         if mesh is None:
             penalties.append(Stack(members, kept))
         else:
