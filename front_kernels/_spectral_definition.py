@@ -47,8 +47,9 @@ def factors(axes: Sequence[tuple[int, int | range, float]], device: torch.device
     """
     exponent = torch.zeros((), dtype=torch.float64, device=device)
     for n, kept, decay in axes:
-        u = kept if isinstance(kept, range) else range(kept)
-        along = torch.arange(u.start, u.stop, dtype=torch.float64, device=device) * (-decay / n)
+        # NOTE: sizes may be symbols, which a range of them would make numbers.
+        first, last = (kept.start, kept.stop) if isinstance(kept, range) else (0, kept)
+        along = torch.arange(first, last, dtype=torch.float64, device=device) * (-decay / n)
         exponent = exponent[..., None] + along
     return torch.exp(exponent), -torch.expm1(exponent)
 

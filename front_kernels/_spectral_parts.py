@@ -73,33 +73,37 @@ def apart(
     m, n = shape
     mean, energy, flat, shift = spreads.unbind(1)
     constant = flat != 0
-    # Without the mean's coefficient, which is all kept, and against which the others may be small.
-    dc = _of_constant(c, columns)
-    saved = dc.clone()
-    dc.fill_(0)
-    sums: tuple[Tensor, ...]
-    if decay is None or not any(decay):
-        sums = (torch.linalg.vector_norm(c, dim=(1, 2), dtype=torch.float64).square(),)
-    else:
-        across = c.shape[2] if columns is None else columns
-        w, lost = _weights(((m, c.shape[1], decay[0]), (n, across, decay[1])), c)
-        squares = c.square()
-        kept = (w * squares).sum((1, 2), dtype=torch.float64)
-        sums = kept, (w * lost * squares).sum((1, 2), dtype=torch.float64)
-        c *= w
-    dc[:] = saved
+    decayed = decay is not None and any(decay)
+    sums: list[Tensor] = []
+    if standardize or decayed:
+        # Without the mean's coefficient, which is all kept, and against which the others may be small.
+        dc = _of_constant(c, columns)
+        saved = dc.clone()
+        dc.fill_(0)
+        if decayed:
+            assert decay is not None
+            across = c.shape[2] if columns is None else columns
+            w, lost = _weights(((m, c.shape[1], decay[0]), (n, across, decay[1])), c)
+            kept = w * c.square()
+            sums = [kept.sum((1, 2), dtype=torch.float64)] if standardize else []
+            sums.append((lost * kept).sum((1, 2), dtype=torch.float64))
+            c *= w
+        else:
+            sums = [torch.linalg.vector_norm(c, dim=(1, 2), dtype=torch.float64).square()]
+        dc[:] = saved
 
-    def finish(kept: Tensor, extra: Tensor | float = 0.0) -> Between:
+    def finish(*sums: Tensor) -> Between:
         std = (energy / max(1, m * n - 1)).sqrt()
         s = std + STD_EPS if standardize else torch.ones_like(std)
         factor = 2 * scale / s.square()
         slope = torch.zeros_like(factor)
+        extra = sums[-1] if decayed else 0.0
         if standardize:
-            slope = -factor * (energy - kept).clamp_min(0) / (s * std * max(1, m * n - 1))
+            slope = -factor * (energy - sums[0]).clamp_min(0) / (s * std * max(1, m * n - 1))
         terms = torch.stack([factor.masked_fill(constant, 0), slope.masked_fill(constant, 0), mean, shift], 1)
         return Between(c, terms, lambda found: ((found + extra) / s.square()).masked_fill(constant, 0).sum())
 
-    return Started(sums, finish)
+    return Started(tuple(sums), finish)
 
 
 def stacked(

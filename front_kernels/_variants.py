@@ -26,7 +26,8 @@ MANY = tuple(op for op in OPS if op.name in ("dct_crop", "idct_pad"))
 
 
 def _in_place_kernels(name: str) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
-    """Autograd: refuses; ADInplaceOrView: tells autograd that x has changed; fake: checks."""
+    """Autograd: refuses, or where nothing listens below computes; ADInplaceOrView: autograd learns that x has changed;
+    fake: checks."""
     overload = getattr(torch.ops.front, name).default
 
     def autograd(keyset: torch._C.DispatchKeySet, x: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -86,10 +87,12 @@ def _many_kernels(op: LinearOp) -> tuple[Callable[..., list[Tensor]], ...]:
             op.contract(xs[0], *args, op=name, name="xs[0]", **kwargs)
             _contract.check_alike(name, xs)
             return [op.overload(x, *args, **kwargs) for x in xs]
+        outs: list[Tensor]
+        if is_plain(keyset):
+            outs = cuda_kernels[name](xs, *args, **kwargs)
+            return outs
         with torch._C._AutoDispatchBelowAutograd():
-            outs: list[Tensor] = overload.redispatch(
-                keyset & torch._C._after_autograd_keyset, list(xs), *args, **kwargs
-            )
+            outs = overload.redispatch(keyset & torch._C._after_autograd_keyset, list(xs), *args, **kwargs)
         return outs
 
     return autograd, fake

@@ -401,10 +401,8 @@ def register() -> torch.library.Library:
         found[op.name] = _functional(op)
         if "out" in getattr(torch.ops.front, op.name).overloads():
             found[f"{op.name}.out"] = _into(op)
+    found |= {f"{op.name}_many": _many(op) for op in MANY}
     for name, kernel in found.items():
         library.impl(name, kernel, "CUDA")
     _autograd.cuda_kernels.update(found)
-    for op in MANY:
-        name = f"{op.name}_many"
-        library.impl(name, _many(op), "CUDA")
     return library

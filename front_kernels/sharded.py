@@ -11,8 +11,8 @@ Each transforms its own rows. For the columns there are three ways, of which tha
 What each process subtracts from its own rows (spectral.py's typical value; of a vector, whose rows have one value each,
 the mean) it also tells the others. So all know the mean of all, and go on with that as the matrix' typical value.
 
-Parameters go through all of it in windows; in a window messages of a kind are one. Columns go by the ops, which are
-exact whatever torch's matrix products are allowed to do.
+Parameters go through all of it in windows; in a window messages of a kind and dtype are one, of what is gathered few.
+Columns go by the ops, which are exact whatever torch's matrix products are allowed to do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -137,7 +137,8 @@ def _to_rows(coefficients: Sequence[Tensor], parts: Sequence[Part], group: Any) 
 
 def _first_half(parts: Sequence[Part], ways: Sequence[str], group: Any) -> list[_Half]:
     rank = dist.get_rank(group)
-    halves = {i: _gathered_half(part, group) for i, part in enumerate(parts) if ways[i] == "gathered"}
+    gathered = [i for i, way in enumerate(ways) if way == "gathered"]
+    halves = dict(zip(gathered, _gathered_halves([parts[i] for i in gathered], group), strict=True))
     own = {i: _own(part, ways[i], rank) for i, part in enumerate(parts) if ways[i] != "gathered"}
     if own:
         every = _all_gather(torch.cat([each.moments for each in own.values()]), group)
@@ -173,17 +174,28 @@ def _spreads(moments: Tensor, shard: Shard, dtype: torch.dtype, rank: int) -> tu
     return torch.stack([mean, energy, constant.to(std.dtype), shift], 1), shifts[rank] - shift
 
 
-def _gathered_half(part: Part, group: Any) -> _Half:
-    found = [_whole(shard, part.k, group) for shard in part.shards]
-    return _Half(torch.stack([c for c, _ in found]), torch.stack([spread for _, spread in found]))
+def _gathered_halves(parts: Sequence[Part], group: Any) -> list[_Half]:
+    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in parts]
+    for dtype in dict.fromkeys(part.shards[0].local.dtype for part in parts):
+        those = [(i, s) for i, part in enumerate(parts) for s in part.shards if s.local.dtype == dtype]
+        for bunch in _bunches(those, lambda each: each[1].total * each[1].shape[1] * each[1].local.itemsize):
+            for (i, _), x in zip(bunch, _gathered([shard for _, shard in bunch], group), strict=True):
+                found[i].append(_of_whole(x, parts[i].k))
+    return [_Half(torch.stack([c for c, _ in each]), torch.stack([spread for _, spread in each])) for each in found]
 
 
-def _whole(shard: Shard, kept: tuple[int, int], group: Any) -> tuple[Tensor, Tensor]:
-    rows, n = shard.local.shape
-    own = shard.local.new_zeros(shard.chunk, n)
-    own[:rows] = shard.local
-    x = _all_gather(own, group).view(-1, n)[: shard.total]
-    if n == 1:  # as a row, whose typical value is that of many
+def _gathered(shards: Sequence[Shard], group: Any) -> list[Tensor]:
+    """The matrices, of one dtype."""
+    sizes = [shard.chunk * shard.shape[1] for shard in shards]
+    own = shards[0].local.new_zeros(sum(sizes))
+    for shard, place in zip(shards, own.split(sizes), strict=True):
+        place[: shard.local.numel()] = shard.local.reshape(-1)
+    every = _all_gather(own, group).split(sizes, 1)
+    return [x.reshape(-1, shard.shape[1])[: shard.total] for shard, x in zip(shards, every, strict=True)]
+
+
+def _of_whole(x: Tensor, kept: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    if x.shape[1] == 1:  # as a row, whose typical value is that of many
         c, spreads = torch.ops.front._spectral_crop.default([x.t()], [1, kept[0]])
         return c[0].t(), spreads[0]
     c, spreads = torch.ops.front._spectral_crop.default([x], list(kept))
@@ -221,35 +233,44 @@ def _transformed_rows(locals_: Sequence[Tensor], kept: int) -> _Own:
     return _Own(t, torch.stack([torch.full_like(mean, rows * n), mean, energy, shift], 1))
 
 
+_Item = TypeVar("_Item")
+
+
+def _bunches(items: Sequence[_Item], nbytes: Callable[[_Item], int]) -> Iterator[list[_Item]]:
+    """Neighbours that have at most _BUCKET bytes together, or single ones."""
+    bunch: list[_Item] = []
+    held = 0
+    for item in items:
+        if bunch and held + nbytes(item) > _BUCKET:
+            yield bunch
+            bunch, held = [], 0
+        bunch.append(item)
+        held += nbytes(item)
+    if bunch:
+        yield bunch
+
+
 def _reduce(tensors: Sequence[Tensor], group: Any) -> None:
     """Sums over the processes, in place, in few messages."""
-    bucket: list[Tensor] = []
-
-    def flush() -> None:
-        flat = torch.cat([t.view(-1) for t in bucket])
-        dist.all_reduce(flat, group=group)
-        for t, piece in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
-            t.copy_(piece.view_as(t))
-        bucket.clear()
-
-    for t in tensors:
-        if bucket and (bucket[0].dtype != t.dtype or sum(b.nbytes for b in bucket) + t.nbytes > _BUCKET):
-            flush()
-        bucket.append(t)
-    if bucket:
-        flush()
+    for dtype in dict.fromkeys(t.dtype for t in tensors):
+        for bunch in _bunches([t for t in tensors if t.dtype == dtype], lambda t: t.nbytes):
+            flat = torch.cat([t.view(-1) for t in bunch])
+            dist.all_reduce(flat, group=group)
+            for t, piece in zip(bunch, flat.split([t.numel() for t in bunch]), strict=True):
+                t.copy_(piece.view_as(t))
 
 
 def _windows(parts: Sequence[Part], size: int) -> Iterator[slice]:
     """Neighbours that hold at most _BUCKET bytes together, or single ones: they are there at once."""
-    first = held = 0
-    for i, part in enumerate(parts):
-        own = part.held_bytes(size)
-        if i > first and held + own > _BUCKET:
-            yield slice(first, i)
-            first, held = i, 0
-        held += own
-    yield slice(first, len(parts))
+    for bunch in _bunches(range(len(parts)), lambda i: parts[i].held_bytes(size)):
+        yield slice(bunch[0], bunch[-1] + 1)
+
+
+def _started(part: Part, half: _Half, columns: range | None, scale: Scale, standardize: bool) -> Started:
+    shape = part.shards[0].shape
+    if part.layers is None:
+        return apart(*half, shape, scale, standardize, part.decay, columns)
+    return stacked(*half, shape, part.layers, scale, standardize, part.decay, columns)
 
 
 def _betweens(started: Sequence[Started], ways: Sequence[str], group: Any) -> list[Between]:
@@ -289,13 +310,11 @@ def _window(
     """The sums of r^2 of every shard, and of every part its loss from these of all processes."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     ways = [part.way(size) for part in parts]
+    halves = _first_half(parts, ways, group)
     started = []
-    for part, way, (c, spreads) in zip(parts, ways, _first_half(parts, ways, group), strict=True):
-        shape, columns = part.shards[0].shape, part.columns(size)[rank] if way == "exchanged" else None
-        if part.layers is None:
-            started.append(apart(c, spreads, shape, scale, standardize, part.decay, columns))
-        else:
-            started.append(stacked(c, spreads, shape, part.layers, scale, standardize, part.decay, columns))
+    for part, way in zip(parts, ways, strict=True):
+        columns = part.columns(size)[rank] if way == "exchanged" else None
+        started.append(_started(part, halves.pop(0), columns, scale, standardize))  # which may hold others by then
     betweens = _betweens(started, ways, group)
     exchanged = [i for i, way in enumerate(ways) if way == "exchanged"]
     lows = _to_rows([betweens[i].coefficients for i in exchanged], [parts[i] for i in exchanged], group)

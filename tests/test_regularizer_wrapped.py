@@ -119,9 +119,9 @@ def test_coefficients_are_there_a_few_at_a_time(depth: bool, mesh: DeviceMesh, m
     limit = 10000 if not depth else 4 * 4 * 32 * 33
     first_half, held, calls = sharded._first_half, list[Any](), list[int]()
 
-    def watched(parts: Any, group: Any) -> Any:
+    def watched(*given: Any) -> Any:
         assert not any(c() is not None for c in held), "those of the window before"
-        halves = first_half(parts, group)
+        halves = first_half(*given)
         held.extend(weakref.ref(c) for c, _ in halves)
         calls.append(sum(c.nbytes for c, _ in halves))
         return halves

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import front_kernels as fk
 from front_kernels import reference
@@ -136,6 +137,8 @@ def test_opcheck(requires_grad: bool) -> None:
 
 def train(w: Tensor, k: int) -> Tensor:
     loss = fk.spectral_loss(w, (k, 2), standardize=True) * 2 + fk.spectral_loss_many([w, w.t()], [(k, 2), 1])
+    loss = loss + fk.spectral_loss_many([w], [(k, 2)], decay=(1.0, 0.5))
+    loss = loss + fk.spectral_stack_loss([w, w], (2, k, 2), decay=(0.5, 1.0, 2.0))
     return loss + fk.spectral_stack_loss([w, w * w], (1, k, 2), standardize=True)
 
 
@@ -153,6 +156,18 @@ def test_compiled_once_for_all_shapes(backend: str) -> None:
         w = torch.randn(m, n, dtype=torch.float64)
         torch.testing.assert_close(value_and_grad(compiled, w, k), value_and_grad(train, w, k), rtol=1e-11, atol=1e-11)
     assert counter.frame_count == 1
+
+
+def test_a_graph_of_symbolic_sizes_is_for_all() -> None:
+    def gradient(w: Tensor) -> Tensor:
+        def loss(w: Tensor) -> Tensor:
+            return fk.spectral_loss_many([w], [(w.shape[0] // 2, w.shape[1] // 2)], decay=(1.0, 0.5)).square()
+
+        return torch.func.grad(lambda w: torch.func.grad(loss)(w).square().sum())(w)
+
+    graph = make_fx(gradient, tracing_mode="symbolic")(torch.randn(8, 10, dtype=torch.float64))
+    w = torch.randn(20, 30, dtype=torch.float64)
+    torch.testing.assert_close(graph(w), gradient(w), rtol=1e-11, atol=1e-11)
 
 
 def test_the_in_place_form_compiles() -> None:
