@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,19 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from penalties import Mixed
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "summed": {"keep_ratio": 0.3},
+    "exchanged": {"keep_ratio": 0.9, "standardize": False},  # in bfloat16 gathered
+    "both ways": {"k": (4, 6), "reduction": "mean"},
+    "exponential": {"weighting": "exponential", "decay": (2.0, 0.5)},
+    "exponential-plain": {"weighting": "exponential", "decay": (0.0, 3.0), "standardize": False},
+    "standardized": {"keep_ratio": 0.8},
+    "depth": {"keep_ratio": 0.5, "depth": True},
+    "depth-summed": {"keep_ratio": 0.3, "depth": True},
+    "depth-exchanged": {"keep_ratio": 0.9, "depth": 2, "standardize": False},
+    "depth-exponential": {"weighting": "exponential", "decay": (1.0, 2.0, 0.5), "depth": True},
+}
 
 
 def shard(model: Mixed, mesh: DeviceMesh) -> Mixed:
