@@ -184,14 +184,15 @@ def _gathered_halves(parts: Sequence[Part], group: Any) -> list[_Half]:
     return [_Half(torch.stack([c for c, _ in each]), torch.stack([spread for _, spread in each])) for each in found]
 
 
-def _gathered(shards: Sequence[Shard], group: Any) -> list[Tensor]:
+def _gathered(shards: Sequence[Shard], group: Any) -> Iterator[Tensor]:
     """The matrices, of one dtype."""
     sizes = [shard.chunk * shard.shape[1] for shard in shards]
     own = shards[0].local.new_zeros(sum(sizes))
     for shard, place in zip(shards, own.split(sizes), strict=True):
         place[: shard.local.numel()] = shard.local.reshape(-1)
     every = _all_gather(own, group).split(sizes, 1)
-    return [x.reshape(-1, shard.shape[1])[: shard.total] for shard, x in zip(shards, every, strict=True)]
+    for shard, x in zip(shards, every, strict=True):
+        yield x.reshape(-1, shard.shape[1])[: shard.total]  # of several a copy
 
 
 def _of_whole(x: Tensor, kept: tuple[int, int]) -> tuple[Tensor, Tensor]:
