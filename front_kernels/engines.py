@@ -373,10 +373,8 @@ def _many(op: Any) -> Callable[..., list[Tensor]]:
 
     def prepared(xs: Sequence[Tensor], args: Sequence[Any], kwargs: dict[str, Any]) -> _Call:
         shape, dtype = op.contract(xs[0], *args, op=name, name="xs[0]", **kwargs)
-        out, task = (
-            xs[0].new_empty(shape, dtype=dtype, device="meta"),
-            Task(direction, op.arguments(args, kwargs)["norm"]),
-        )
+        out = xs[0].new_empty(shape, dtype=dtype, device="meta")
+        task = Task(direction, op.arguments(args, kwargs)["norm"])
         return tuple(shape), out.stride(), dtype, _computation(name, len(xs), xs[0], out, task)
 
     def kernel(xs: Sequence[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
