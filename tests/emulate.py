@@ -8,6 +8,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,6 +23,8 @@ import numpy as np
 
 ROOT = Path(__file__).parent.parent
 CUDA = ROOT / "csrc" / "cuda"
+STD = "\n".join(re.findall("#include <.*", (CUDA / "emulator.h").read_text()))
+REALS = {2: "float", 3: "double"}  # of the DType of params.h
 H200 = [132, 227 << 10, 228 << 10]  # multiprocessors, shared memory of a block and of a multiprocessor
 
 
@@ -72,16 +75,33 @@ def _folder() -> Path:
 
 def compile_kernels(launches: Sequence[dict[str, Any]], headers: Path = CUDA) -> None:
     """Those of them that are not compiled yet, at once: much of the time goes into what kernels share."""
-    missing = {_library(k["name"], k["source"], headers): k["source"] for k in launches}
-    missing = {path: source for path, source in missing.items() if not path.exists()}
-    if not missing:
-        return
+    missing: dict[str, dict[Path, str]] = {}  # by what they begin with
+    for launch in launches:
+        if not (path := _library(launch, headers)).exists():
+            missing.setdefault(_storage(launch), {})[path] = launch["source"]
+    for storage, sources in missing.items():
+        _compile(storage, sources, headers)
+
+
+def _storage(launch: dict[str, Any]) -> str:
+    """The types that the kernel takes: of one alone, where it computes in that, it compiles faster."""
+    types = set(launch.get("types", ()))
+    if len(types) != 1:
+        return ""
+    real = REALS[types.pop()]
+    return f"template <> struct front::cuda::AnyStorage<{real}> {{ static constexpr bool value = false; }};"
+
+
+def _compile(storage: str, missing: dict[Path, str], headers: Path) -> None:
     with tempfile.TemporaryDirectory(dir=_folder()) as own:
         text, fresh = Path(own) / "kernels.cpp", Path(own) / f"{uuid.uuid4().hex}.so"
-        text.write_text("\n".join(missing.values()))
-        # Headers with a fault serve one kernel: to precompile them would take longer.
-        first = _precompiled() if headers == CUDA else headers / "kernels.h"
-        gxx("-include", str(first), "-shared", str(text), str(_emulator()), "-o", str(fresh))
+        text.write_text("\n".join([storage, *missing.values()]))
+        # Headers with a fault serve one kernel: to precompile them would take longer, but for the standard library's.
+        kernels = headers / "kernels.h"
+        own_headers = headers == CUDA
+        first = _precompiled("all", f'#include "{kernels}"') if own_headers else _precompiled("std", STD)
+        included = ["-include", str(first), *([] if own_headers else ["-include", str(kernels)])]
+        gxx(*included, "-shared", str(text), str(_emulator()), "-o", str(fresh))
         library = fresh.replace(_folder() / fresh.name)
         for path in missing:  # by renaming: another worker may look for it, or make it too
             link = Path(own) / path.name
@@ -89,16 +109,14 @@ def compile_kernels(launches: Sequence[dict[str, Any]], headers: Path = CUDA) ->
             link.replace(path)
 
 
-def _library(name: str, source: str, headers: Path) -> Path:
-    key = hashlib.sha256(f"{headers}\n{source}".encode()).hexdigest()[:16]
-    return _folder() / f"{name[:60]}_{key}.so"
+def _library(launch: dict[str, Any], headers: Path) -> Path:
+    key = hashlib.sha256(f"{headers}\n{_storage(launch)}\n{launch['source']}".encode()).hexdigest()[:16]
+    return _folder() / f"{launch['name'][:60]}_{key}.so"
 
 
 @functools.cache
-def compiled(name: str, source: str, headers: Path = CUDA) -> ctypes.CDLL:
-    """The kernel as a host library."""
-    compile_kernels([{"name": name, "source": source}], headers)
-    return ctypes.CDLL(str(_library(name, source, headers)))
+def _loaded(library: Path) -> ctypes.CDLL:
+    return ctypes.CDLL(str(library))
 
 
 def gxx(*arguments: str) -> None:
@@ -111,14 +129,14 @@ def gxx(*arguments: str) -> None:
 
 
 @functools.cache
-def _precompiled() -> Path:
-    """A header that includes the kernels, with its precompiled form beside it."""
-    header = _folder() / "precompiled" / "all.h"
+def _precompiled(name: str, text: str) -> Path:
+    """A header of this text, with its precompiled form beside it."""
+    header = _folder() / f"precompiled_{name}" / "all.h"
     if not header.parent.exists():
         with tempfile.TemporaryDirectory(dir=_folder()) as own:
             fresh = Path(own) / "precompiled"
             fresh.mkdir()
-            (fresh / "all.h").write_text(f'#include "{CUDA / "kernels.h"}"\n')
+            (fresh / "all.h").write_text(f"{text}\n")
             gxx("-x", "c++-header", str(fresh / "all.h"), "-o", str(fresh / "all.h.gch"))
             with contextlib.suppress(OSError):  # another worker was first
                 fresh.rename(header.parent)
@@ -217,7 +235,7 @@ def run(
         array = (EmulatedBuffer * len(memory))(*memory)
         order = _order_of(launch, buffers) if seed is None else seed
         report = EmulatorReport(order, statistics, array, len(memory), launch["shared_bytes"])
-        kernel = getattr(compiled(launch["name"], launch["source"], headers), launch["name"])
+        kernel = getattr(_loaded(_library(launch, headers)), launch["name"])
         raw = ctypes.create_string_buffer(bytes(args), len(args))
         kernel(raw, ctypes.c_longlong(0), ctypes.c_longlong(launch["blocks"]), ctypes.byref(report))
         for b, m in zip(buffers, array[len(tables) :], strict=True):

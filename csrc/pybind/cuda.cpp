@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstring>
+#include <optional>
 
 #include "../checks.h"
 #include "../cuda/passes.h"
@@ -37,9 +38,15 @@ py::dict launch_dict(cuda::Launch l) {
   return d;
 }
 
-py::tuple launches(const std::vector<cuda::Launch>& all, int64_t workspace_bytes) {
+// types: of input, compute and output, if they are the same for all.
+py::tuple launches(const std::vector<cuda::Launch>& all, int64_t workspace_bytes,
+                   std::optional<std::array<int, 3>> types = std::nullopt) {
   py::list list;
-  for (const cuda::Launch& l : all) list.append(launch_dict(l));
+  for (const cuda::Launch& l : all) {
+    py::dict d = launch_dict(l);
+    if (types) d["types"] = *types;
+    list.append(d);
+  }
   return py::make_tuple(list, workspace_bytes);
 }
 
@@ -140,7 +147,7 @@ void bind_cuda(py::module_& m) {
         int64_t bytes = 0;
         const auto all = cuda::matrix_launches(x, cuda::hardware_of(hardware), reinterpret_cast<char*>(workspace),
                                                &bytes, most_workspace);
-        return launches(all, bytes);
+        return launches(all, bytes, types);
       },
       py::arg("direction"), py::arg("sizes"), py::arg("strides"), py::arg("types"), py::arg("norm"), py::arg("ins"),
       py::arg("outs"), py::arg("batch"), py::arg("workspace"), py::arg("hardware"), py::arg("most_workspace") = 0,
@@ -163,7 +170,7 @@ void bind_cuda(py::module_& m) {
         int64_t bytes = 0;
         const auto all = cuda::axis_launches(x, size_of(static_cast<DType>(types[1])), cuda::hardware_of(hardware),
                                              reinterpret_cast<char*>(workspace), &bytes);
-        return launches(all, bytes);
+        return launches(all, bytes, types);
       },
       py::arg("direction"), py::arg("n"), py::arg("kept"), py::arg("along"), py::arg("types"), py::arg("norm"),
       py::arg("in_"), py::arg("out"), py::arg("lanes"), py::arg("workspace"), py::arg("hardware"),
@@ -193,7 +200,7 @@ void bind_cuda(py::module_& m) {
         int64_t bytes = 0;
         const auto all =
             cuda::spectral_launches(x, cuda::hardware_of(hardware), reinterpret_cast<char*>(workspace), &bytes);
-        return launches(all, bytes);
+        return launches(all, bytes, types);
       },
       py::arg("sizes"), py::arg("strides"), py::arg("types"), py::arg("xs"), py::arg("grads"), py::arg("decay"),
       py::arg("standardize"), py::arg("scale"), py::arg("losses"), py::arg("workspace"), py::arg("hardware"),

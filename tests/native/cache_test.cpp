@@ -51,7 +51,7 @@ bool long_lengths_are_kept() {
 }
 
 int main() {
-  constexpr int kThreads = 8, kRounds = 64;
+  constexpr int kThreads = 4, kRounds = 64;
   std::vector<std::thread> threads;
   std::vector<int> wrong(kThreads, 0);
   for (int t = 0; t < kThreads; ++t)
