@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,27 @@ def check_processes_without_columns(mesh: DeviceMesh) -> None:
         wanted = gradients(expected, whole)
         assert reg.accumulate_grad_(1.0).item() == pytest.approx(expected.item(), rel=1e-12)
         assert_close([full(p.grad) for p in model.parameters()], wanted, 1e-11)
+
+
+def check_first_call_says_what_is_sent(mesh: DeviceMesh) -> None:
+    _, model = pair(torch.float32, mesh)
+    reg = SpectralRegularizer(model, **OPTIONS["summed"])
+    said: list[str] = []
+    logger, handler = logging.getLogger("front_models"), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        SpectralRegularizer(model, **OPTIONS["summed"])()
+        assert said == []  # nobody listens to INFO
+        logger.setLevel(logging.INFO)
+        for _ in range(2):
+            reg.accumulate_grad_(0.1)
+            reg()
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+    lines = reg.communication().splitlines()
+    assert said == [f"bytes that a process sends in a call: {line}" for line in lines if mesh.get_local_rank() == 0]
 
 
 def check_panels_and_precision(mesh: DeviceMesh) -> None:
@@ -310,6 +332,7 @@ CHECKS: list[Callable[[DeviceMesh], None]] = [
     check_bytes_of_an_even_exchange,
     check_processes_without_columns,
     check_many_small_messages,
+    check_first_call_says_what_is_sent,
     check_panels_and_precision,
     check_autograd_knows_of_changes,
     check_frozen_and_whole_parameters,

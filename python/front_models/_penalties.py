@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ import front_kernels
 from front_kernels.sharded import Part, Shard, graded_sharded_loss, sharded_loss
 from front_models._walk import is_distributed
 
-__all__ = ["Apart", "Kept", "Member", "Penalty", "Sharded", "Stack", "mesh_of"]
+__all__ = ["Apart", "Kept", "Member", "Penalty", "Sharded", "Stack", "log_communication", "mesh_of"]
+
+logger = logging.getLogger("front_models")
 
 Decay = tuple[float, ...] | None
 _HALVES = (torch.float16, torch.bfloat16)  # whose gradients may be float32
@@ -182,6 +185,7 @@ class Sharded:
         self._roles = roles
         self._group = mesh.get_group(axis)
         self._size = mesh.size(axis)
+        self.is_first = mesh.get_local_rank(axis) == 0
 
     @property
     def count(self) -> int:
@@ -236,3 +240,13 @@ class Sharded:
             count = f"{len(members)} x {math.prod(members[0].param.shape)}"
             lines.append(f"{members[0].name} ({count}): {ways}: {part.way(self._size)}")
         return lines
+
+
+def log_communication(penalties: Sequence[Penalty]) -> None:
+    """What processes send in a call, for who listens to the level INFO; of every group its first process says it."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    for penalty in penalties:
+        if isinstance(penalty, Sharded) and penalty.is_first:
+            for line in penalty.communication():
+                logger.info("bytes that a process sends in a call: %s", line)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from front_models._files import plain_names
 from front_models._kinds import KINDS, check_skip, is_table, kind_of, skips
-from front_models._penalties import Apart, Kept, Member, Penalty, Sharded, Stack, mesh_of
+from front_models._penalties import Apart, Kept, Member, Penalty, Sharded, Stack, log_communication, mesh_of
 from front_models._roles import find_axes, group_roles
 from front_models._walk import matrix_shape, unwrapped
 
@@ -89,7 +89,8 @@ class SpectralRegularizer:
     (frozen; also of the layers that `depth` counts), shared ones count once. Under DDP every process adds the same;
     with ``find_unused_parameters=True`` only by `accumulate_grad_`: under autograd the penalty uses what the model did
     not, and DDP's backward raises. Under FSDP2, where parameters are DTensors sharded along axis 0, processes transform
-    their own rows and share the columns; make the regularizer after `fully_shard`; see `communication`.
+    their own rows and share the columns; make the regularizer after `fully_shard`. The first call logs what is sent
+    (logger "front_models", level INFO): `communication`.
 
     Args:
         model: its parameters of floating point, but tables, which the architecture fixes.
@@ -147,6 +148,7 @@ class SpectralRegularizer:
         self._given = ", ".join(f"{name}={value!r}" for name, value in given.items())
         self._standardize = standardize
         self._mean = reduction == "mean"
+        self._said = False  # what is sent
         model = unwrapped(model)[0]
         _check_parameters(model)
         _warn_of_unmatched(model, words)
@@ -177,7 +179,7 @@ class SpectralRegularizer:
         Raises:
             ValueError: no parameter requires grad, or the model has another one by now.
         """
-        penalties = self._penalties()
+        penalties = self._checked()
         loss = penalties[0].loss(self._standardize)
         for penalty in penalties[1:]:
             loss = loss + penalty.loss(self._standardize).to(loss.device)
@@ -199,7 +201,7 @@ class SpectralRegularizer:
         # NOTE: in a graph lam has no value to ask for.
         if not torch.compiler.is_compiling() and not math.isfinite(lam):
             raise ValueError(f"lam: got {lam!r}; allowed is a finite number")
-        penalties = self._penalties()
+        penalties = self._checked()
         count = sum(penalty.count for penalty in penalties)
         scale = lam / count if self._mean else float(lam)
         losses = [penalty.accumulate(scale, self._standardize) for penalty in penalties]
@@ -238,6 +240,13 @@ class SpectralRegularizer:
         """
         sharded = [penalty for penalty in self._penalties() if isinstance(penalty, Sharded)]
         return "\n".join(line for penalty in sharded for line in penalty.communication())
+
+    def _checked(self) -> list[Penalty]:
+        penalties = self._penalties()
+        if not torch.compiler.is_compiling() and not self._said:
+            log_communication(penalties)
+            self._said = True
+        return penalties
 
     def _penalties(self) -> list[Penalty]:
         apart: list[tuple[Member, Kept]] = []
