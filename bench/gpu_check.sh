@@ -11,7 +11,7 @@ ROOT=$PWD
 OUT=${OUT:-$ROOT/bench/results}
 PY=${PYTHON:-python3}
 TOTAL=465   # seconds, for all steps
-BUILD=150 OPS=140 TRITON=60 TORCH=90 SMALL=80   # at most; SMALL: gpu_small.py, by itself or under the sanitizer's tools
+BUILD=200 OPS=140 TRITON=60 TORCH=90 SMALL=80   # at most; SMALL: gpu_small.py, by itself or under the sanitizer's tools
 PYTEST_ARGS=${PYTEST_ARGS:--x -q}
 SUMMARY=() STATUS=0
 mkdir -p "$OUT" || exit 1

@@ -85,12 +85,14 @@ def set_precision(name: str) -> _Set:
 
 def engine() -> str | None:
     """The engine that is asked for, if any."""
-    if _made["engine"]:
-        return _made["engine"][-1].value
+    made = _made["engine"]  # once: another thread may put a new list there
+    if made:
+        return made[-1].value
     if environment is not None:
         check_engine("FRONT_ENGINE", environment)
     return environment
 
 
 def precision() -> str:
-    return (_made["precision"][-1].value if _made["precision"] else None) or "highest"
+    made = _made["precision"]
+    return (made[-1].value if made else None) or "highest"

@@ -304,6 +304,22 @@ def test_blocks_of_two_threads_end_in_any_order(make, get, values, usual):
     assert get() == usual
 
 
+@pytest.mark.parametrize(("get", "usual"), [(_settings.engine, None), (_settings.precision, "highest")])
+def test_a_setting_that_ends_while_it_is_read(monkeypatch, get, usual):
+    """In another thread, which puts a new list in the place of the one that was looked at."""
+
+    class Ending(dict[str, list[object]]):
+        def __getitem__(self, key: str) -> list[object]:
+            found, self[key] = super().__getitem__(key), []
+            return found
+
+    with fk.set_engine("triton"), fk.set_precision("fast"), monkeypatch.context() as patch:
+        value = get()
+        patch.setattr(_settings, "_made", Ending(_settings._made))
+        assert get() == value != usual
+        assert get() == usual
+
+
 @pytest.mark.parametrize(
     ("make", "get", "value", "usual"),
     [

@@ -67,6 +67,19 @@ def test_bases_and_cuda_graphs(monkeypatch):
     assert cache.get(key, cuda) is built
 
 
+@pytest.mark.parametrize("capturing", [False, True])
+def test_kernels_that_fail_while_a_graph_is_captured(monkeypatch, capturing):
+    class Unloadable:
+        def __getitem__(self, grid):
+            raise ValueError("operation not permitted")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    words = r"\(operation not permitted\) while a CUDA graph is captured" if capturing else "^operation not permitted$"
+    with pytest.raises(RuntimeError if capturing else ValueError, match=words):
+        launch.launch(Unloadable(), 1, {})
+
+
 @pytest.mark.parametrize(
     "key",
     [

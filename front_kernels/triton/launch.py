@@ -15,8 +15,20 @@ __all__ = ["carry_out", "matrices", "planned"]
 
 
 def launch(kernel: Any, grid: int, arguments: dict[str, Any]) -> None:
-    """The one place that calls Triton."""
-    kernel[(grid,)](**arguments)
+    """The one place that calls Triton.
+
+    Raises:
+        RuntimeError: the kernel fails while the current stream is captured into a CUDA graph: it is not loaded yet.
+    """
+    try:
+        kernel[(grid,)](**arguments)
+    except Exception as error:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"front: a kernel failed ({error}) while a CUDA graph is captured, when none can be compiled or "
+                "loaded. Call the op once before, with the same sizes and as many tensors"
+            ) from error
+        raise
 
 
 Slots = dict[str | int, Tensor]

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from on_gpu import GPU, exact, randn, why_skipped
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import front_kernels as fk
 from compare import relative_error
@@ -64,6 +65,22 @@ def test_a_graph_gives_new_results_for_new_inputs(op):
         replayed = result.clone()
         op(randn(96, 1024))  # a call between replays takes nothing that the graph needs
         assert torch.equal(replayed, op(x))
+
+
+def test_a_graph_is_captured_before_any_other_call(engine):
+    """The CUDA engine's kernels can be loaded and tables copied then; products need a call before, and say so."""
+    x = randn(104, 1040)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    if engine == "triton":
+        with pytest.raises(RuntimeError, match="Call the op once before"), torch.cuda.graph(graph):
+            fk.dct_crop(x, (13, 26))
+        return
+    with torch.cuda.graph(graph):
+        result = fk.dct_crop(x, (13, 26))
+    x.copy_(randn(104, 1040))
+    graph.replay()
+    assert torch.equal(result, fk.dct_crop(x, (13, 26)))
 
 
 @every_call
@@ -153,6 +170,38 @@ def test_derivatives(op):
     assert relative_error(grads[0], grads[1]) <= 2e-6
     wide = randn(48, 33, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(op, (wide,), check_forward_ad=True, fast_mode=True)
+
+
+def test_what_torch_knows_of_a_call():
+    """Plain tensors go past the dispatcher, so what it does for them has to be done, and all others must not."""
+    x, out = randn(48, 33), torch.zeros(8, 8, device=GPU)
+    expected = fk.dct_crop(x, (8, 8))
+    before = x._version, out._version
+    fk.dct_crop(x, (8, 8), out=out)
+    assert (x._version, out._version) == (before[0], before[1] + 1)
+    assert torch.equal(out, expected)
+    changed = x.clone()
+    before = changed._version
+    fk.lowpass_(changed, (8, 8))
+    assert changed._version == before + 1
+    with torch.inference_mode():
+        found = fk.dct_crop(randn(48, 33), (8, 8))
+        assert found.is_inference()
+        assert torch.equal(fk.dct_crop(x, (8, 8)), expected)
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Watch():
+        assert torch.equal(fk.dct_crop(x, (8, 8)), expected)
+    assert any("front.dct_crop" in name for name in seen)
+    mapped = torch.vmap(lambda a: fk.dct_crop(a, (8, 8)))(torch.stack([x, 2 * x]))
+    assert relative_error(mapped[1], 2 * expected.double()) <= 5e-7
+    _, tangent = torch.func.jvp(lambda a: fk.dct_crop(a, (8, 8)), (x,), (3 * x,))
+    assert relative_error(tangent, 3 * expected.double()) <= 5e-7
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch.compile needs Triton on a GPU")

@@ -61,6 +61,28 @@ def test_precision(shape, k, dtype, mean):
     assert max(fast) <= max(3e-3, limit)
 
 
+@pytest.mark.parametrize(
+    ("shape", "k", "dtype"),
+    [((8192, 4096), (64, 32), SINGLE), ((4096, 8192), (256, 300), HALF), ((4096, 8192), (256, 300), SINGLE),
+     ((300, 200), (140, 40), HALF)],
+    ids=str,
+)  # fmt: skip
+def test_tensors_that_begin_anywhere(shape, k, dtype):
+    """Alone, and one of a list."""
+    m, n = shape
+    room = randn(m * n + 1, dtype=dtype)
+    x, limit = room[1:].view(m, n), 1e-6 if dtype == SINGLE else 1e-5
+    assert x.data_ptr() % 16
+    expected = exact(REF.dct_crop, x, k)
+    out = torch.empty(k[0] * k[1] + 1, device=GPU)[1:].view(k)
+    fk.dct_crop(x, k, out=out)
+    assert relative(out, expected) <= limit
+    for found in fk.dct_crop_many([x, x.clone()], k, out_dtype=SINGLE):
+        assert relative(found, expected) <= limit
+    back = exact(REF.idct_pad, x[: k[0], : k[1]], shape)
+    assert relative(fk.idct_pad(x[: k[0], : k[1]], shape, out_dtype=SINGLE), back) <= limit
+
+
 @pytest.mark.parametrize("layout", ["rows", "every second", "transposed"])
 @pytest.mark.parametrize("k", [(24, 40), (140, 40)])
 def test_layouts(k, layout):
