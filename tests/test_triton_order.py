@@ -10,9 +10,10 @@ from compare import assert_matches
 from front_kernels import _costs, reference
 
 pytest.importorskip("triton", reason="Triton is not installed: its kernels are not tested")
-from front_kernels.triton import kernels, launch, plan
+from front_kernels.triton import kernels, launch, plan, tiles
 
 HALF, SINGLE, DOUBLE = torch.bfloat16, torch.float32, torch.float64
+H200 = ("NVIDIA H200", "sm_90")
 TERMS = 3e-5  # the largest error of one element, of the scale, that a basis of two bfloat16 terms may leave
 
 
@@ -20,8 +21,10 @@ def layout(shape, dtype, by_columns=False):
     return plan.Layout(shape, (1, shape[0]) if by_columns else (shape[1], 1), dtype)
 
 
-def planned(shape, k, dtype, by_columns=False, precision="highest", direction="forward", x=None, out=None):
-    target = plan.Target(("nothing",), 132, precision)
+def planned(
+    shape, k, dtype, by_columns=False, precision="highest", direction="forward", x=None, out=None, names=("nothing",)
+):
+    target = plan.Target(names, 132, precision)
     inverse = direction == "inverse"
     ends = (k, shape) if inverse else (shape, k)
     x = layout(ends[0], dtype, by_columns) if x is None else plan.Layout.of(x)
@@ -91,6 +94,46 @@ def test_otherwise_the_contiguous_axis_goes_last(shape, k, dtype):
     (m, n), (k0, k1) = shape, k
     for by_columns, size, kept in ((False, shape, k), (True, shape[::-1], k[::-1])):
         assert axes(planned(size, kept, dtype, by_columns)) == [(m, k0, n), (n, k1, k0)]
+
+
+def last_grid(found):
+    """Of the pass whose sums are not divided: its tile and its programs."""
+    step = found.steps[-1]
+    assert step.kernel is kernels.axis
+    return step.arguments["BU"], step.arguments["BL"], step.grid
+
+
+@pytest.mark.parametrize(
+    ("shape", "k", "tile", "programs"),
+    [
+        ((30522, 768), (256, 256), (32, 32), 4 * 8),  # folded: half the rows
+        ((1000, 333), (130, 140), (32, 32), 3 * 5),
+        ((1536, 3000), (1536, 768), (64, 64), 6 * 24),  # enough of them
+    ],
+)
+def test_small_results_are_made_by_small_tiles(shape, k, tile, programs, monkeypatch):
+    """A program waits for the terms of its sums, whatever its tile; most multiprocessors would have none."""
+    monkeypatch.setattr(plan, "matrices", plan.matrices.__wrapped__)  # past the cache, which knows nothing of `forced`
+    assert last_grid(planned(shape, k, SINGLE, names=H200)) == (*tile, programs)
+    forced = tiles.nearest(H200, "axis", "single", (768, 256, 256))
+    monkeypatch.setitem(tiles.forced, ("axis", "single"), forced)  # what is tuned is what was asked for
+    assert last_grid(planned(shape, k, SINGLE, names=H200))[:2] == (forced.rows, forced.lanes) == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("tile", "size", "programs", "expected"),
+    [
+        ((64, 64), (128, 256), 132, (32, 32)),
+        ((64, 64), (4096, 4096), 132, (64, 64)),
+        ((128, 64), (384, 1024), 132, (64, 64)),  # 48 tiles, 96 of them
+        ((64, 128), (512, 512), 132, (64, 32)),
+        ((64, 16), (64, 16), 132, (32, 16)),
+        ((16, 16), (16, 16), 132, (16, 16)),
+        ((64, 64), (128, 256), 11, (64, 64)),
+    ],
+)
+def test_tiles_are_halved_where_less_is_read_again(tile, size, programs, expected):
+    assert tiles.spread(*tile, *size, programs) == expected
 
 
 @pytest.mark.parametrize("k", [(140, 3), (3, 140), (130, 131)])

@@ -102,18 +102,29 @@ class _Builder:
         bu, bj = min(tile.rows, key.shape[2]), min(tile.terms, key.shape[3])
         bl = min(tile.lanes, padded(lanes))
         height = (rows + 1) // 2 if fold else rows
+        sums = (terms + 1) // 2 if fold else terms
+        grid = triton.cdiv(height, bu) * triton.cdiv(lanes, bl)
+        if self.parts(grid, x, out, tile, sums, bj) < 2 and ("axis", _KINDS[dot]) not in tiles.forced:
+            bu, bl = tiles.spread(bu, bl, height, lanes, self.target.multiprocessors // self.batch.count)
+            grid = triton.cdiv(height, bu) * triton.cdiv(lanes, bl)
         arguments = {
             "n": n, "terms": terms, "rows": rows, "lanes": lanes, "x_j": x.strides[0], "x_l": x.strides[1],
             **_strides(key), "FOLD": fold, "DOT": _TYPES[dot], "SUM": _TYPES[compute], "TERMS": key.terms,
             "PRECISION": self.target.products(dot), "BU": bu, "BJ": bj, "BL": bl,
         }  # fmt: skip
-        grid = triton.cdiv(height, bu) * triton.cdiv(lanes, bl)
-        sums = (terms + 1) // 2 if fold else terms
         self.divided(kernels.axis, grid, arguments, x, out, {"basis": key}, tile, sums, bj)
 
     def programs(self, tile: tiles.Tile) -> int:
         """As many as run at a time, about: one of eight warps on each multiprocessor."""
         return self.target.multiprocessors * max(1, 8 // tile.warps)
+
+    def parts(self, grid: int, x: Side, out: Side, tile: tiles.Tile, terms: int, step: int) -> int:
+        """How many sums of `terms`, `step` at a time, are divided into; fewer than 2: none are."""
+        if not self.runs or x.sizes[0] < _DIVIDED:
+            return 0
+        wanted = min(self.programs(tile) // (grid * self.batch.count), triton.cdiv(terms, step) // _STEPS)
+        # What the parts leave is written and read again: at most a quarter of what they read, in memory as in traffic.
+        return min(int(wanted), math.prod(x.sizes) // (4 * math.prod(out.sizes)))
 
     def divided(
         self, kernel: Any, grid: int, arguments: dict[str, Any], x: Side, out: Side, bases: dict[str, Any],
@@ -121,16 +132,13 @@ class _Builder:
     ) -> None:  # fmt: skip
         """One axis, whose sums are divided into parts where there would be fewer programs than multiprocessors."""
         strides = {"out_u": out.strides[0], "out_l": out.strides[1]}
-        steps = triton.cdiv(terms, step)
-        wanted = min(self.programs(tile) // (grid * self.batch.count), steps // _STEPS)
-        # What the parts leave is written and read again: at most a quarter of what they read, in memory as in traffic.
-        wanted = min(wanted, math.prod(x.sizes) // (4 * math.prod(out.sizes)))
+        wanted = self.parts(grid, x, out, tile, terms, step)
         (scale,) = (key.scale for key in bases.values())
-        if not self.runs or wanted < 2 or x.sizes[0] < _DIVIDED:
+        if wanted < 2:
             arguments |= {**strides, "scale": scale}
             self.add(kernel, grid * self.batch.count, arguments, {"x": x, "out": out}, bases, tile)
             return
-        segment = triton.cdiv(steps, wanted) * step
+        segment = triton.cdiv(triton.cdiv(terms, step), wanted) * step
         parts = triton.cdiv(terms, segment)
         rows, lanes = out.sizes
         compute = _compute_dtype(x.dtype, out.dtype)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["CONFIGS", "LARGEST", "Tile", "file_for", "file_name", "forced", "nearest", "read"]
+__all__ = ["CONFIGS", "LARGEST", "Tile", "file_for", "file_name", "forced", "nearest", "read", "spread"]
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LARGEST = 128
@@ -80,3 +80,20 @@ def _nearest(names: tuple[str, ...], kernel: str, kind: str, size: tuple[int, ..
     if not found:
         raise ValueError(f"{file_for(names)} has no tile for kernel {kernel!r} of kind {kind!r}")
     return min(found, key=lambda pair: pair[0])[1]
+
+
+_SMALL = 32
+"""Rows and lanes of the smallest tile that others are halved to."""
+
+
+def spread(rows: int, lanes: int, height: int, width: int, programs: int) -> tuple[int, int]:
+    """Rows and lanes of a tile of a result of `height` rows and `width` lanes: halved while there would be at most half
+    as many of them as `programs` that can run at a time, along the side for which less is read once more."""
+    while 2 * (down := -(-height // rows)) * (across := -(-width // lanes)) <= programs:
+        if lanes > _SMALL and (height * across <= width * down or rows <= _SMALL):
+            lanes //= 2
+        elif rows > _SMALL:
+            rows //= 2
+        else:
+            break
+    return rows, lanes
