@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import NoReturn
 
 import torch
@@ -28,6 +29,13 @@ def adjoint_norm(norm: str) -> str:
 
 def _fail(op: str, message: str) -> NoReturn:
     raise ValueError(f"front::{op}: {message}")
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, one of a graph, or a tensor of one."""
+    if isinstance(value, Tensor):
+        return value.dim() == 0
+    return isinstance(value, (Real, torch.SymFloat, torch.SymInt))
 
 
 def show(values: Sequence[int]) -> str:

@@ -41,6 +41,8 @@ def check_decay(op: str, decay: Decay, axes: Sequence[str] = ("rows", "columns")
     if len(decay) != len(axes):
         _fail(op, f"decay must have {len(axes)} elements ({', '.join(axes)}), got {len(decay)}")
     for d, rate in enumerate(decay):
+        if not _contract.is_number(rate):
+            raise TypeError(f"front::{op}: decay[{d}] must be a number, got {rate!r}")
         if not 0 <= rate < math.inf:
             _fail(op, f"decay[{d}] must be finite and at least 0, got {rate:g}")
 

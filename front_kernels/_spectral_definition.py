@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -85,7 +84,7 @@ def composed_stack(xs: Sequence[Tensor], k: Sequence[int], standardize: bool, de
     along, beyond = of_shifts(shift[:, 0, 0], *axes[0][1:])
     r = d + beyond.to(d.dtype)[:, None, None] - torch.ops.front.idct_pad.default(low, list(x.shape[1:]))
     first = torch.zeros_like(z)
-    first[:, 0, 0] = along * math.sqrt(x.shape[1] * x.shape[2])
+    first[:, 0, 0] = along * torch.sym_sqrt(x.shape[1] * x.shape[2])
     loss: Tensor = r.square().sum() + (w * lost * (z + first).square()).sum()
     return loss
 

@@ -7,7 +7,6 @@ between them is small, and stays on the device: no value is asked for.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -131,7 +130,7 @@ def stacked(
         _of_constant(c, columns).fill_(0)
         c = torch.where(constant, 0, c / s.to(c.dtype))
     z = torch.ops.front.dct.default(c, layers, 0)
-    root = math.sqrt(m * n)
+    root = torch.sym_sqrt(m * n)
     constants = None if standardize else of_shifts(shift[:, 0, 0], layers, rates[0])
     extra: tuple[Tensor, ...] = ()
     if any(rates):
@@ -242,6 +241,9 @@ class _StackLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         xs, (k, standardize, decay), scale = ctx.saved_tensors, ctx.options, grads[0]
+        if torch._C._functorch.is_legacy_batchedtensor(scale):  # of is_grads_batched, which the halves do not take
+            unit = torch.ones((), dtype=scale.dtype, device=scale.device)
+            return None, None, None, *(scale * grad for grad in _StackLoss.backward(ctx, unit)[3:] if grad is not None)
         if torch.is_grad_enabled() and (scale.requires_grad or any(x.requires_grad for x in xs)):
             found = composed_gradients(lambda own: composed_stack(own, k, standardize, decay), scale, xs)
         else:

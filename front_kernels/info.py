@@ -62,7 +62,7 @@ def plan_for(
     """
     if not isinstance(shape, Sequence):
         raise TypeError(f"shape must be (rows, columns), got {shape!r}")
-    size, kept = list(shape), list(shape if k is None else _pair(k))
+    size, kept = list(shape), list(shape if k is None else _pair(k, "k"))
     for name, values in (("shape", size), ("k", kept)):
         if not all(hasattr(value, "__index__") for value in values):
             raise TypeError(f"{name} must hold whole numbers, got {values}")

@@ -21,6 +21,7 @@ alone, by products whose time grows with n k; and NotImplementedError says that 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -29,8 +30,16 @@ from torch import Tensor
 Pair = int | Sequence[int]
 
 
-def _pair(value: Pair) -> Sequence[int]:
-    return value if isinstance(value, Sequence) else (value, value)
+def _pair(value: object, name: str) -> Sequence[int]:
+    if isinstance(value, Sequence):
+        return value
+    if isinstance(value, (int, torch.SymInt)):
+        return value, value  # type: ignore[return-value]  # a number of a graph
+    try:
+        n = operator.index(value)  # type: ignore[arg-type]  # numpy's whole numbers
+    except TypeError:
+        raise TypeError(f"front: {name} must be an int or a sequence of two, got {value!r}") from None
+    return n, n
 
 
 def _no_out_dtype(op: str, out_dtype: torch.dtype | None) -> None:
@@ -170,9 +179,9 @@ def dct_crop(
     """
     if out is not None:
         _no_out_dtype("dct_crop", out_dtype)
-        torch.ops.front.dct_crop.out(x, _pair(k), norm=norm, out=out)
+        torch.ops.front.dct_crop.out(x, _pair(k, "k"), norm=norm, out=out)
         return out
-    result: Tensor = torch.ops.front.dct_crop.default(x, _pair(k), norm=norm, out_dtype=out_dtype)
+    result: Tensor = torch.ops.front.dct_crop.default(x, _pair(k, "k"), norm=norm, out_dtype=out_dtype)
     return result
 
 
@@ -202,9 +211,9 @@ def idct_pad(
     """
     if out is not None:
         _no_out_dtype("idct_pad", out_dtype)
-        torch.ops.front.idct_pad.out(x, _pair(size), norm=norm, out=out)
+        torch.ops.front.idct_pad.out(x, _pair(size, "size"), norm=norm, out=out)
         return out
-    result: Tensor = torch.ops.front.idct_pad.default(x, _pair(size), norm=norm, out_dtype=out_dtype)
+    result: Tensor = torch.ops.front.idct_pad.default(x, _pair(size, "size"), norm=norm, out_dtype=out_dtype)
     return result
 
 
@@ -237,12 +246,12 @@ def dct_resize(
         ValueError: size, k, norm, the shape, the dtype, out_dtype or out is not allowed.
         RuntimeError: out is given under autograd.
     """
-    kept = None if k is None else _pair(k)
+    kept = None if k is None else _pair(k, "k")
     if out is not None:
         _no_out_dtype("dct_resize", out_dtype)
-        torch.ops.front.dct_resize.out(x, _pair(size), k=kept, norm=norm, out=out)
+        torch.ops.front.dct_resize.out(x, _pair(size, "size"), k=kept, norm=norm, out=out)
         return out
-    result: Tensor = torch.ops.front.dct_resize.default(x, _pair(size), k=kept, norm=norm, out_dtype=out_dtype)
+    result: Tensor = torch.ops.front.dct_resize.default(x, _pair(size, "size"), k=kept, norm=norm, out_dtype=out_dtype)
     return result
 
 
@@ -261,7 +270,7 @@ def lowpass(x: Tensor, k: Pair) -> Tensor:
     Raises:
         ValueError: k, the shape or the dtype is not allowed.
     """
-    out: Tensor = torch.ops.front.lowpass.default(x, _pair(k))
+    out: Tensor = torch.ops.front.lowpass.default(x, _pair(k, "k"))
     return out
 
 
@@ -284,7 +293,7 @@ def dct_crop_many(
     """
     if len(xs) == 0:  # no tensor, so nothing that torch could dispatch on
         return []
-    outs: list[Tensor] = torch.ops.front.dct_crop_many.default(list(xs), _pair(k), norm=norm, out_dtype=out_dtype)
+    outs: list[Tensor] = torch.ops.front.dct_crop_many.default(list(xs), _pair(k, "k"), norm=norm, out_dtype=out_dtype)
     return outs
 
 
@@ -305,7 +314,8 @@ def idct_pad_many(
     """
     if len(xs) == 0:  # no tensor, so nothing that torch could dispatch on
         return []
-    outs: list[Tensor] = torch.ops.front.idct_pad_many.default(list(xs), _pair(size), norm=norm, out_dtype=out_dtype)
+    sizes = _pair(size, "size")
+    outs: list[Tensor] = torch.ops.front.idct_pad_many.default(list(xs), sizes, norm=norm, out_dtype=out_dtype)
     return outs
 
 
@@ -344,7 +354,7 @@ def dct_crop_(x: Tensor, k: Pair, *, norm: str = "ortho") -> Tensor:
         ValueError: k, norm, the shape or the dtype is not allowed, or x overlaps itself.
         RuntimeError: x requires grad and grad mode is on.
     """
-    kept = _pair(k)
+    kept = _pair(k, "k")
     torch.ops.front.dct_crop_.default(x, kept, norm=norm)
     return x[..., : kept[0], : kept[1]]
 
@@ -364,7 +374,7 @@ def idct_pad_(x: Tensor, k: Pair, *, norm: str = "ortho") -> Tensor:
         ValueError: k, norm, the shape or the dtype is not allowed, or x overlaps itself.
         RuntimeError: x requires grad and grad mode is on.
     """
-    torch.ops.front.idct_pad_.default(x, _pair(k), norm=norm)
+    torch.ops.front.idct_pad_.default(x, _pair(k, "k"), norm=norm)
     return x
 
 
@@ -375,5 +385,5 @@ def lowpass_(x: Tensor, k: Pair) -> Tensor:
         ValueError: k, the shape or the dtype is not allowed, or x overlaps itself.
         RuntimeError: x requires grad and grad mode is on.
     """
-    torch.ops.front.lowpass_.default(x, _pair(k))
+    torch.ops.front.lowpass_.default(x, _pair(k, "k"))
     return x

@@ -53,7 +53,7 @@ def spectral_loss(x: Tensor, k: Pair, *, standardize: bool = False) -> Tensor:
     Raises:
         ValueError: k, the shape or the dtype is not allowed.
     """
-    out: Tensor = torch.ops.front.spectral_loss.default(x, _pair(k), standardize=standardize)
+    out: Tensor = torch.ops.front.spectral_loss.default(x, _pair(k, "k"), standardize=standardize)
     return out
 
 
@@ -62,7 +62,7 @@ def _flat(op: str, xs: Sequence[Tensor], ks: Sequence[Pair]) -> list[int]:
         raise ValueError(f"front::{op}: xs must not be empty")
     if not isinstance(ks, Sequence):
         raise TypeError(f"front::{op}: ks must be one (rows, columns) or int for each of xs, got {ks!r}")
-    pairs = [k if type(k) is tuple else _pair(k) for k in ks]
+    pairs = [k if type(k) is tuple else _pair(k, f"ks[{i}]") for i, k in enumerate(ks)]
     for i, pair in enumerate(pairs):
         if len(pair) != 2:
             raise ValueError(f"front::{op}: ks[{i}] must have 2 elements (rows, columns), got {list(pair)}")
@@ -154,7 +154,7 @@ def spectral_stack_loss(
     Raises:
         ValueError: an argument is not allowed.
     """
-    _check_stack("spectral_stack_loss", xs, k, decay)
+    _check_stack("spectral_stack_loss", xs, k, standardize, decay)
     return _spectral_parts.graded_stack_loss(list(xs), list(k), standardize, decay)
 
 
@@ -178,7 +178,9 @@ def spectral_stack_grad_(
         ValueError: an argument is not allowed.
         RuntimeError: one of grads requires grad and grad mode is on.
     """
-    _check_stack("spectral_stack_grad_", xs, k, decay, grads)
+    _check_stack("spectral_stack_grad_", xs, k, standardize, decay, grads)
+    if not _contract.is_number(scale):
+        raise TypeError(f"front::spectral_stack_grad_: scale must be a number, got {scale!r}")
     _spectral.check_writable("spectral_stack_grad_", grads)
     with torch.no_grad():
         return _spectral_parts.stack_loss(list(grads), list(xs), list(k), scale, standardize, decay)
@@ -188,11 +190,18 @@ def _check_stack(
     op: str,
     xs: Sequence[Tensor],
     k: Sequence[int],
+    standardize: bool,
     decay: Sequence[float] | None,
     grads: Sequence[Tensor] | None = None,
 ) -> None:
     if len(xs) == 0:
         raise ValueError(f"front::{op}: xs must not be empty")
+    for name, tensors in (("xs", xs), ("grads", grads or ())):
+        for i, x in enumerate(tensors):
+            if not isinstance(x, Tensor):
+                raise TypeError(f"front::{op}: {name}[{i}] must be a tensor, got {x!r}")
+    if not isinstance(standardize, bool):
+        raise TypeError(f"front::{op}: standardize must be True or False, got {standardize!r}")
     if not isinstance(k, Sequence):
         raise TypeError(f"front::{op}: k must be (layers, rows, columns), got {k!r}")
     if len(k) != 3:

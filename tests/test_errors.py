@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -120,6 +121,24 @@ def test_message(call, message, where):
     context = FakeTensorMode() if where == "fake" else torch.device(where)
     with context, pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call()
+
+
+@pytest.mark.parametrize("size", [np.array([2, 3]), torch.tensor([2, 3]), 2.5, None], ids=repr)
+def test_sizes_of_other_types(size):
+    for name, call in (
+        ("k", lambda: fk.dct_crop(floats(4, 6), size)),
+        ("size", lambda: fk.idct_pad(floats(4, 6), size)),
+        ("k", lambda: fk.spectral_loss(floats(4, 6), size)),
+        (r"ks\[0\]", lambda: fk.spectral_loss_many([floats(4, 6)], [size])),
+    ):
+        with pytest.raises(TypeError, match=rf"^front: {name} must be an int or a sequence of two, got "):
+            call()
+
+
+def test_numpys_whole_numbers_are_sizes():
+    x = floats(4, 6)
+    assert torch.equal(fk.dct_crop(x, np.int64(3)), fk.dct_crop(x, 3))
+    assert torch.equal(fk.dct_crop(x, (np.int32(2), np.int64(3))), fk.dct_crop(x, (2, 3)))
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,6 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     ("content", "found"),
     [
         ({"epoch": 3, "weights": {"a": torch.zeros(1)}}, r"found 'epoch' \(int\), 'weights' \(dict\)"),
-        ({"model": {"a": torch.zeros(1)}, "state_dict": {"a": torch.ones(1)}}, r"found 'model' \(dict\)"),
         ({}, "found nothing"),
         (torch.zeros(3), "found a Tensor"),
         ([torch.zeros(3)], "found a list"),
@@ -262,6 +261,18 @@ def test_torch_file_without_a_state_dict(tmp_path: Path, content: object, found:
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(WeightsFileError, match=f"no state dict .* at the top or under .*; {found}"):
         open_weights(tmp_path / "w.pt")
+
+
+def test_torch_file_with_two_state_dicts(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.zeros(1)}, "state_dict": {"a": torch.ones(1)}}, tmp_path / "w.pt")
+    with pytest.raises(WeightsFileError, match=r"w\.pt: 2 state dicts, under model, state_dict; allowed is one$"):
+        open_weights(tmp_path / "w.pt")
+
+
+def test_folders_in_the_place_of_files(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(WeightsFileError, match=r"model\.safetensors: not a file$"):
+        open_weights(tmp_path)
 
 
 def test_a_learngene_is_no_model(tmp_path: Path) -> None:

@@ -242,6 +242,11 @@ def test_picture(tmp_path: Path, suffix: str, magic: bytes) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_picture_of_no_mapping(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"^tensors: got list; allowed is a mapping of titles to tensors"):
+        plot_energy([noise(4, 4)], tmp_path / "a.png")  # type: ignore[arg-type]
+
+
 def test_a_panel_for_each_of_two_names_that_differ_in_their_middle(tmp_path: Path) -> None:
     panels = []
     for names in (("a", "b"), [f"model.language_model.layers.{i}.mlp.experts.3.down_proj.weight" for i in (10, 11)]):

@@ -361,6 +361,11 @@ def test_a_checkpoint_that_cannot_be_written_is_known_at_once(tmp_path: Path) ->
     assert torch.equal(weights(model), weights(make()))
 
 
+def test_a_model_of_which_nothing_can_be_trained() -> None:
+    with pytest.raises(ValueError, match=r"^model: none of its parameters requires grad"):
+        refine(make().requires_grad_(False), loader(), task, lam=0.3, steps=20)
+
+
 def test_a_scheduler_of_another_optimizer() -> None:
     model = make()
     for options in ({"scheduler": parts(model)["scheduler"]}, {**parts(model), "scheduler": parts(model)["scheduler"]}):

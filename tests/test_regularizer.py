@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -345,6 +346,15 @@ def test_lam_errors(lam: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=rf"^lam: got {lam!r}; allowed is a finite number"):
         SpectralRegularizer(model, keep_ratio=0.5).accumulate_grad_(lam)
     assert model.weight.grad is None
+
+
+def test_numpys_numbers() -> None:
+    model = nn.Linear(4, 4)
+    penalty = SpectralRegularizer(model, k=np.int64(2)).accumulate_grad_(np.float32(0.5))
+    found = model.weight.grad
+    model.weight.grad = model.bias.grad = None
+    assert SpectralRegularizer(model, k=2).accumulate_grad_(0.5) == penalty
+    assert torch.equal(model.weight.grad, found)
 
 
 def test_all_frozen_is_an_error() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import front_kernels
 from front_kernels import spectral_loss_many, spectral_stack_grad_, spectral_stack_loss
@@ -212,6 +213,60 @@ def test_argument_errors(arguments: dict[str, Any], message: str) -> None:
     grads = [torch.zeros_like(x) for x in given["xs"]]
     with pytest.raises(ValueError, match=rf"^front::spectral_stack_grad_: {message}"):
         spectral_stack_grad_(grads, scale=1.0, **given)
+
+
+TYPES: dict[str, tuple[dict[str, Any], str]] = {
+    "xs": ({"xs": [X, 3]}, r"xs\[1\] must be a tensor, got 3"),
+    "standardize": ({"standardize": "no"}, "standardize must be True or False, got 'no'"),
+    "decay": ({"decay": (1.0, "a", 1.0)}, r"decay\[1\] must be a number, got 'a'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), TYPES.values(), ids=TYPES)
+def test_wrong_types(arguments: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"xs": [X, X], "k": (1, 2, 2)} | arguments
+    with pytest.raises(TypeError, match=rf"^front::spectral_stack_loss: {message}"):
+        spectral_stack_loss(**given)
+    with pytest.raises(TypeError, match=rf"^front::spectral_stack_grad_: {message}"):
+        spectral_stack_grad_([torch.zeros_like(X) for _ in given["xs"]], scale=1.0, **given)
+
+
+@pytest.mark.parametrize("scale", [None, "1", torch.ones(2)])
+def test_scales_that_are_no_numbers(scale: Any) -> None:
+    grads = [torch.zeros_like(X)]
+    with pytest.raises(TypeError, match=r"^front::spectral_stack_grad_: scale must be a number, got "):
+        spectral_stack_grad_(grads, [X], (1, 2, 2), scale)
+    assert not grads[0].any()
+
+
+@pytest.mark.parametrize("standardize", [False, True], ids=["plain", "standardized"])
+def test_a_graph_of_symbolic_sizes_is_for_all(standardize: bool) -> None:
+    def loss(x: Tensor) -> Tensor:
+        return spectral_stack_loss([x, x.sin()], (1, 2, 2), standardize=standardize, decay=(0.1, 0.2, 0.3))
+
+    y = torch.randn(13, 17, dtype=torch.float64) + 3
+    graph = make_fx(loss, tracing_mode="symbolic")(torch.randn(6, 8, dtype=torch.float64) + 3)
+    assert graph(y).item() == pytest.approx(loss(y).item(), rel=1e-12)
+
+    class Module(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return loss(x)
+
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(Module(), (torch.randn(6, 8, dtype=torch.float64) + 3,), dynamic_shapes={"x": sizes})
+    assert program.module()(y).item() == pytest.approx(loss(y).item(), rel=1e-12)
+
+
+def test_batched_gradients() -> None:
+    xs = layers((2, 5, 7))
+
+    def loss() -> Tensor:
+        return spectral_stack_loss(xs, (1, 2, 3), standardize=True)
+
+    factors = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    found = torch.autograd.grad(loss(), xs, factors, is_grads_batched=True)
+    for batch, single in zip(found, torch.autograd.grad(loss(), xs), strict=True):
+        torch.testing.assert_close(batch, factors[:, None, None] * single, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["k short", "layers 0", "layers 3", "rows", "decay two"])

@@ -244,3 +244,59 @@ def test_every_family_role_agrees_with_the_dense_definition() -> None:
         expected = models.dense_transfer([source[n] for n in origin], row.target_shape, row.target_depth, gain="ortho")
         for n, w in zip(layers, expected, strict=True):
             assert models.error(result[n], w) < 1e-11, n
+
+
+def test_what_cannot_be_called_is_refused_before_anything_is_written() -> None:
+    source, target = models.stack(2, (4, 4)), models.stack(2, (6, 6), seed=1)
+    before = {name: value.clone() for name, value in target.items()}
+    gene = front_models.extract(source)
+    for call in (
+        lambda: front_models.initialize(target, gene, progress=3),
+        lambda: front_models.extract(source, progress=3),
+        lambda: front_models.transfer(source, target, progress=3),
+    ):
+        with pytest.raises(TypeError, match=r"^progress: got 3; allowed are None and a function"):
+            call()
+    assert all(torch.equal(target[name], before[name]) for name in target)
+
+
+@pytest.mark.parametrize("options", [{}, {"depth_fill": "repeat"}, {"depth_fill": "random", "seed": 3}])
+def test_the_default_device_plays_no_part(options: dict[str, Any]) -> None:
+    """As after torch.set_default_device("cuda")."""
+    source, target = models.stack(3, (6, 10)), models.stack(2, (9, 4), seed=1)
+    expected, _ = models.both_ways(source, target, **options)
+    with torch.device("meta"):
+        found, _ = models.both_ways(source, target, **options)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_buffers_of_parametrizations_stay() -> None:
+    parametrizations = torch.nn.utils.parametrizations
+    source, target = (
+        torch.nn.Sequential(
+            parametrizations.orthogonal(torch.nn.Linear(n, n)), parametrizations.spectral_norm(torch.nn.Linear(n, n))
+        ).eval()
+        for n in (8, 12)
+    )
+    with torch.no_grad():  # a base of its own
+        source[0].weight = torch.linalg.qr(torch.randn(8, 8))[0]
+    buffers = {name: value.clone() for name, value in target.named_buffers()}
+    assert {name.rpartition(".")[2] for name in buffers} == {"base", "_u", "_v"}
+    new, report = front_models.transfer(source, target)
+    target.load_state_dict(new)
+    assert all(torch.equal(value, buffers[name]) for name, value in target.named_buffers())
+    torch.testing.assert_close(target[0].weight @ target[0].weight.T, torch.eye(12), rtol=1e-5, atol=1e-5)
+    assert "parametrizations.weight.original" in str(
+        [row.role for row in report.rows if row.action.startswith("transferred")]
+    )
+
+
+def test_modules_without_shapes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"^source: tensor '1\.weight' has no shape before the first forward pass"):
+        front_models.extract(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LazyLinear(4)))
+
+
+@pytest.mark.parametrize("skip", [None, 3])
+def test_skip_is_a_collection(skip: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^skip: got {skip}; allowed is a collection of strings"):
+        front_models.extract(models.stack(1, (4, 4)), skip=skip)

@@ -19,7 +19,7 @@ from front_models._config import heads_of, model_type
 from front_models._importance import Work, order, stream_last
 from front_models._kinds import is_table
 from front_models._plan import FLOATS
-from front_models._walk import Weights, describe, named_tensors, tied_names, unwrapped
+from front_models._walk import Weights, describe, named_tensors, on_cpu, tied_names, unwrapped
 
 __all__ = [
     "Alignment",
@@ -62,6 +62,7 @@ class Alignment:
 
 
 @torch.no_grad()
+@on_cpu
 def align(
     source: Weights,
     *,

@@ -18,7 +18,7 @@ from front_models._options import Progress
 from front_models._report import PrintsAsTable, RoleRow, TransferReport
 from front_models._residual import read_source, transfer_aligned
 from front_models._transfer import transfer
-from front_models._walk import Weights, matrix_shape, named_tensors, tied_names
+from front_models._walk import Weights, matrix_shape, named_tensors, on_cpu, tied_names
 
 __all__ = ["CompareReport", "CompareRow", "compare"]
 
@@ -86,6 +86,7 @@ class CompareReport(PrintsAsTable):
         return table
 
 
+@on_cpu
 def compare(
     source: Weights, like: Weights, *, heads: int | tuple[int, int] | None = None, progress: Progress | None = None
 ) -> CompareReport:

@@ -242,6 +242,8 @@ def _open_folder(path: Path) -> WeightsFile:
 
 
 def _open_shard(path: Path) -> Any:
+    if not path.is_file():
+        raise WeightsFileError(f"{path}: not a file")
     try:
         return safe_open(path, framework="pt", device="cpu")
     except SafetensorError as error:
@@ -307,6 +309,9 @@ def _state_dict(path: Path, content: Any) -> Mapping[str, Tensor]:
         found = [content[key] for key in WRAPPERS if _is_state_dict(content.get(key))]
         if len(found) == 1:
             return found[0]  # type: ignore[no-any-return]
+        if len(found) > 1:
+            both = [key for key in WRAPPERS if _is_state_dict(content.get(key))]
+            raise WeightsFileError(f"{path}: {len(found)} state dicts, under {', '.join(both)}; allowed is one")
         shown = ", ".join(f"{k!r} ({type(v).__name__})" for k, v in list(content.items())[:5]) or "nothing"
     else:
         shown = f"a {type(content).__name__}"

@@ -39,6 +39,8 @@ _TABLE = re.compile(
     r"running_(mean|var)|num_batches_tracked|(original_)?inv_freq|masked_bias|position_ids|relative_position_index"
     r"|relative_coords_table|attn_mask|causal_mask|freqs_cis|(sin|cos)_cached?"
 )
+# Buffers of torch.nn.utils.parametrizations: orthogonal's base, spectral_norm's vectors.
+_PARAMETRIZED = ("base", "_u", "_v")
 _ROTARY = re.compile(r"rotary\w*|rope|freqs|sin|cos")
 
 
@@ -72,6 +74,8 @@ def is_table(name: str, shape: tuple[int, ...]) -> bool:
     parts = name.split(".")
     mask = len(shape) == 4 and shape[:2] == (1, 1) and parts[-1] == "bias" and len(parts) > 1
     if mask and _ATTENTION.fullmatch(parts[-2]):
+        return True
+    if len(parts) > 3 and parts[-4] == "parametrizations" and parts[-1] in _PARAMETRIZED:
         return True
     rotary = len(parts) > 1 and _ROTARY.fullmatch(parts[-2]) and _ROTARY.fullmatch(parts[-1])
     return bool(rotary or _TABLE.fullmatch(parts[-1]))
@@ -135,6 +139,8 @@ def check_skip(skip: Iterable[str]) -> tuple[str, ...]:
         TypeError: `skip` is no collection of strings.
         ValueError: A plain word is no kind.
     """
+    if not isinstance(skip, Iterable):
+        raise TypeError(f"skip: got {skip!r}; allowed is a collection of strings")
     if isinstance(skip, str):
         raise TypeError(f"skip: got the string {skip!r}; allowed is a collection of strings, such as ({skip!r},)")
     words = tuple(skip)

@@ -17,6 +17,7 @@ __all__ = [
     "Recipe",
     "check_extraction",
     "check_initialization",
+    "check_progress",
     "check_recipe",
 ]
 
@@ -59,6 +60,12 @@ def check_initialization(gain: object, depth_fill: object, select_n: object, gen
             raise ValueError(f"select_n: got {select_n!r}; allowed are None and whole numbers from 1")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: got {type(generator).__name__}; allowed are None and a torch.Generator")
+
+
+def check_progress(progress: object) -> None:
+    """Raise TypeError for what cannot be called."""
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress: got {progress!r}; allowed are None and a function of (done, total, role)")
 
 
 def check_recipe(recipe: object, axes: object, depth_fill: object, **others: object) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import front_kernels
 from front_models._atomic import atomic_path
-from front_models._walk import matrix_shape
+from front_models._walk import matrix_shape, on_cpu
 
 __all__ = ["Spectrum", "check_picture", "plot_energy", "spectrum"]
 
@@ -101,6 +101,7 @@ def _block_sums(energy: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return sums
 
 
+@on_cpu
 def plot_energy(
     tensors: Mapping[str, Tensor], path: str | os.PathLike[str], *, title: str = "", force: bool = False
 ) -> None:
@@ -122,6 +123,8 @@ def plot_energy(
     """
     path = Path(path)
     check_picture(path)
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"tensors: got {type(tensors).__name__}; allowed is a mapping of titles to tensors")
     if not 1 <= len(tensors) <= MAX_PANELS:
         raise ValueError(f"tensors must hold 1 to {MAX_PANELS} tensors, got {len(tensors)}")
     figure = _matplotlib("matplotlib.figure").Figure(figsize=(WIDTH, HEIGHT), layout="constrained")

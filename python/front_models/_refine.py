@@ -90,6 +90,8 @@ def refine(
     """
     _check(lam, steps, schedule, clip_grad_norm, checkpoint_every)
     _check_objects(model, data, loss_fn, optimizer, scheduler, regularizer)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model: none of its parameters requires grad; allowed is a model that can be trained")
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-4)
     if scheduler is not None and scheduler.optimizer is not optimizer:
         raise ValueError(

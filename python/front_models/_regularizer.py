@@ -7,6 +7,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -196,7 +197,7 @@ class SpectralRegularizer:
             TypeError, ValueError: `lam` is no finite number; compiled, it is not asked whether it is finite.
             ValueError: no parameter requires grad, or the model has another one by now.
         """
-        if isinstance(lam, bool) or not isinstance(lam, (int, float)):
+        if isinstance(lam, bool) or not _is(Real, lam):
             raise TypeError(f"lam: got {lam!r}; allowed is a finite number")
         # NOTE: in a graph lam has no value to ask for.
         if not torch.compiler.is_compiling() and not math.isfinite(lam):
@@ -359,6 +360,11 @@ def _penalties(apart: Sequence[tuple[Member, Kept]], stacks: Sequence[tuple[Sequ
     return penalties
 
 
+def _is(kind: type, value: object) -> bool:
+    """isinstance, for numbers: numpy's are registered as such, which type checkers do not know."""
+    return isinstance(value, kind)
+
+
 def _check(keep_ratio: object, k: object, weighting: object, decay: object, depth: object) -> _Choice:
     if weighting not in get_args(Weighting):
         raise ValueError(f"weighting: got {weighting!r}; allowed are 'box', 'exponential'")
@@ -381,11 +387,11 @@ def _check(keep_ratio: object, k: object, weighting: object, decay: object, dept
             raise ValueError(f"keep_ratio: got {keep_ratio!r}; allowed is a number in (0, 1]")
         return _Choice(float(keep_ratio), None, None, depth)
     pair: list[Any] = list(k) if isinstance(k, Sequence) else [k, k]
-    if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in pair):
+    if len(pair) != 2 or not all(_is(Integral, n) and not isinstance(n, bool) and n >= 1 for n in pair):
         raise ValueError(f"k: got {k!r}; allowed is a whole number from 1, or two (rows, columns)")
     if depth is True:
         raise ValueError("depth: got True with k; allowed is the number of layer coefficients kept")
-    return _Choice(None, (pair[0], pair[1]), None, depth)
+    return _Choice(None, (int(pair[0]), int(pair[1])), None, depth)
 
 
 def _rates(decay: object, depth: bool) -> tuple[float, ...] | None:

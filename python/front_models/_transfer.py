@@ -21,6 +21,7 @@ from front_models._options import (
     Recipe,
     check_extraction,
     check_initialization,
+    check_progress,
     check_recipe,
 )
 from front_models._plan import Item, plan, unusable, without_place
@@ -28,12 +29,13 @@ from front_models._report import TransferReport
 from front_models._residual import transfer_aligned, transfer_residual
 from front_models._roles import Role
 from front_models._run import Reader, Rebuild, carry_out, check_depths, check_writable, copy_all
-from front_models._walk import Weights, describe, given_names, matrix_shape, named_tensors, tied_names
+from front_models._walk import Weights, describe, given_names, matrix_shape, named_tensors, on_cpu, tied_names
 
 __all__ = ["extract", "initialize", "transfer"]
 
 
 @torch.no_grad()
+@on_cpu
 def extract(
     source: Weights,
     *,
@@ -43,7 +45,8 @@ def extract(
     skip: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> Learngene:
-    """The learngene of a model: per role `C_L · (C_M X C_N^T)[:k0, :k1]` of the standardised weights X.
+    """The learngene of a model: per role `C_L · (C_M X C_N^T)[:k0, :k1]` of the standardised weights X,
+    ``(W - mean) / (std + 1e-8)``.
 
     C_N[u, i] = cos(pi (2i+1) u / 2N). The tensors of one role in L layers are transformed along the layers too.
 
@@ -70,6 +73,7 @@ def extract(
     Source: Shen et al., FRONT, ICML 2026, arXiv:2603.07523.
     """
     check_extraction(keep_ratio, mlp_axes, depth)
+    check_progress(progress)
     words = check_skip(skip)
     reader = Reader(named_tensors(source, "source"), keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth)
     wanted: list[Role] = []
@@ -97,6 +101,7 @@ def extract(
 
 
 @torch.no_grad()
+@on_cpu
 def initialize(
     target: nn.Module | MutableMapping[str, Tensor],
     gene: Learngene,
@@ -138,6 +143,7 @@ def initialize(
     Source: Shen et al., FRONT, ICML 2026, arXiv:2603.07523.
     """
     check_initialization(gain, depth_fill, select_n, generator)
+    check_progress(progress)
     how = Rebuild(gain, depth_fill, select_n, generator)
     if not isinstance(gene, Learngene):
         raise TypeError(f"gene: got {type(gene).__name__}; allowed is a Learngene")
@@ -177,6 +183,7 @@ def initialize(
 
 
 @torch.no_grad()
+@on_cpu
 def transfer(
     source: Weights,
     like: Weights,
@@ -236,6 +243,7 @@ def transfer(
     Source: Shen et al., FRONT, ICML 2026, arXiv:2603.07523.
     """
     check_extraction(keep_ratio, mlp_axes, depth)
+    check_progress(progress)
     words = check_skip(skip)
     if check_recipe(
         recipe, axes, depth_fill, keep_ratio=keep_ratio, mlp_axes=mlp_axes, depth=depth, gain=gain, select_n=select_n

@@ -5,10 +5,12 @@ A mapping may offer `shape_of(name)` and `dtype_of(name)`, which spare reading t
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +25,13 @@ __all__ = [
     "is_distributed",
     "matrix_shape",
     "named_tensors",
+    "on_cpu",
     "tied_names",
     "unwrapped",
 ]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Weights = Mapping[str, Tensor] | nn.Module | str | os.PathLike[str]
 
 
@@ -37,6 +42,19 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+
+
+def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
+    """What the function makes without naming a device is on the CPU, whatever torch.set_default_device says."""
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.get_default_device().type == "cpu":  # nothing that every call of torch would have to look at
+            return function(*args, **kwargs)
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return called
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -115,6 +133,10 @@ def _check_entries(weights: Mapping[str, Tensor], argument: str) -> None:
         if not isinstance(name, str) or not isinstance(value, Tensor):  # a caller without a type checker
             raise TypeError(
                 f"{argument}: a mapping of names to tensors is needed, but {name!r} holds {type(value).__name__}"
+            )
+        if isinstance(value, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
+            raise ValueError(
+                f"{argument}: tensor {name!r} has no shape before the first forward pass (a lazy module); call it once"
             )
         if value.device.type == "meta" or value.layout is not torch.strided:
             where = "on the meta device" if value.device.type == "meta" else f"of layout {value.layout}"
