@@ -150,7 +150,7 @@ def test_results_that_change_from_call_to_call_are_an_error(tmp_path, monkeypatc
 def test_each_engine_has_a_row_if_it_is_right(tmp_path, monkeypatch, factor):
     """As on a GPU, where the planner decides between them."""
     monkeypatch.setattr(
-        measure, "engines", lambda p, say: {"front triton": Peer(lambda i: factor * p.run(i), False, 1e-6)}
+        measure, "engines", lambda p, say, wrong: {"front triton": Peer(lambda i: factor * p.run(i), False, 1e-6)}
     )
     result = run(tmp_path)
     if factor == 1:
@@ -162,6 +162,19 @@ def test_each_engine_has_a_row_if_it_is_right(tmp_path, monkeypatch, factor):
         assert result.exit_code == 1
         assert result.output.count("ArithmeticError: wrong: relative L2 error 0.01 (allowed 1e-06)") >= 2
         assert not (tmp_path / "bench.csv").exists()
+
+
+def test_an_engine_that_fails_costs_no_other_rows(tmp_path, monkeypatch):
+    def engines(p, say, wrong):
+        wrong.append(f"FAILED {p.case}: front triton: out of memory")
+        return {}
+
+    monkeypatch.setattr(measure, "engines", engines)
+    result = run(tmp_path)
+    assert result.exit_code == 1
+    assert "FAILED dct_crop 24x20 -> 6x5: front triton: out of memory" in result.output
+    rows = ledger.read(tmp_path / "bench.csv")
+    assert [row["by"] for row in rows if row["op"] == "dct_crop"] == ["front", *PEERS]
 
 
 def test_a_wrong_alternative_is_left_out(tmp_path, monkeypatch):

@@ -83,7 +83,8 @@ class Run:
             self.say(f"skipped: {case} takes about {case.memory / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
             return
         try:
-            found = [{**common, **row} for row in measure_case(case, self.clock, seconds, peers, self.say)]
+            rows = measure_case(case, self.clock, seconds, peers, self.say, self.wrong)
+            found = [{**common, **row} for row in rows]
         except Exception as error:  # the other cases are still of interest
             self.wrong.append(f"FAILED {case}: {one_line(error)}")
             self.say(self.wrong[-1])

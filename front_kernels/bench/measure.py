@@ -41,14 +41,14 @@ def available_memory(device: torch.device) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
 
 
-def measure_case(case: Case, clock: Clock, seconds: float, peers: list[str], say: Say) -> list[Row]:
+def measure_case(case: Case, clock: Clock, seconds: float, peers: list[str], say: Say, wrong: list[str]) -> list[Row]:
     """Rows of ours ("front"; on a GPU also each engine) and of the peers.
 
     A peer that fails or is wrong is named by `say` and left out; one that is not installed also of `peers`, for good.
+    So is an engine that fails, which is added to `wrong`, too; the one that is chosen must not.
 
     Raises:
         ArithmeticError: a result of ours is wrong; then nothing is timed.
-        RuntimeError: an engine of ours fails.
     """
     p = problem(case, clock.device, clock.copies(case))
     begun = time.perf_counter()
@@ -57,7 +57,7 @@ def measure_case(case: Case, clock: Clock, seconds: float, peers: list[str], say
     first_ms = 1e3 * (time.perf_counter() - begun)
     runs = {OURS: Peer(p.run, False, None, tensor)}
     found = {OURS: problems.verified(p)}
-    for name, engine in engines(p, say).items():
+    for name, engine in engines(p, say, wrong).items():
         found[name] = problems.verified(p, engine.run, engine.tolerance)
         runs[name] = engine
     for name in list(peers):
@@ -88,13 +88,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def engines(p: Problem, say: Say) -> dict[str, Peer]:
+def engines(p: Problem, say: Say, wrong: list[str]) -> dict[str, Peer]:
     """What the planner decides between on a GPU; the one that it chose once more.
 
-    One that does not take the case is named by `say` and left out.
-
-    Raises:
-        RuntimeError: an engine fails.
+    One that does not take the case is named by `say` and left out; one that fails is added to `wrong`, too.
     """
     found: dict[str, Peer] = {}
     if p.outs[0].device.type != "cuda":
@@ -112,8 +109,10 @@ def engines(p: Problem, say: Say) -> dict[str, Peer]:
         except NotImplementedError as error:
             say(f"left out: {name}, {p.case}: {error}")
             continue
-        except Exception as error:
-            raise RuntimeError(f"{name}: {one_line(error)}") from error
+        except Exception as error:  # the others are still of interest
+            wrong.append(f"FAILED {p.case}: {name}: {one_line(error)}")
+            say(wrong[-1])
+            continue
         found[name] = Peer(run, False, problems.tolerance(p.case, p.outs[0].device, engine), tensor)
     return found
 
