@@ -6,8 +6,8 @@ any axes before them a batch.
 
 Common to all: x may be non-contiguous; its batch may be empty. float16, bfloat16 and float32 compute in float32,
 float64 (as input or `out_dtype`) in float64. NaN and Inf propagate within their lane or matrix. Bad values raise
-ValueError (what is no int, torch's own error). Tensors have at most 64 dimensions. Works under torch.compile and
-torch.export; under torch.func and vmap what gives a new tensor does.
+ValueError, sizes of another type TypeError (other arguments: torch's own error). Tensors have at most 64 dimensions.
+Works under torch.compile and torch.export; under torch.func and vmap what gives a new tensor does.
 
 The functional forms return a contiguous tensor of x's dtype unless `out_dtype` says otherwise, and are differentiable
 to any order in reverse and forward mode. `out=` and in-place forms write where they are told to, in any strides that
@@ -25,19 +25,22 @@ import operator
 from collections.abc import Sequence
 
 import torch
+import torch.fx
 from torch import Tensor
 
 Pair = int | Sequence[int]
 
 
 def _pair(value: object, name: str) -> Sequence[int]:
+    if type(value) is int:  # asked first: it is what most calls have, and an abstract class takes longer to ask for
+        return value, value
     if isinstance(value, Sequence):
         return value
-    if isinstance(value, (int, torch.SymInt)):
-        return value, value  # type: ignore[return-value]  # a number of a graph
-    try:
-        n = operator.index(value)  # type: ignore[arg-type]  # numpy's whole numbers
+    try:  # numpy's whole numbers
+        n = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
+        if isinstance(value, torch.fx.Proxy):  # a number of a graph
+            return value, value  # type: ignore[return-value]
         raise TypeError(f"front: {name} must be an int or a sequence of two, got {value!r}") from None
     return n, n
 

@@ -196,16 +196,19 @@ def _check_stack(
 ) -> None:
     if len(xs) == 0:
         raise ValueError(f"front::{op}: xs must not be empty")
-    for name, tensors in (("xs", xs), ("grads", grads or ())):
+    for name, tensors in (("xs", xs), ("grads", () if grads is None else grads)):
         for i, x in enumerate(tensors):
             if not isinstance(x, Tensor):
                 raise TypeError(f"front::{op}: {name}[{i}] must be a tensor, got {x!r}")
-    if not isinstance(standardize, bool):
+    if type(standardize).__name__ not in ("bool", "bool_"):  # numpy's, too
         raise TypeError(f"front::{op}: standardize must be True or False, got {standardize!r}")
     if not isinstance(k, Sequence):
         raise TypeError(f"front::{op}: k must be (layers, rows, columns), got {k!r}")
     if len(k) != 3:
         raise ValueError(f"front::{op}: k must have 3 elements (layers, rows, columns), got {list(k)}")
+    for i, value in enumerate(() if torch.compiler.is_compiling() else k):  # there it may be a number of a graph
+        if not hasattr(value, "__index__"):
+            raise TypeError(f"front::{op}: k[{i}] must be a whole number, got {value!r}")
     _spectral.check_decay(op, decay, ("layers", "rows", "columns"))
     if not torch.compiler.is_compiling():  # there the ops check tensors, where a graph can have it
         _spectral.check(op, xs, [1, 1] * len(xs), None, grads)

@@ -86,9 +86,9 @@ def compile_kernels(launches: Sequence[dict[str, Any]], headers: Path = CUDA) ->
 def _storage(launch: dict[str, Any]) -> str:
     """The types that the kernel takes: of one alone, where it computes in that, it compiles faster."""
     types = set(launch.get("types", ()))
-    if len(types) != 1:
+    real = REALS.get(types.pop()) if len(types) == 1 else None
+    if real is None:
         return ""
-    real = REALS[types.pop()]
     return f"template <> struct front::cuda::AnyStorage<{real}> {{ static constexpr bool value = false; }};"
 
 

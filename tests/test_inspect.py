@@ -242,6 +242,11 @@ def test_picture(tmp_path: Path, suffix: str, magic: bytes) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_progress_that_cannot_be_called() -> None:
+    with pytest.raises(TypeError, match=r"^progress: got 3; allowed are None and a function"):
+        inspect_weights({"w": noise(4, 4)}, progress=3)  # type: ignore[arg-type]
+
+
 def test_a_picture_of_no_mapping(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"^tensors: got list; allowed is a mapping of titles to tensors"):
         plot_energy([noise(4, 4)], tmp_path / "a.png")  # type: ignore[arg-type]

@@ -70,6 +70,13 @@ def test_compile_dynamic_shapes_once(backend):
     assert counter.frame_count == 1
 
 
+def test_traced_by_fx():
+    """Whose numbers are no numbers."""
+    x = torch.randn(6, 8)
+    graph = torch.fx.symbolic_trace(lambda x: fk.dct_crop(x, x.shape[-1] // 2))
+    assert torch.equal(graph(x), fk.dct_crop(x, 4))
+
+
 def test_compiled_functions_raise_the_same_errors():
     compiled = torch.compile(lambda x: fk.dct_crop(x, (3, 9)), fullgraph=True, backend="aot_eager")
     with pytest.raises(Exception, match=r"front::dct_crop: k\[1\] must be between 1 and 8 \(the size of x\), got 9"):

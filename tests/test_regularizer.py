@@ -355,6 +355,10 @@ def test_numpys_numbers() -> None:
     model.weight.grad = model.bias.grad = None
     assert SpectralRegularizer(model, k=2).accumulate_grad_(0.5) == penalty
     assert torch.equal(model.weight.grad, found)
+    assert SpectralRegularizer(model, keep_ratio=np.float32(0.5))() == SpectralRegularizer(model, keep_ratio=0.5)()
+    same: dict[str, Any] = {"weighting": "exponential", "depth": np.int64(1)}
+    decayed = SpectralRegularizer(model, decay=np.float32(0.5), **same)
+    assert decayed() == SpectralRegularizer(model, decay=0.5, **same)()
 
 
 def test_all_frozen_is_an_error() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -219,6 +220,7 @@ TYPES: dict[str, tuple[dict[str, Any], str]] = {
     "xs": ({"xs": [X, 3]}, r"xs\[1\] must be a tensor, got 3"),
     "standardize": ({"standardize": "no"}, "standardize must be True or False, got 'no'"),
     "decay": ({"decay": (1.0, "a", 1.0)}, r"decay\[1\] must be a number, got 'a'"),
+    "k": ({"k": (1, 2.0, 2)}, r"k\[1\] must be a whole number, got 2.0"),
 }
 
 
@@ -229,6 +231,14 @@ def test_wrong_types(arguments: dict[str, Any], message: str) -> None:
         spectral_stack_loss(**given)
     with pytest.raises(TypeError, match=rf"^front::spectral_stack_grad_: {message}"):
         spectral_stack_grad_([torch.zeros_like(X) for _ in given["xs"]], scale=1.0, **given)
+
+
+def test_a_tensor_is_a_list_of_its_matrices() -> None:
+    xs, grads = torch.randn(2, 4, 5), torch.zeros(2, 4, 5)
+    expected = [torch.zeros(4, 5), torch.zeros(4, 5)]
+    loss = spectral_stack_grad_(expected, list(xs), (1, 2, 2), 1.0, standardize=np.bool_(True))  # type: ignore[arg-type]
+    assert spectral_stack_grad_(grads, xs, (1, 2, 2), 1.0, standardize=True) == loss  # type: ignore[arg-type]
+    assert torch.equal(grads, torch.stack(expected))
 
 
 @pytest.mark.parametrize("scale", [None, "1", torch.ones(2)])

@@ -260,14 +260,52 @@ def test_what_cannot_be_called_is_refused_before_anything_is_written() -> None:
     assert all(torch.equal(target[name], before[name]) for name in target)
 
 
-@pytest.mark.parametrize("options", [{}, {"depth_fill": "repeat"}, {"depth_fill": "random", "seed": 3}])
+OPTIONS: list[dict[str, Any]] = [
+    {}, {"depth_fill": "repeat"}, {"depth_fill": "random", "seed": 3}, {"depth_fill": "consistence"}
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_default_device_plays_no_part(options: dict[str, Any]) -> None:
     """As after torch.set_default_device("cuda")."""
     source, target = models.stack(3, (6, 10)), models.stack(2, (9, 4), seed=1)
+    deeper = models.stack(5, (9, 4), seed=2)
     expected, _ = models.both_ways(source, target, **options)
+    seen = []
     with torch.device("meta"):
         found, _ = models.both_ways(source, target, **options)
+        front_models.transfer(source, target, progress=lambda *_: seen.append(torch.empty(1).device.type))
+        front_models.transfer(source, deeper, depth_fill="random")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert set(seen) == {"meta"}  # but in what is the caller's
+
+
+@pytest.mark.parametrize("recipe", ["aligned", "paper"])
+def test_the_default_device_plays_no_part_in_recipes(recipe: str) -> None:
+    heads = {"heads": 2} if recipe == "aligned" else {}
+    source, target = ({name: v.detach() for name, v in models.gpt2(n).state_dict().items()} for n in (16, 8))
+    expected, _ = front_models.transfer(source, target, recipe=recipe, **heads)
+    rotated, _ = front_models.align(source, heads=2)
+    with torch.device("meta"):
+        found, _ = front_models.transfer(source, target, recipe=recipe, **heads)
+        again, _ = front_models.align(source, heads=2)
+        front_models.compare(source, target, heads=2)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(again[name], rotated[name]) for name in rotated)
+
+
+def test_the_default_device_is_that_of_the_callers_code() -> None:
+    """Of the data, and of a model's forward pass."""
+    model, seen = models.gpt2(), []
+
+    def data() -> Any:
+        seen.append(torch.empty(1).device.type)
+        yield torch.arange(5, device="cpu")[None]
+
+    model.register_forward_pre_hook(lambda *_: seen.append(torch.empty(1).device.type))
+    with torch.device("meta"):
+        front_models.align(model, basis="activations", data=data())
+    assert seen == ["meta", "meta"]
 
 
 def test_buffers_of_parametrizations_stay() -> None:

@@ -67,8 +67,8 @@ CASES: list[tuple[torch.dtype, str, int, int, str, int]] = [
 UNALIGNED = [
     (torch.bfloat16, "highest", 768, 64, "forward", 12),
     (torch.bfloat16, "highest", 8192, 128, "forward", 1),
+    (torch.bfloat16, "highest", 8192, 512, "forward", 1),  # the limits of plan.py's _UNALIGNED: this, and the next
     (torch.float32, "highest", 8192, 64, "forward", 1),
-    (torch.float32, "highest", 8192, 512, "forward", 1),
     (torch.float32, "highest", 8192, 128, "inverse", 1),
     (torch.float32, "highest", 8192, 512, "inverse", 1),
 ]

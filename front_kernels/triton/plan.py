@@ -104,7 +104,7 @@ class _Builder:
         height = (rows + 1) // 2 if fold else rows
         sums = (terms + 1) // 2 if fold else terms
         grid = triton.cdiv(height, bu) * triton.cdiv(lanes, bl)
-        if self.parts(grid, x, out, tile, sums, bj) < 2 and ("axis", _KINDS[dot]) not in tiles.forced:
+        if self.parts(grid, x, out, tile, sums, bj) < 2:
             bu, bl = tiles.spread(bu, bl, height, lanes, self.target.multiprocessors // self.batch.count)
             grid = triton.cdiv(height, bu) * triton.cdiv(lanes, bl)
         arguments = {

@@ -19,7 +19,7 @@ from front_models._config import heads_of, model_type
 from front_models._importance import Work, order, stream_last
 from front_models._kinds import is_table
 from front_models._plan import FLOATS
-from front_models._walk import Weights, describe, named_tensors, on_cpu, tied_names, unwrapped
+from front_models._walk import Weights, describe, named_tensors, tied_names, unwrapped
 
 __all__ = [
     "Alignment",
@@ -62,7 +62,6 @@ class Alignment:
 
 
 @torch.no_grad()
-@on_cpu
 def align(
     source: Weights,
     *,
@@ -317,7 +316,7 @@ def _linears(anatomy: Anatomy) -> Iterator[Linear]:
 
 def _gram(anatomy: Anatomy, work: Work) -> Tensor:
     """Sum over all that reads or writes of its Gram matrix along the stream, divided by its trace: [width, width]."""
-    total = torch.zeros(anatomy.width, anatomy.width, dtype=torch.float64)
+    total = torch.zeros(anatomy.width, anatomy.width, dtype=torch.float64, device="cpu")
     for linear in _linears(anatomy):
         rows = stream_last(work[linear.weight], linear).reshape(-1, anatomy.width)
         gram = rows.T @ rows
@@ -329,7 +328,7 @@ def _gram(anatomy: Anatomy, work: Work) -> Tensor:
 
 def _covariance(model: nn.Module, anatomy: Anatomy, data: Iterable[Any]) -> Tensor:
     """Sum over what the norms of the model read, centred (but for RMS norms) and normalised: [width, width]."""
-    total = torch.zeros(anatomy.width, anatomy.width, dtype=torch.float64)
+    total = torch.zeros(anatomy.width, anatomy.width, dtype=torch.float64, device="cpu")
 
     called: set[nn.Module] = set()
 
@@ -378,8 +377,8 @@ def _principal_axes(gram: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
     without mean has nothing along (1, ..., 1), which stays what it is: column 0, and frequency 0.
     """
     width = len(gram)
-    dct = front_kernels.dct(torch.eye(width, dtype=torch.float64), dim=0)
-    inside = dct[1:].T if centred else torch.eye(width, dtype=torch.float64)
+    dct = front_kernels.dct(torch.eye(width, dtype=torch.float64, device="cpu"), dim=0)
+    inside = dct[1:].T if centred else torch.eye(width, dtype=torch.float64, device="cpu")
     values, vectors = torch.linalg.eigh(inside.T @ gram @ inside)
     axes = inside @ vectors.flip(1)
     # A sign is arbitrary; one rule for it makes results repeatable.
@@ -387,7 +386,7 @@ def _principal_axes(gram: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
     axes = axes * axes.gather(0, largest).sign()
     energy = values.flip(0).clamp_min(0)
     if centred:
-        axes = torch.cat([torch.full((width, 1), 1 / math.sqrt(width), dtype=torch.float64), axes], 1)
+        axes = torch.cat([energy.new_full((width, 1), 1 / math.sqrt(width)), axes], 1)
         energy = torch.cat([energy.new_zeros(1), energy])
     return axes @ dct, energy / energy.sum()
 
@@ -400,7 +399,7 @@ def to_principal_axes(anatomy: Anatomy, work: Work) -> None:
 def _by_energy(gram: Tensor) -> tuple[Tensor, Tensor]:
     """The permutation that orders channels by energy."""
     energy, order = gram.diagonal().sort(descending=True, stable=True)
-    return torch.eye(len(gram), dtype=torch.float64)[:, order], energy / energy.sum()
+    return torch.eye(len(gram), dtype=torch.float64, device="cpu")[:, order], energy / energy.sum()
 
 
 def _rotate(anatomy: Anatomy, work: Work, rotation: Tensor) -> None:

@@ -90,7 +90,7 @@ def extract_role(
     if device.type == "cuda":
         tensors = [load(name) for name in names]
         return _device.extract_role(role, tensors, kind=kind, dtype=dtype, axes=axes, kept=kept, size=size, rows=rows)
-    along = front_kernels.dct(torch.eye(role.depth, dtype=torch.float64), rows, 0, norm="backward") / 2
+    along = front_kernels.dct(torch.eye(role.depth, dtype=torch.float64, device="cpu"), rows, 0, norm="backward") / 2
     stats: list[tuple[float, float, float]] = []
 
     def read(name: str) -> Tensor:
@@ -115,7 +115,7 @@ def extract_role(
         del first
         for i in range(1, len(names)):
             coefficients.view(rows, -1).addr_(along[:, i].to(coefficients), next(blocks).view(-1))
-    mean, std, energy = torch.tensor(stats, dtype=torch.float64).T.contiguous()
+    mean, std, energy = torch.tensor(stats, dtype=torch.float64, device="cpu").T.contiguous()
     return GeneRole(
         template=role.template,
         layers=role.layers,
@@ -137,7 +137,7 @@ def _standardise(work: Tensor) -> tuple[float, float, float]:
     count = work.numel()
     mean = sum(chunk.sum(dtype=torch.float64).item() for chunk in chunks) / count
     # The mean in two parts: rounded to float32 it would leave an offset where |mean| is far above the deviation.
-    coarse = torch.tensor(mean, dtype=work.dtype).item()
+    coarse = torch.tensor(mean, dtype=work.dtype, device="cpu").item()
     work.sub_(coarse).sub_(mean - coarse)
     squares = sum(chunk.to(torch.float64).square().sum().item() for chunk in chunks)
     std = math.sqrt(squares / (count - 1)) if count > 1 else 0.0
@@ -209,7 +209,7 @@ def one_layer(role: GeneRole, index: int) -> GeneRole:
     """The coefficients of one layer alone, by the exact inverse along the layers."""
     if role.depth == 1:
         return role
-    weights = front_kernels.idct(2 * torch.eye(role.depth, dtype=torch.float64), dim=0, norm="backward")
+    weights = front_kernels.idct(2 * torch.eye(role.depth, dtype=torch.float64, device="cpu"), dim=0, norm="backward")
     part = slice(index, index + 1)
     return GeneRole(
         template=role.names[index],
@@ -240,10 +240,11 @@ def _mix(coefficients: Tensor, weights: Tensor) -> Tensor:
 def _depth_weights(n: int, depth: int, fill: str, source_depth: int) -> tuple[Tensor, Tensor | None]:
     """Weight of each kept depth coefficient in each target layer, [depth, n], and of each random slot, [depth, -1]."""
     slots = source_depth if fill == "repeat" else depth
-    inverse = front_kernels.idct(2 * torch.eye(slots, dtype=torch.float64), dim=0, norm="backward")[:depth]
+    twice = 2 * torch.eye(slots, dtype=torch.float64, device="cpu")
+    inverse = front_kernels.idct(twice, dim=0, norm="backward")[:depth]
     if fill == "consistence":
-        index = torch.tensor([i for i in range(n) for _ in range(depth // n + (i < depth % n))])
-        return torch.zeros(depth, n, dtype=torch.float64).index_add_(1, index, inverse), None
+        index = torch.tensor([i for i in range(n) for _ in range(depth // n + (i < depth % n))], device="cpu")
+        return torch.zeros(depth, n, dtype=torch.float64, device="cpu").index_add_(1, index, inverse), None
     return inverse[:, :n], inverse[:, n:] if fill == "random" and n < slots else None
 
 
@@ -307,7 +308,7 @@ def rebuild(
             (noise_weights.shape[1], *block.shape[1:]),
             generator=generator,
             dtype=block.dtype,
-            device=None if generator is None else generator.device,
+            device=block.device if generator is None else generator.device,
         ).to(block.device)
         noise.mul_(pooled_std([drawn_from])).add_(drawn_from.mean)
 
@@ -334,7 +335,7 @@ def kept_energy(role: GeneRole, shape: tuple[int, ...], depth_kept: int) -> Tens
     rows, columns = (_orthonormal(n, k, t) for n, k, t in zip(role.matrix, block.shape[1:], role.axes, strict=True))
     layers = _orthonormal(role.depth, len(kept), True)
     step = max(1, _CHUNK // block.shape[2])
-    energy = torch.zeros(1, dtype=torch.float64)
+    energy = torch.zeros(1, dtype=torch.float64, device="cpu")
     for d in range(len(kept)):
         for start in range(0, block.shape[1], step):
             piece = block[d, start : start + step].to(torch.float64).square()
@@ -344,7 +345,7 @@ def kept_energy(role: GeneRole, shape: tuple[int, ...], depth_kept: int) -> Tens
 
 def _orthonormal(n: int, k: int, transformed: bool) -> Tensor:
     """Squared factor from unscaled to orthonormal for the first k coefficients of an axis of length n."""
-    factor = torch.full((k,), 2 / n if transformed else 1.0, dtype=torch.float64)
+    factor = torch.full((k,), 2 / n if transformed else 1.0, dtype=torch.float64, device="cpu")
     if transformed:
         factor[0] = 1 / n
     return factor

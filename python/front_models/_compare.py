@@ -18,7 +18,7 @@ from front_models._options import Progress
 from front_models._report import PrintsAsTable, RoleRow, TransferReport
 from front_models._residual import read_source, transfer_aligned
 from front_models._transfer import transfer
-from front_models._walk import Weights, matrix_shape, named_tensors, on_cpu, tied_names
+from front_models._walk import Weights, matrix_shape, named_tensors, tied_names
 
 __all__ = ["CompareReport", "CompareRow", "compare"]
 
@@ -86,7 +86,6 @@ class CompareReport(PrintsAsTable):
         return table
 
 
-@on_cpu
 def compare(
     source: Weights, like: Weights, *, heads: int | tuple[int, int] | None = None, progress: Progress | None = None
 ) -> CompareReport:
@@ -120,14 +119,14 @@ def compare(
 @torch.no_grad()
 def _noise(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """White noise with the tensors' means and deviations; those that are shared stay so."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     shared = tied_names(tensors)
     drawn: dict[str, Tensor] = {}
     for owner in dict.fromkeys(shared.values()):
         tensor = tensors[owner].detach()
         if tensor.is_floating_point():
             deviation, mean = torch.std_mean(tensor.float(), correction=0)
-            white = torch.randn(tensor.shape, generator=generator).to(tensor.device)
+            white = torch.randn(tensor.shape, generator=generator, device="cpu").to(tensor.device)
             tensor = (white * deviation + mean).to(tensor.dtype)
         drawn[owner] = tensor
     return {name: drawn[shared[name]] for name in tensors}

@@ -203,7 +203,7 @@ def _filled(
             (slots - n, *block.shape[1:]),
             generator=generator,
             dtype=block.dtype,
-            device=None if generator is None else generator.device,
+            device=block.device if generator is None else generator.device,
         ).to(block.device)
         return torch.cat((block, noise.mul_(deviation).add_(mean)))
     return block

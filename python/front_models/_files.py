@@ -306,12 +306,11 @@ def _state_dict(path: Path, content: Any) -> Mapping[str, Tensor]:
     if _is_state_dict(content):
         return content  # type: ignore[no-any-return]
     if isinstance(content, Mapping):
-        found = [content[key] for key in WRAPPERS if _is_state_dict(content.get(key))]
+        found = {key: content[key] for key in WRAPPERS if _is_state_dict(content.get(key))}
         if len(found) == 1:
-            return found[0]  # type: ignore[no-any-return]
+            return found.popitem()[1]  # type: ignore[no-any-return]
         if len(found) > 1:
-            both = [key for key in WRAPPERS if _is_state_dict(content.get(key))]
-            raise WeightsFileError(f"{path}: {len(found)} state dicts, under {', '.join(both)}; allowed is one")
+            raise WeightsFileError(f"{path}: {len(found)} state dicts, under {', '.join(found)}; allowed is one")
         shown = ", ".join(f"{k!r} ({type(v).__name__})" for k, v in list(content.items())[:5]) or "nothing"
     else:
         shown = f"a {type(content).__name__}"

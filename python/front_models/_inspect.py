@@ -17,6 +17,7 @@ import front_kernels
 from front_models._align import align, stream_shares
 from front_models._blocks import Statistics, pooled_std, statistics
 from front_models._kinds import kind_of
+from front_models._options import check_progress
 from front_models._report import PrintsAsTable
 from front_models._roles import Role, find_axes, group_roles
 from front_models._walk import Weights, describe, matrix_shape, named_tensors
@@ -125,6 +126,7 @@ def inspect_weights(
 
     Source: Shen et al., FRONT, ICML 2026, arXiv:2603.07523.
     """
+    check_progress(progress)
     tensors = named_tensors(source, "source")
     infos = describe(tensors)
     shapes = {name: info.shape for name, info in infos.items()}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import front_kernels
 from front_models._atomic import atomic_path
-from front_models._walk import matrix_shape, on_cpu
+from front_models._walk import matrix_shape
 
 __all__ = ["Spectrum", "check_picture", "plot_energy", "spectrum"]
 
@@ -71,12 +71,12 @@ def spectrum(tensor: Tensor) -> Spectrum:
     total = float(energy.sum(dtype=torch.float64))
     if not math.isfinite(total) or total <= 0:
         raise ValueError(f"tensor must hold finite values that are not all equal, got one whose energy is {total}")
-    points = torch.linspace(0, 1, CURVE_POINTS + 1, dtype=torch.float64)
+    points = torch.linspace(0, 1, CURVE_POINTS + 1, dtype=torch.float64, device="cpu")
     edges = [(points * n).round().long() for n in shape]
-    running = torch.zeros(CURVE_POINTS + 1, CURVE_POINTS + 1, dtype=torch.float64)
+    running = torch.zeros(CURVE_POINTS + 1, CURVE_POINTS + 1, dtype=torch.float64, device="cpu")
     running[1:, 1:] = _block_sums(energy, edges[0], edges[1]).cumsum(0).cumsum(1) / total
     coefficients = shape[0] * shape[1] - 1
-    blocks = [torch.arange(min(HEAT_BINS, n) + 1) * n // min(HEAT_BINS, n) for n in shape]
+    blocks = [torch.arange(min(HEAT_BINS, n) + 1, device="cpu") * n // min(HEAT_BINS, n) for n in shape]
     members = blocks[0].diff()[:, None] * blocks[1].diff()[None, :]
     members[0, 0] -= 1
     return Spectrum(
@@ -92,16 +92,15 @@ def spectrum(tensor: Tensor) -> Spectrum:
 
 def _block_sums(energy: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Sums over the blocks between neighbouring edges: float64, shape [len(rows) - 1, len(columns) - 1]."""
-    row_of = torch.searchsorted(rows, torch.arange(energy.shape[0]), right=True) - 1
-    column_of = torch.searchsorted(columns, torch.arange(energy.shape[1]), right=True) - 1
-    sums = torch.zeros(len(rows) - 1, len(columns) - 1, dtype=torch.float64)
+    row_of = torch.searchsorted(rows, torch.arange(energy.shape[0], device="cpu"), right=True) - 1
+    column_of = torch.searchsorted(columns, torch.arange(energy.shape[1], device="cpu"), right=True) - 1
+    sums = torch.zeros(len(rows) - 1, len(columns) - 1, dtype=torch.float64, device="cpu")
     for part, part_of in zip(energy.split(ROWS_AT_ONCE), row_of.split(ROWS_AT_ONCE), strict=True):
-        narrow = torch.zeros(part.shape[0], len(columns) - 1, dtype=torch.float64)
+        narrow = torch.zeros(part.shape[0], len(columns) - 1, dtype=torch.float64, device="cpu")
         sums.index_add_(0, part_of, narrow.index_add_(1, column_of, part.to(torch.float64)))
     return sums
 
 
-@on_cpu
 def plot_energy(
     tensors: Mapping[str, Tensor], path: str | os.PathLike[str], *, title: str = "", force: bool = False
 ) -> None:

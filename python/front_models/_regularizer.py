@@ -7,24 +7,21 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from front_models._choice import Weighting, check_choice, is_real
 from front_models._files import plain_names
 from front_models._kinds import KINDS, check_skip, is_table, kind_of, skips
 from front_models._penalties import Apart, Kept, Member, Penalty, Sharded, Stack, log_communication, mesh_of
 from front_models._roles import find_axes, group_roles
-from front_models._walk import matrix_shape, unwrapped
+from front_models._walk import unwrapped
 
 __all__ = ["RoleEnergy", "SpectralRegularizer"]
 
-Weighting = Literal["box", "exponential"]
 Reduction = Literal["sum", "mean"]
-# Where the weight exp(-decay u / n) of a coefficient is less than this, the coefficient is not computed.
-TOLERANCE = 1e-8
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -44,35 +41,6 @@ class RoleEnergy:
     share: float
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """keep_ratio, k, weighting, decay and depth, checked."""
-
-    keep_ratio: float | None
-    k: tuple[int, int] | None
-    decay: tuple[float, ...] | None  # (layers, rows, columns)
-    depth: bool | int
-
-    def axis(self, n: int, axis: int) -> int:
-        """Coefficients kept of an axis of length n: 0 the layers, 1 rows, 2 columns."""
-        if self.decay is not None:
-            rate = self.decay[axis]
-            most = math.inf if rate == 0 else n * math.log(1 / TOLERANCE) / rate
-            return n if most >= n else max(1, math.ceil(most))
-        if self.keep_ratio is not None:
-            return max(1, int(n * self.keep_ratio))
-        assert self.k is not None
-        return n if axis == 0 else min(n, self.k[axis - 1])
-
-    def of(self, shape: tuple[int, ...], layers: int) -> Kept:
-        matrix = matrix_shape(shape)
-        k = self.axis(matrix[0], 1), self.axis(matrix[1], 2)
-        if not self.depth or layers < 2:
-            return Kept(matrix, k, self.decay and self.decay[1:])
-        kept = self.axis(layers, 0) if self.depth is True else min(self.depth, layers)
-        return Kept(matrix, k, self.decay, kept)
-
-
 class SpectralRegularizer:
     r"""Energy of a model's parameters outside their low frequencies, to be trained away: FRONT's refinement (FRONT+).
 
@@ -90,8 +58,8 @@ class SpectralRegularizer:
     (frozen; also of the layers that `depth` counts), shared ones count once. Under DDP every process adds the same;
     with ``find_unused_parameters=True`` only by `accumulate_grad_`: under autograd the penalty uses what the model did
     not, and DDP's backward raises. Under FSDP2, where parameters are DTensors sharded along axis 0, processes transform
-    their own rows and share the columns; make the regularizer after `fully_shard`. The first call logs what is sent
-    (logger "front_models", level INFO): `communication`.
+    their own rows and share the columns; make the regularizer after `fully_shard`. The first call that is not compiled
+    logs what is sent (logger "front_models", level INFO): `communication`.
 
     Args:
         model: its parameters of floating point, but tables, which the architecture fixes.
@@ -136,7 +104,7 @@ class SpectralRegularizer:
             raise TypeError(f"standardize: got {standardize!r}; allowed are True and False")
         if reduction not in get_args(Reduction):
             raise ValueError(f"reduction: got {reduction!r}; allowed are 'sum', 'mean'")
-        self._choice = _check(keep_ratio, k, weighting, decay, depth)
+        self._choice = check_choice(keep_ratio, k, weighting, decay, depth)
         words = check_skip(skip)
         given: dict[str, object] = {
             "keep_ratio": keep_ratio,
@@ -197,7 +165,7 @@ class SpectralRegularizer:
             TypeError, ValueError: `lam` is no finite number; compiled, it is not asked whether it is finite.
             ValueError: no parameter requires grad, or the model has another one by now.
         """
-        if isinstance(lam, bool) or not _is(Real, lam):
+        if isinstance(lam, bool) or not is_real(lam):
             raise TypeError(f"lam: got {lam!r}; allowed is a finite number")
         # NOTE: in a graph lam has no value to ask for.
         if not torch.compiler.is_compiling() and not math.isfinite(lam):
@@ -358,50 +326,3 @@ def _penalties(apart: Sequence[tuple[Member, Kept]], stacks: Sequence[tuple[Sequ
     penalties += [Apart(group) for group in by_device.values()]
     penalties += [Sharded(group, *mesh) for mesh, group in shards.items()]
     return penalties
-
-
-def _is(kind: type, value: object) -> bool:
-    """isinstance, for numbers: numpy's are registered as such, which type checkers do not know."""
-    return isinstance(value, kind)
-
-
-def _check(keep_ratio: object, k: object, weighting: object, decay: object, depth: object) -> _Choice:
-    if weighting not in get_args(Weighting):
-        raise ValueError(f"weighting: got {weighting!r}; allowed are 'box', 'exponential'")
-    if not isinstance(depth, int) or (depth is not False and depth < 1):
-        raise ValueError(f"depth: got {depth!r}; allowed are False, True, and the number of layer coefficients kept")
-    rates = _rates(decay, bool(depth))
-    if weighting == "exponential":
-        if rates is None:
-            raise ValueError("decay: got None; weighting='exponential' needs a rate, or one for each axis")
-        for name, value in (("keep_ratio", keep_ratio), ("k", k)):
-            if value is not None:
-                raise ValueError(f"{name}: got {value!r}; weighting='exponential' takes decay instead")
-        return _Choice(None, None, rates, depth)
-    if rates is not None:
-        raise ValueError(f"decay: got {decay!r}; weighting='box' takes keep_ratio or k instead")
-    if (keep_ratio is None) == (k is None):
-        raise ValueError(f"keep_ratio, k: got {keep_ratio!r}, {k!r}; exactly one of them is needed")
-    if keep_ratio is not None:
-        if isinstance(keep_ratio, bool) or not isinstance(keep_ratio, (int, float)) or not 0 < keep_ratio <= 1:
-            raise ValueError(f"keep_ratio: got {keep_ratio!r}; allowed is a number in (0, 1]")
-        return _Choice(float(keep_ratio), None, None, depth)
-    pair: list[Any] = list(k) if isinstance(k, Sequence) else [k, k]
-    if len(pair) != 2 or not all(_is(Integral, n) and not isinstance(n, bool) and n >= 1 for n in pair):
-        raise ValueError(f"k: got {k!r}; allowed is a whole number from 1, or two (rows, columns)")
-    if depth is True:
-        raise ValueError("depth: got True with k; allowed is the number of layer coefficients kept")
-    return _Choice(None, (int(pair[0]), int(pair[1])), None, depth)
-
-
-def _rates(decay: object, depth: bool) -> tuple[float, ...] | None:
-    if decay is None:
-        return None
-    axes = ("layers", "rows", "columns") if depth else ("rows", "columns")
-    rates = (decay,) * len(axes) if isinstance(decay, (int, float)) else decay
-    if not isinstance(rates, Sequence) or isinstance(rates, str) or len(rates) != len(axes):
-        raise ValueError(f"decay: got {decay!r}; allowed is one rate, or ({', '.join(axes)})")
-    for rate in rates:
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
-            raise ValueError(f"decay: got {decay!r}; rates must be finite numbers and at least 0")
-    return tuple(float(rate) for rate in (rates if len(rates) == 3 else (0.0, *rates)))

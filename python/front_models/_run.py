@@ -134,7 +134,7 @@ def _shared(tensors: Sequence[tuple[str, Tensor]]) -> tuple[str, str] | None:
         if apart:
             continue
         taken = torch.zeros(
-            parts[0][1].untyped_storage().nbytes(), dtype=torch.uint8 if len(parts) < 256 else torch.int32
+            parts[0][1].untyped_storage().nbytes(), dtype=torch.uint8 if len(parts) < 256 else torch.int32, device="cpu"
         )
         for i, (name, tensor) in enumerate(parts):
             size = tensor.element_size()
@@ -159,7 +159,7 @@ def _distinct(tensor: Tensor) -> bool:
     for stride, n in sorted((stride, n) for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if n > 1):
         if stride <= reach:  # they interleave: so it has to be counted
             span = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-            taken = torch.zeros(span, dtype=torch.bool)
+            taken = torch.zeros(span, dtype=torch.bool, device="cpu")
             taken.as_strided(tensor.shape, tensor.stride()).fill_(True)
             return int(taken.sum()) == tensor.numel()
         reach += (n - 1) * stride

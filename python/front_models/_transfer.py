@@ -29,13 +29,12 @@ from front_models._report import TransferReport
 from front_models._residual import transfer_aligned, transfer_residual
 from front_models._roles import Role
 from front_models._run import Reader, Rebuild, carry_out, check_depths, check_writable, copy_all
-from front_models._walk import Weights, describe, given_names, matrix_shape, named_tensors, on_cpu, tied_names
+from front_models._walk import Weights, describe, given_names, matrix_shape, named_tensors, tied_names
 
 __all__ = ["extract", "initialize", "transfer"]
 
 
 @torch.no_grad()
-@on_cpu
 def extract(
     source: Weights,
     *,
@@ -101,7 +100,6 @@ def extract(
 
 
 @torch.no_grad()
-@on_cpu
 def initialize(
     target: nn.Module | MutableMapping[str, Tensor],
     gene: Learngene,
@@ -183,7 +181,6 @@ def initialize(
 
 
 @torch.no_grad()
-@on_cpu
 def transfer(
     source: Weights,
     like: Weights,

@@ -5,12 +5,10 @@ A mapping may offer `shape_of(name)` and `dtype_of(name)`, which spare reading t
 
 from __future__ import annotations
 
-import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +23,10 @@ __all__ = [
     "is_distributed",
     "matrix_shape",
     "named_tensors",
-    "on_cpu",
     "tied_names",
     "unwrapped",
 ]
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Weights = Mapping[str, Tensor] | nn.Module | str | os.PathLike[str]
 
 
@@ -42,19 +37,6 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-
-
-def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
-    """What the function makes without naming a device is on the CPU, whatever torch.set_default_device says."""
-
-    @functools.wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.get_default_device().type == "cpu":  # nothing that every call of torch would have to look at
-            return function(*args, **kwargs)
-        with torch.device("cpu"):
-            return function(*args, **kwargs)
-
-    return called
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

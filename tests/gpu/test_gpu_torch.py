@@ -172,9 +172,9 @@ def test_derivatives(op):
     assert torch.autograd.gradcheck(op, (wide,), check_forward_ad=True, fast_mode=True)
 
 
-def test_what_torch_knows_of_a_call():
+def test_what_torch_knows_of_a_call(engine):
     """Plain tensors go past the dispatcher, so what it does for them has to be done, and all others must not."""
-    x, out = randn(48, 33), torch.zeros(8, 8, device=GPU)
+    x, out, limit = randn(48, 33), torch.zeros(8, 8, device=GPU), 1e-6 if engine == "triton" else 5e-7
     expected = fk.dct_crop(x, (8, 8))
     before = x._version, out._version
     fk.dct_crop(x, (8, 8), out=out)
@@ -199,9 +199,9 @@ def test_what_torch_knows_of_a_call():
         assert torch.equal(fk.dct_crop(x, (8, 8)), expected)
     assert any("front.dct_crop" in name for name in seen)
     mapped = torch.vmap(lambda a: fk.dct_crop(a, (8, 8)))(torch.stack([x, 2 * x]))
-    assert relative_error(mapped[1], 2 * expected.double()) <= 5e-7
+    assert relative_error(mapped[1], 2 * expected.double()) <= limit
     _, tangent = torch.func.jvp(lambda a: fk.dct_crop(a, (8, 8)), (x,), (3 * x,))
-    assert relative_error(tangent, 3 * expected.double()) <= 5e-7
+    assert relative_error(tangent, 3 * expected.double()) <= limit
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch.compile needs Triton on a GPU")
