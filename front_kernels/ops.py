@@ -32,8 +32,11 @@ Pair = int | Sequence[int]
 
 
 def _pair(value: object, name: str) -> Sequence[int]:
-    if type(value) is int:  # asked first: it is what most calls have, and an abstract class takes longer to ask for
-        return value, value
+    kind = type(value)  # of what most calls have: an abstract class takes longer to ask for
+    if kind is tuple or kind is list:
+        return value  # type: ignore[return-value]
+    if kind is int:
+        return value, value  # type: ignore[return-value]
     if isinstance(value, Sequence):
         return value
     try:  # numpy's whole numbers
