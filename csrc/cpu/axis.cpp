@@ -97,7 +97,7 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const int64_t in_stride = stride_bytes(pass.in_along, pass.in_type);
   const int64_t out_stride = stride_bytes(pass.out_along, pass.out_type);
   pass.around_caches = writes_around_caches(moved, machine);
-  pass.far_apart = reads_far_apart(in_stride, moved, machine);
+  pass.ahead = elements_ahead(in_stride, moved, machine);
   const auto tables =
       axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n), may_stream(pass, sizeof(T), machine));
   const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back, wide(pass.size)) : tables;
@@ -124,7 +124,8 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const int64_t grain = std::max(least, kGrainPoints / (pass.n * width * together));
   parallel_for(executor, (blocks + together - 1) / together, grain, [&](int64_t begin, int64_t end) {
     const Workspace scratch(static_cast<size_t>(needed));
-    kernel(pass, axis, second, {begin * together, std::min(end * together, blocks), together}, scratch.data());
+    const int64_t written = blocks_written_together(work, together, machine);
+    kernel(pass, axis, second, {begin * together, std::min(end * together, blocks), together, written}, scratch.data());
   });
 }
 

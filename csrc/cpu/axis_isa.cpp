@@ -38,11 +38,12 @@ void spread_points(const AxisView<T>& axis, Complex<T>* z) {
 }
 
 // Values -> kept coefficients: real number forward_in[i] -> coefficient_at[k] of the work array, or, of an axis that is
-// fused, -> place.first[k place.stride].
+// fused, -> place.first[k place.stride], and those of blocks beside it beside them.
 template <class T>
-void forward(const AxisView<T>& axis, Complex<T>* z, Place<T> place = {}) {
-  if (axis.dense) return dense_forward<T>(axis, reinterpret_cast<Vector<T>*>(z));
-  if (axis.length % 2 == 0) return forward_pairs(axis, z, place);
+void forward(const AxisView<T>& axis, Works<T> works, Place<T> place) {
+  Complex<T>* z = points_of(works, 0);
+  if (axis.dense) return dense_forward<T>(axis, works[0]);
+  if (axis.length % 2 == 0) return forward_pairs(axis, works, place);
   for (int64_t j = 0; j < axis.half; ++j) z[j].im = Vector<T>{};
   run_dfts(axis, z);
   combine_points(axis, z);
@@ -122,11 +123,11 @@ void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int6
         });
     const auto* x = static_cast<const In*>(pass.in) + offset(pass.in_along, begin);
     if (works.count > 1 && group.in_row)
-      return load_side_by_side<In, T>(x + group.lanes[0].in[0], n, pass.in_along, index, works, pass.far_apart);
+      return load_side_by_side<In, T>(x + group.lanes[0].in[0], n, pass.in_along, index, works, pass.ahead);
     // Many rows at once are more streams than the hardware follows; panels are none at all.
-    const int64_t ahead = pass.in_along.run ? 4 : pass.around_caches ? 8 : 0;
+    const int64_t vectors = pass.in_along.run ? 4 : pass.around_caches ? 8 : 0;
     for (int g = 0; g < works.count; ++g)
-      load_block<In, T>(x, n, pass.in_along, group.lanes[g], index, works[g], ahead, pass.far_apart);
+      load_block<In, T>(x, n, pass.in_along, group.lanes[g], index, works[g], vectors, pass.ahead);
   });
 }
 
@@ -218,10 +219,17 @@ template <class T>
 Place<T> output_vectors(const AxisPass& pass, const Group<T>& group, int g) {
   const Lanes<T>& lanes = group.lanes[g];
   auto* y = static_cast<T*>(pass.out);
-  const bool in_pieces = group.work.count > 1 && group.out_row;  // of several blocks
-  if (lanes.count != kLanes<T> || !lanes.out_adjacent || in_pieces) return {};
+  if (lanes.count != kLanes<T> || !lanes.out_adjacent) return {};
   if (pass.around_caches && !whole_lines<T, T>(y, pass.out_along, &lanes, 1, false)) return {};
   return {y + lanes.out[0], pass.out_along.stride, pass.around_caches};
+}
+
+// The group's values -> its coefficients: in the result, or, if not `at_once`, in the work arrays.
+template <class T>
+void forward_group(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& group, bool at_once) {
+  if (at_once && group.out_row) return forward(axis, group.work, output_vectors(pass, group, 0));
+  for (int g = 0; g < group.work.count; ++g)
+    forward(axis, Works<T>{group.work[g], 0, 1}, at_once ? output_vectors(pass, group, g) : Place<T>{});
 }
 
 // Of a group whose rows stream by.
@@ -257,11 +265,10 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   group.work = {static_cast<Vector<T>*>(scratch), 2 * points, 1};
   Vector<T>* coefficients = group.work[static_cast<int>(blocks.side_by_side)];
   const bool vectors = writes_vectors(pass, axis);
-  // Around the caches longer pieces are no gain, and of panels, one vector wide, there are none to read either.
-  const bool panels = pass.in_along.stride == kLanes<T>;
-  const int64_t most = vectors && pass.around_caches && panels ? 1 : blocks.side_by_side;
+  const bool panels = pass.in_along.stride == kLanes<T>;  // one vector wide: there are no longer pieces to read
+  const int64_t most = vectors && pass.around_caches && panels ? blocks.written_together : blocks.side_by_side;
   auto* const strip = reinterpret_cast<Vector<float>*>(coefficients);
-  HalvedRows halved{strip, strip + kStrip, 0, 0, false};
+  HalvedRows halved{strip, strip + kStrip, 0, 0, 0, false};
   DoubledRows doubled{strip, true};
   group.halved = &halved, group.doubled = &doubled;
   const bool doubles = pass.halving.rows && !first_forward;
@@ -284,14 +291,10 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
       load_group(pass, group, 0, axis.kept, axis.coefficient_at, group.work);
     bool at_once = vectors;
     for (int g = 0; g < group.work.count; ++g) at_once = at_once && output_vectors(pass, group, g).first;
+    if (first_forward) forward_group(pass, axis, group, at_once);
     for (int g = 0; g < group.work.count; ++g) {
-      auto* z = reinterpret_cast<Complex<T>*>(group.work[g]);
-      if (at_once)
-        forward(axis, z, output_vectors(pass, group, g));
-      else if (first_forward)
-        forward(axis, z);
-      else
-        inverse(axis, z);
+      Complex<T>* z = points_of(group.work, g);
+      if (!first_forward) inverse(axis, z);
       if (resize) {
         for (int64_t k = 0; k < axis.kept; ++k) coefficients[k] = group.work[g][axis.coefficient_at[k]];
         for (int64_t k = 0; k < axis.kept; ++k) group.work[g][back.coefficient_at[k]] = coefficients[k];

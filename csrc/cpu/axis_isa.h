@@ -6,9 +6,10 @@
 
 namespace front::cpu {
 
-// Blocks [begin, end) of W lanes each, up to `side_by_side` of them at a time.
+// Blocks [begin, end) of W lanes each, up to `side_by_side` of them at a time; `written_together` where they come from
+// panels and what the last stage makes of them goes around the caches.
 struct Blocks {
-  int64_t begin, end, side_by_side;
+  int64_t begin, end, side_by_side, written_together;
 };
 
 template <class T>
@@ -17,7 +18,7 @@ using BlockKernel = void (*)(const AxisPass& pass, const AxisView<T>& axis, cons
 
 // Columns at a time of rows that are halved as they are loaded (Halving): so many that each row is read in long pieces,
 // so few that what they become stays in the core's cache.
-constexpr int kStrip = 1024;
+constexpr int kStrip = 512;
 
 struct Isa {
   const char* name;

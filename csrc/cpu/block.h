@@ -75,7 +75,10 @@ struct Works {
   FRONT_INLINE Vector<T>* operator[](int g) const { return first + g * stride; }
 };
 
-constexpr int kElementsAhead = 16;  // of a lane, are asked for (AxisPass::far_apart)
+template <class T>
+FRONT_INLINE Complex<T>* points_of(const Works<T>& works, int g) {
+  return reinterpret_cast<Complex<T>*>(works[g]);
+}
 
 // Blocks whose lanes fill a line: one of them asks for it.
 template <class T, class In>
@@ -84,19 +87,20 @@ constexpr int kBlocksPerLine = kLineBytes > kLanes<T> * sizeof(In)
                                    : 1;
 
 // Adjacent lanes of `works.count` blocks, all whole, side by side: element i of each -> its work array at index[i].
+// ahead: how many elements of each lane are prefetched.
 template <class In, class T>
-void load_side_by_side(const In* x, int64_t n, Along along, const int32_t* index, Works<T> works, bool far) {
+void load_side_by_side(const In* x, int64_t n, Along along, const int32_t* index, Works<T> works, int64_t ahead) {
   const auto load_all = [&](auto ask) FRONT_INLINED {
     for_each_element(n, along, [&](int64_t i, int64_t at) FRONT_INLINED {
       if (ask)
         for (int g = 0; g < works.count; g += kBlocksPerLine<T, In>)
-          __builtin_prefetch(x + at + kElementsAhead * along.stride + g * kLanes<T>);
+          __builtin_prefetch(x + at + ahead * along.stride + g * kLanes<T>);
       const In* from = x + at;
       Vector<T>* to = works.first + index[i];
       for (int g = 0; g < works.count; ++g, from += kLanes<T>, to += works.stride) *to = load<T>(from);
     });
   };
-  if (far)
+  if (ahead)
     load_all(Constant<true>{});
   else if (works.count == 1)
     for_each_element(n, along, [&](int64_t i, int64_t at) { works.first[index[i]] = load<T>(x + at); });
@@ -104,14 +108,15 @@ void load_side_by_side(const In* x, int64_t n, Along along, const int32_t* index
     load_all(Constant<false>{});
 }
 
-// Element i of every lane -> z[index[i]]. ahead: how many vectors of each row are prefetched, of lanes that are rows.
+// Element i of every lane -> z[index[i]]. vectors: how many of each row are prefetched, of lanes that are rows; ahead:
+// how many elements, of others.
 template <class In, class T>
 void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, const int32_t* index, Vector<T>* z,
-                int64_t ahead, bool far) {
+                int64_t vectors, int64_t ahead) {
   constexpr int W = kLanes<T>;
   if (lanes.in_adjacent && !in_vectors<T>(along)) {
     const In* first = x + lanes.in[0];
-    if (lanes.count == W) return load_side_by_side<In, T>(first, n, along, index, {z, 0, 1}, far);
+    if (lanes.count == W) return load_side_by_side<In, T>(first, n, along, index, {z, 0, 1}, ahead);
     return for_each_element(n, along,
                             [&](int64_t i, int64_t at) { z[index[i]] = load_some<T>(first + at, lanes.count); });
   }
@@ -126,7 +131,7 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
           Vector<float> pairs;
           std::memcpy(&pairs, row + offset(along, i), sizeof pairs);
           tile[l] = pairs;
-          if (ahead) __builtin_prefetch(row + offset(along, i + ahead * 2 * W), 0, 2);
+          if (vectors) __builtin_prefetch(row + offset(along, i + vectors * 2 * W), 0, 2);
         }
         transpose<float>(tile);
         for (int j = 0; j < W; ++j) {
@@ -140,7 +145,7 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
       if (lanes.count == W)
         for (int l = 0; l < W; ++l) {
           tile[l] = load<T>(column + lanes.in[l]);
-          if (ahead) __builtin_prefetch(x + lanes.in[l] + offset(along, i + ahead * W), 0, 2);
+          if (vectors) __builtin_prefetch(x + lanes.in[l] + offset(along, i + vectors * W), 0, 2);
         }
       else
         for (int l = 0; l < W; ++l) tile[l] = l < lanes.count ? load<T>(column + lanes.in[l]) : Vector<T>{};
