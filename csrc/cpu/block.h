@@ -53,6 +53,19 @@ FRONT_INLINE void for_each_element(int64_t n, Along along, F f) {
   }
 }
 
+// Calls f(i, offset of element i) for i = begin, begin + step, ... while there are `step` elements, and returns where
+// it ends. Of adjacent elements whose runs are whole steps; `begin` is a multiple of them.
+template <class F>
+FRONT_INLINE int64_t for_each_piece(int64_t begin, int64_t n, Along along, int64_t step, F f) {
+  const int64_t whole = n - (n - begin) % step, run = along.run ? along.run : whole;
+  int64_t i = begin;
+  for (int64_t first = offset(along, begin); i < whole; first += along.jump) {
+    const int64_t end = i + run < whole ? i + run : whole;
+    for (int64_t at = first; i < end; i += step, at += step) f(i, at);
+  }
+  return i;
+}
+
 // Whole vectors of consecutive elements: W of them lie in one run.
 template <class T>
 FRONT_INLINE bool in_vectors(Along along) {
@@ -120,40 +133,52 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
     return for_each_element(n, along,
                             [&](int64_t i, int64_t at) { z[index[i]] = load_some<T>(first + at, lanes.count); });
   }
-  int64_t i = 0;
-  if (in_vectors<T>(along)) {
+  // Each case has a loop of its own: where they share one, GCC passes the tile through memory.
+  int64_t done = 0;
+  const auto load_whole = [&](auto ask) FRONT_INLINED {
+    const int64_t jump = along.run ? vectors * W / along.run * along.jump : vectors * W;
     if constexpr (kInPairs<T, In>)
-      for (; lanes.count == W && pairs_in_vectors<T>(along) && i + 2 * W <= n; i += 2 * W) {
-        Vector<float> tile[W], first, second;
-        for (int l = 0; l < W; ++l) {
-          const In* row = x + lanes.in[l];
-          // NOTE: not straight into the array, which GCC makes two halves of, that a load of both then waits for.
-          Vector<float> pairs;
-          std::memcpy(&pairs, row + offset(along, i), sizeof pairs);
-          tile[l] = pairs;
-          if (vectors) __builtin_prefetch(row + offset(along, i + vectors * 2 * W), 0, 2);
-        }
-        transpose<float>(tile);
-        for (int j = 0; j < W; ++j) {
-          widen_pairs(bit_cast<Bits32>(tile[j]), &first, &second);
-          z[index[i + 2 * j]] = first, z[index[i + 2 * j + 1]] = second;
-        }
-      }
-    for (; i + W <= n; i += W) {
-      const In* column = x + offset(along, i);
+      if (pairs_in_vectors<T>(along))
+        done = for_each_piece(0, n, along, 2 * W, [&](int64_t i, int64_t at) FRONT_INLINED {
+          Vector<float> tile[W], first, second;
+          if (ask)
+            for (int l = 0; l < W; ++l) __builtin_prefetch(x + lanes.in[l] + at + 2 * jump, 0, 2);
+          for (int l = 0; l < W; ++l) {
+            const In* row = x + lanes.in[l] + at;
+            // NOTE: not straight into the array, which GCC makes two halves of, that a load of both then waits for.
+            Vector<float> pairs;
+            std::memcpy(&pairs, row, sizeof pairs);
+            tile[l] = pairs;
+          }
+          transpose<float>(tile);
+          for (int j = 0; j < W; ++j) {
+            widen_pairs(bit_cast<Bits32>(tile[j]), &first, &second);
+            z[index[i + 2 * j]] = first, z[index[i + 2 * j + 1]] = second;
+          }
+        });
+    done = for_each_piece(done, n, along, W, [&](int64_t i, int64_t at) FRONT_INLINED {
       Vector<T> tile[W];
-      if (lanes.count == W)
-        for (int l = 0; l < W; ++l) {
-          tile[l] = load<T>(column + lanes.in[l]);
-          if (vectors) __builtin_prefetch(x + lanes.in[l] + offset(along, i + vectors * W), 0, 2);
-        }
-      else
-        for (int l = 0; l < W; ++l) tile[l] = l < lanes.count ? load<T>(column + lanes.in[l]) : Vector<T>{};
+      if (ask)
+        for (int l = 0; l < W; ++l) __builtin_prefetch(x + lanes.in[l] + at + jump, 0, 2);
+      for (int l = 0; l < W; ++l) tile[l] = load<T>(x + lanes.in[l] + at);
       transpose<T>(tile);
       for (int j = 0; j < W; ++j) z[index[i + j]] = tile[j];
-    }
+    });
+  };
+  if (in_vectors<T>(along)) {
+    if (lanes.count < W)
+      done = for_each_piece(0, n, along, W, [&](int64_t i, int64_t at) FRONT_INLINED {
+        Vector<T> tile[W] = {};
+        for (int l = 0; l < lanes.count; ++l) tile[l] = load<T>(x + lanes.in[l] + at);
+        transpose<T>(tile);
+        for (int j = 0; j < W; ++j) z[index[i + j]] = tile[j];
+      });
+    else if (vectors)
+      load_whole(Constant<true>{});
+    else
+      load_whole(Constant<false>{});
   }
-  for (; i < n; ++i) {
+  for (int64_t i = done; i < n; ++i) {
     Vector<T> v{};
     for (int l = 0; l < lanes.count; ++l) v[l] = static_cast<T>(to_float(x[lanes.in[l] + offset(along, i)]));
     z[index[i]] = v;
@@ -196,12 +221,12 @@ void store_block(Out* y, int64_t n, Along along, const Lanes<T>& lanes, const in
     return for_each_element(n, along,
                             [&](int64_t i, int64_t at) { store_some<T>(first + at, z[index[i]], lanes.count); });
   }
-  int64_t i = 0;
+  int64_t done = 0;
   if (in_vectors<T>(along)) {
     if constexpr (kInPairs<T, Out>) {  // as many as a line has; whole lines (`around`) are always of whole pairs
       constexpr int P = kLineBytes / static_cast<int>(sizeof(Vector<T>));  // vectors of pairs in a line
-      for (; pairs_in_vectors<T>(along) && i + 2 * P * W <= n; i += 2 * P * W) {
-        Out* column = y + offset(along, i);
+      const auto store_pairs = [&](int64_t i, int64_t at) FRONT_INLINED {
+        Out* column = y + at;
         Vector<float> tile[P][W];
         for (int p = 0; p < P; ++p) {
           for (int j = 0; j < W; ++j) {
@@ -218,10 +243,11 @@ void store_block(Out* y, int64_t n, Along along, const Lanes<T>& lanes, const in
           else
             std::memcpy(column + lanes.out[l], line, sizeof line);
         }
-      }
+      };
+      if (pairs_in_vectors<T>(along)) done = for_each_piece(0, n, along, 2 * P * W, store_pairs);
     } else if (around) {
-      for (; i + V * W <= n; i += V * W) {
-        Out* column = y + offset(along, i);
+      done = for_each_piece(0, n, along, V * W, [&](int64_t i, int64_t at) FRONT_INLINED {
+        Out* column = y + at;
         Vector<T> tile[V][W];
         for (int v = 0; v < V; ++v) {
           for (int j = 0; j < W; ++j) tile[v][j] = z[index[i + v * W + j]];
@@ -232,17 +258,17 @@ void store_block(Out* y, int64_t n, Along along, const Lanes<T>& lanes, const in
           for (int v = 0; v < V; ++v) line[v] = tile[v][l];
           stream_line<T>(column + lanes.out[l], line);
         }
-      }
+      });
     }
-    for (; i + W <= n; i += W) {
-      Out* column = y + offset(along, i);
+    done = for_each_piece(done, n, along, W, [&](int64_t i, int64_t at) FRONT_INLINED {
+      Out* column = y + at;
       Vector<T> tile[W];
       for (int j = 0; j < W; ++j) tile[j] = z[index[i + j]];
       transpose<T>(tile);
       for (int l = 0; l < lanes.count; ++l) store<T>(column + lanes.out[l], tile[l]);
-    }
+    });
   }
-  for (; i < n; ++i) {
+  for (int64_t i = done; i < n; ++i) {
     const Vector<T> v = z[index[i]];
     for (int l = 0; l < lanes.count; ++l) y[lanes.out[l] + offset(along, i)] = round_to<Out>(static_cast<T>(v[l]));
   }
