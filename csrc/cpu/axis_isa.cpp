@@ -109,6 +109,19 @@ void find_group(const AxisPass& pass, int64_t begin, int64_t end, int64_t most, 
   group.work.count = count;
 }
 
+// How far behind what is loaded of a row, the next one being `row` elements from it, lies what is asked for. Many rows
+// at once are more streams than the hardware follows, and panels are none at all. Of short rows it is the next block's,
+// which follow in memory (30522 x 384 on Zen 5: 0.95 of the time of 8 vectors ahead).
+template <class In, class T>
+int64_t elements_further(const AxisPass& pass, int64_t row) {
+  constexpr int W = kLanes<T>, kInPanels = 4, kInRows = 8;  // vectors
+  constexpr int64_t kShortRows = 128 << 10;                 // bytes of a block
+  const Along& along = pass.in_along;
+  if (along.run) return kInPanels * W / along.run * along.jump;
+  if (!pass.around_caches) return 0;
+  return pass.n * W * static_cast<int64_t>(sizeof(In)) <= kShortRows ? W * row : kInRows * W;
+}
+
 // Elements [begin, begin + n) of every lane of the group -> index[0..n) of `works`. begin: a multiple of the runs.
 template <class T>
 void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int64_t n, const int32_t* index,
@@ -124,10 +137,10 @@ void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int6
     const auto* x = static_cast<const In*>(pass.in) + offset(pass.in_along, begin);
     if (works.count > 1 && group.in_row)
       return load_side_by_side<In, T>(x + group.lanes[0].in[0], n, pass.in_along, index, works, pass.ahead);
-    // Many rows at once are more streams than the hardware follows; panels are none at all.
-    const int64_t vectors = pass.in_along.run ? 4 : pass.around_caches ? 8 : 0;
+    const int64_t* lanes = group.lanes[0].in;
+    const int64_t further = elements_further<In, T>(pass, lanes[1] - lanes[0]);
     for (int g = 0; g < works.count; ++g)
-      load_block<In, T>(x, n, pass.in_along, group.lanes[g], index, works[g], vectors, pass.ahead);
+      load_block<In, T>(x, n, pass.in_along, group.lanes[g], index, works[g], further, pass.ahead);
   });
 }
 

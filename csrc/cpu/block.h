@@ -121,11 +121,11 @@ void load_side_by_side(const In* x, int64_t n, Along along, const int32_t* index
     load_all(Constant<false>{});
 }
 
-// Element i of every lane -> z[index[i]]. vectors: how many of each row are prefetched, of lanes that are rows; ahead:
-// how many elements, of others.
+// Element i of every lane -> z[index[i]]. Prefetched is, of lanes that are rows, what lies `further` elements behind,
+// and of others as many as `ahead` says; 0: nothing.
 template <class In, class T>
 void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, const int32_t* index, Vector<T>* z,
-                int64_t vectors, int64_t ahead) {
+                int64_t further, int64_t ahead) {
   constexpr int W = kLanes<T>;
   if (lanes.in_adjacent && !in_vectors<T>(along)) {
     const In* first = x + lanes.in[0];
@@ -136,13 +136,12 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
   // Each case has a loop of its own: where they share one, GCC passes the tile through memory.
   int64_t done = 0;
   const auto load_whole = [&](auto ask) FRONT_INLINED {
-    const int64_t jump = along.run ? vectors * W / along.run * along.jump : vectors * W;
     if constexpr (kInPairs<T, In>)
       if (pairs_in_vectors<T>(along))
         done = for_each_piece(0, n, along, 2 * W, [&](int64_t i, int64_t at) FRONT_INLINED {
           Vector<float> tile[W], first, second;
           if (ask)
-            for (int l = 0; l < W; ++l) __builtin_prefetch(x + lanes.in[l] + at + 2 * jump, 0, 2);
+            for (int l = 0; l < W; ++l) __builtin_prefetch(x + lanes.in[l] + at + further, 0, 2);
           for (int l = 0; l < W; ++l) {
             const In* row = x + lanes.in[l] + at;
             // NOTE: not straight into the array, which GCC makes two halves of, that a load of both then waits for.
@@ -159,7 +158,7 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
     done = for_each_piece(done, n, along, W, [&](int64_t i, int64_t at) FRONT_INLINED {
       Vector<T> tile[W];
       if (ask)
-        for (int l = 0; l < W; ++l) __builtin_prefetch(x + lanes.in[l] + at + jump, 0, 2);
+        for (int l = 0; l < W; ++l) __builtin_prefetch(x + lanes.in[l] + at + further, 0, 2);
       for (int l = 0; l < W; ++l) tile[l] = load<T>(x + lanes.in[l] + at);
       transpose<T>(tile);
       for (int j = 0; j < W; ++j) z[index[i + j]] = tile[j];
@@ -173,7 +172,7 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
         transpose<T>(tile);
         for (int j = 0; j < W; ++j) z[index[i + j]] = tile[j];
       });
-    else if (vectors)
+    else if (further)
       load_whole(Constant<true>{});
     else
       load_whole(Constant<false>{});
