@@ -154,8 +154,10 @@ void store_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int
     if constexpr (std::is_same_v<T, float>)
       if (pass.halving.rows && pass.direction == Direction::inverse)
         return with_taps(pass.halving.taps, [&](auto half) {
+          const bool lines = reinterpret_cast<uintptr_t>(pass.out) % kLineBytes == 0 &&
+                             pass.halving.stride * static_cast<int64_t>(sizeof(Out)) % kLineBytes == 0;
           store_doubled<half>(y, begin, n, pass.halving, group.begin * kLanes<T>, group.lanes[0].count, index,
-                              works.first, *group.doubled);
+                              works.first, *group.doubled, pass.around_caches && lines);
         });
     const bool side_by_side = works.count > 1 && group.out_row;
     const bool around =
