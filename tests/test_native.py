@@ -110,5 +110,7 @@ def test_code_for_one_instruction_set_shares_no_symbol_with_another(tmp_path):
         subprocess.run([*command, str(CPU / "axis_isa.cpp")], check=True)
     nm = subprocess.run(["nm", "-C", "--defined-only", "--extern-only", str(kernels)], capture_output=True, check=True)
     names = [line.split(" ", 2)[2] for line in nm.stdout.decode().splitlines()]
+    # The unoptimised object's pointer to the routine that unwinds, the same in every object.
+    names = [name for name in names if name != "DW.ref.__gxx_personality_v0"]
     assert "front::cpu::kAvx2" in names
     assert [n for n in names if "front::cpu::avx2::" not in n and n != "front::cpu::kAvx2"] == []

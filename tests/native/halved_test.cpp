@@ -63,8 +63,9 @@ void check_halved(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType
 }
 
 // A pass over half as many rows, which are doubled as they are stored: exactly the panels are read, and exactly the
-// matrix is written, whatever blocks a thread has.
-void check_doubled(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType type, int64_t gap, int64_t at_once) {
+// matrix is written, whatever blocks a thread has. uncached: around the caches, where rows are of whole lines.
+void check_doubled(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType type, int64_t gap, int64_t at_once,
+                   bool uncached) {
   const auto tables = front::cpu::axis_tables<float>(1024, 1024 / filtered, {});
   const auto filter = tables->view();
   const int64_t lanes = rows / 2, width = 16, row = n + gap, size = (rows - 1) * row + n, bytes = front::size_of(type);
@@ -97,7 +98,9 @@ void check_doubled(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DTyp
     for (int64_t end = count; end > 0; end -= std::min(end, blocks_at_once))  // none follows what it shares lanes with
       body(std::max<int64_t>(0, end - blocks_at_once), end, context);
   };
-  front::cpu::run_axis(pass, {in_pieces, 1}, front::cpu::machine(1));
+  front::Machine machine = front::cpu::machine(1);
+  machine.shared_cache = uncached ? 0 : int64_t{1} << 40;
+  front::cpu::run_axis(pass, {in_pieces, 1}, machine);
 
   double error = 0, scale = 0;
   for (int64_t r = 0; r < rows; ++r)
@@ -115,8 +118,9 @@ void check_doubled(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DTyp
   const bool good = intact(y.data(), written.data(), size, bytes) && std::sqrt(error / scale) <= limit;
   good ? ++passed : ++failed;
   if (!good)
-    std::printf("FAILED doubled rows=%ld n=%ld kept=%ld type %d: error %.3g\n", static_cast<long>(rows),
-                static_cast<long>(n), static_cast<long>(kept), static_cast<int>(type), std::sqrt(error / scale));
+    std::printf("FAILED doubled rows=%ld n=%ld kept=%ld type %d uncached %d: error %.3g\n", static_cast<long>(rows),
+                static_cast<long>(n), static_cast<long>(kept), static_cast<int>(type), uncached,
+                std::sqrt(error / scale));
 }
 
 }  // namespace
@@ -131,7 +135,15 @@ int main() {
     for (int64_t filtered : {4, 8})
       for (int64_t rows : {64, 68, 72, 100})
         for (auto [n, kept] : {std::pair<int64_t, int64_t>{48, 48}, {61, 16}, {192, 17}, {1028, 128}, {1100, 17}})
-          check_doubled(rows, n, kept, filtered, type, rows == 68 ? 3 : 0, rows == 72 ? 2 : rows == 100 ? 1 : 1000);
+          for (bool uncached : {false, true})
+            check_doubled(rows, n, kept, filtered, type,
+                          rows == 68 ? 3
+                          : uncached ? 31 - (n - 1) % 32
+                                     : 0,
+                          rows == 72    ? 2
+                          : rows == 100 ? 1
+                                        : 1000,
+                          uncached);
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
 }
