@@ -76,7 +76,7 @@ struct AxisPass {
   DType in_type, out_type;
   Along in_along, out_along;  // along the transformed axis
   bool around_caches;         // the result is too large to be read from a cache later
-  int64_t ahead;              // elements of the input's lanes that are asked for ahead, if they are not adjacent
+  int64_t ahead;              // elements of a lane that are asked for ahead, of lanes side by side
   int64_t row;                // lanes of one matrix that follow each other in the rows of n values; 0: not said
   int32_t lane_dims;
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest

@@ -9,7 +9,7 @@ import torch
 
 import front_kernels as fk
 
-# Of the last block one to all lanes are used; rows end within a vector, a strip (1024 values) and a piece that is
+# Of the last block one to all lanes are used; rows end within a vector, a strip (up to 512 values) and a piece that is
 # filtered along (64); rows that are decimated themselves, by either filter, that are not, and of odd length.
 CASES = [
     ((512, 512), (64, 64)),
@@ -189,8 +189,11 @@ def test_rows_of_no_stride_and_a_result_inside_the_matrix():
     assert torch.equal(crop, expected)
 
 
-# The columns by resampled DFTs, and fused, whose coefficients are written as they come by one thread or all.
-@pytest.mark.parametrize(("shape", "k"), [((1028, 2051), (257, 200)), ((1024, 1024), (128, 128))])
+# The columns by resampled DFTs, and fused, whose coefficients are written as they come by one thread or all; of blocks
+# that are written together.
+@pytest.mark.parametrize(
+    ("shape", "k"), [((1028, 2051), (257, 200)), ((1024, 1024), (128, 128)), ((1024, 1600), (900, 1600))]
+)
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_the_result_does_not_depend_on_threads(shape, k, threads):
     x = within(shape, slice(3, -21), torch.float32)

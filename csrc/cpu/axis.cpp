@@ -122,9 +122,9 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
                                        : work * together + beside * isa().vector_bytes;
   const int64_t least = pass.halving.rows && inverse ? kDoublingGrain : 1;
   const int64_t grain = std::max(least, kGrainPoints / (pass.n * width * together));
+  const int64_t written = blocks_written_together(work, together, machine);
   parallel_for(executor, (blocks + together - 1) / together, grain, [&](int64_t begin, int64_t end) {
     const Workspace scratch(static_cast<size_t>(needed));
-    const int64_t written = blocks_written_together(work, together, machine);
     kernel(pass, axis, second, {begin * together, std::min(end * together, blocks), together, written}, scratch.data());
   });
 }

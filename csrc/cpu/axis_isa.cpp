@@ -109,17 +109,18 @@ void find_group(const AxisPass& pass, int64_t begin, int64_t end, int64_t most, 
   group.work.count = count;
 }
 
-// How far behind what is loaded of a row, the next one being `row` elements from it, lies what is asked for. Many rows
-// at once are more streams than the hardware follows, and panels are none at all. Of short rows it is the next block's,
-// which follow in memory (30522 x 384 on Zen 5: 0.95 of the time of 8 vectors ahead).
+// How many elements beyond what is loaded of a row lies what is asked for; the next row is `row` elements from it. Many
+// rows at once are more streams than the hardware follows, and panels are none at all. Of short rows it is the next
+// block's, which follow in memory (30522 x 384 on Zen 5: 0.95 of the time of 8 vectors ahead).
 template <class In, class T>
 int64_t elements_further(const AxisPass& pass, int64_t row) {
-  constexpr int W = kLanes<T>, kInPanels = 4, kInRows = 8;  // vectors
-  constexpr int64_t kShortRows = 128 << 10;                 // bytes of a block
+  constexpr int64_t W = kLanes<T>, kBytes = sizeof(In), kInPanels = 4;     // vectors
+  constexpr int64_t kInRows = 8 * FRONT_VECTOR_BYTES, kShort = 128 << 10;  // bytes: of a row, and of a block
   const Along& along = pass.in_along;
   if (along.run) return kInPanels * W / along.run * along.jump;
   if (!pass.around_caches) return 0;
-  return pass.n * W * static_cast<int64_t>(sizeof(In)) <= kShortRows ? W * row : kInRows * W;
+  const int64_t length = pass.direction == Direction::inverse ? pass.kept : pass.n;
+  return length * W * kBytes <= kShort ? W * row : kInRows / kBytes;
 }
 
 // Elements [begin, begin + n) of every lane of the group -> index[0..n) of `works`. begin: a multiple of the runs.

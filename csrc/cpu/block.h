@@ -54,7 +54,8 @@ FRONT_INLINE void for_each_element(int64_t n, Along along, F f) {
 }
 
 // Calls f(i, offset of element i) for i = begin, begin + step, ... while there are `step` elements, and returns where
-// it ends. Of adjacent elements whose runs are whole steps; `begin` is a multiple of them.
+// it ends. Of adjacent elements whose runs are whole steps; what is left from `begin` on, if it begins within one, is
+// of its run.
 template <class F>
 FRONT_INLINE int64_t for_each_piece(int64_t begin, int64_t n, Along along, int64_t step, F f) {
   const int64_t whole = n - (n - begin) % step, run = along.run ? along.run : whole;
@@ -121,8 +122,8 @@ void load_side_by_side(const In* x, int64_t n, Along along, const int32_t* index
     load_all(Constant<false>{});
 }
 
-// Element i of every lane -> z[index[i]]. Prefetched is, of lanes that are rows, what lies `further` elements behind,
-// and of others as many as `ahead` says; 0: nothing.
+// Element i of every lane -> z[index[i]]. Prefetched is, of lanes that are rows, what lies `further` elements beyond
+// it, and of others as many as `ahead` says; 0: nothing.
 template <class In, class T>
 void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, const int32_t* index, Vector<T>* z,
                 int64_t further, int64_t ahead) {

@@ -35,9 +35,10 @@ FRONT_INLINE void ask_for(int64_t c, int first, int end, Row row) {
     __builtin_prefetch(row(r) + c, 0, 2);
 }
 
-// The next 2 kTogether rows complete kTogether lanes, which have had all other rows, and begin the next ones.
+// The next 2 kTogether rows complete kTogether lanes, which have had all other rows, and begin the next ones. next: the
+// rows of which this asks for as many columns.
 template <int kHalfTaps, class In>
-void add_rows(const In* const* rows, int64_t n, int64_t next, const Vector<float>* taps, Vector<float>* begun,
+void add_rows(const In* const* rows, int64_t n, const In* const* next, const Vector<float>* taps, Vector<float>* begun,
               Vector<float>* lanes) {
   constexpr int W = kLanes<float>, kReach = kHalfTaps - 1;
   Vector<float> h[kHalfTaps];
@@ -47,7 +48,7 @@ void add_rows(const In* const* rows, int64_t n, int64_t next, const Vector<float
   for (int64_t c = 0; c < n; c += W, begun += kReach, lanes += W) {
     Vector<float> sum[kTogether + kReach];
     for (int l = 0; l < kReach; ++l) sum[l] = begun[l];
-    ask_for<In>(c, 0, kAskedByFilter, [&](int r) FRONT_INLINED { return rows[r] + next; });
+    ask_for<In>(c, 0, kAskedByFilter, [&](int r) FRONT_INLINED { return next[r]; });
 #pragma GCC unroll 32
     for (int r = 0; r < 2 * kTogether; ++r) {
       const Vector<float> row = load<float>(from[r] + c);
@@ -85,15 +86,27 @@ void fill_strip(const In* x, const Halving& halving, int64_t first, HalvedRows& 
       rows[i] = x + r * halving.stride + halved.begin;
     }
     Vector<float>* const lanes = halved.lanes + (lane < 0 ? 0 : lane);
-    add_rows<kHalfTaps>(rows, whole, halved.next, h, begun, lanes);
+    const In* next[kAskedByFilter];
+    for (int i = 0; i < kAskedByFilter; ++i) next[i] = rows[i] + halved.next;
+    add_rows<kHalfTaps>(rows, whole, next, h, begun, lanes);
     if (!rest) continue;
     In last[2 * kTogether][W] = {};
     for (int i = 0; i < 2 * kTogether; ++i) {
       std::memcpy(last[i], rows[i] + whole, static_cast<size_t>(rest) * sizeof(In));
       rows[i] = last[i];
     }
-    add_rows<kHalfTaps>(rows, W, 0, h, begun + whole / W * kReach, lanes + whole);
+    for (const In*& row : next) row += whole;
+    add_rows<kHalfTaps>(rows, W, next, h, begun + whole / W * kReach, lanes + whole);
   }
+}
+
+// Strips are of one length, whole lines, but for what the last one lacks: it asks for the first one of the next rows.
+template <class In>
+int64_t strip_columns(int64_t columns) {
+  constexpr int64_t kLine = kLineBytes / static_cast<int64_t>(sizeof(In));
+  static_assert(kStrip % kLine == 0);
+  const int64_t strips = (columns + kStrip - 1) / kStrip;
+  return ((columns + strips - 1) / strips + kLine - 1) / kLine * kLine;
 }
 
 // Columns [begin, begin + n) of lanes [first, first + W) -> z[index[i]]; x: row 0 of the matrix, of `columns`.
@@ -103,8 +116,9 @@ void load_halved(const In* x, int64_t columns, int64_t begin, int64_t n, const H
   constexpr int W = kLanes<float>, kRows = 2 * kTogether;
   for (int64_t i = 0; i < n; i += W) {
     if (begin + i >= halved.end) {
-      halved.begin = begin + i, halved.end = halved.begin + kStrip < columns ? halved.begin + kStrip : columns;
-      halved.next = halved.end < columns ? kStrip : 2 * W * halving.stride - halved.begin;
+      const int64_t strip = strip_columns<In>(columns);
+      halved.begin = begin + i, halved.end = halved.begin + strip < columns ? halved.begin + strip : columns;
+      halved.next = halved.end < columns ? strip : 2 * W * halving.stride - halved.begin;
       fill_strip<kHalfTaps>(x, halving, first, halved);
     }
     const In* const next = x + (2 * first + kHalfTaps - 1) * halving.stride + halved.next;

@@ -31,12 +31,12 @@ FRONT_INLINE int64_t part(int64_t q, int64_t half) { return q / 2 * 2 * half + q
 // block beside it go.
 template <class T>
 struct InWork {
-  static constexpr bool kBeside = false;
+  static constexpr bool kBeside = false;  // of one block
   Vector<T>* first;
   int64_t half;
 
   FRONT_INLINE void store(int64_t q, int64_t r, Vector<T> x) const { first[part(q, half) + 2 * r] = x; }
-  FRONT_INLINE InWork beside(int) const { return *this; }  // of one block
+  FRONT_INLINE InWork beside(int) const { return *this; }
 };
 template <class T, bool kAround>
 struct Elsewhere {

@@ -180,7 +180,8 @@ void check_from_panels(int64_t n, int64_t kept, int64_t panels, int64_t gap) {
   bool good = true;
   std::vector<Buffer> results;
   for (bool uncached : {false, true})
-    for (int64_t own_cache : {1 << 10, 1 << 20}) {  // blocks one by one, and together
+    for (int64_t own_cache :
+         {1 << 10, 20 << 10, 1 << 20}) {  // blocks one by one, a few together, and as many as may be
       Buffer y(size * 4, kSentinel);
       pass.out = y.data();
       machine.shared_cache = uncached ? 0 : int64_t{1} << 40;
@@ -272,6 +273,12 @@ int main(int argc, char** argv) {
   side_by_side(1000, 1000, 2 << 20, 2);         // by both cores together
   side_by_side(1000, 1000, 3 << 20, 8);
   side_by_side(128 << 10, 1000, 3 << 20, 4);  // no more work arrays than half of a core's cache holds
+  const auto expect = [](bool good) { good ? ++passed : ++failed; };
+  for (auto [work, together] : {std::pair<int64_t, int64_t>{256 << 10, 4}, {512 << 10, 2}, {2 << 20, 1}})
+    expect(front::blocks_written_together(work, 4, two) == together);
+  for (auto [stride, moved, ahead] :
+       {std::array<int64_t, 3>{64, 3 << 20, 64}, {64, 2 << 20, 0}, {128, 3 << 20, 0}, {512, 3 << 20, 16}})
+    expect(front::elements_ahead(stride, moved, two) == ahead);
   side_by_side(256 << 10, 1000, 3 << 20, 2);
   side_by_side(256 << 10, 1000, 33 << 20, 8);  // but of rows in no cache four lines of twice the cache
   side_by_side(512 << 10, 1000, 33 << 20, 4);
