@@ -114,7 +114,7 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const bool adjacent = in_rows || out_rows;                                     // else no two blocks are side by side
   const int64_t together = axis.streamed ? blocks_streamed(blocks, machine)
                            : adjacent && !pass.halving.rows
-                               ? blocks_side_by_side(work, blocks, bytes_in_rows, in_line, machine)
+                               ? blocks_side_by_side(work, blocks, bytes_in_rows, in_line, pass.around_caches, machine)
                                : 1;
   const int64_t beside = resize ? pass.kept : pass.halving.rows ? halving_vectors(pass, width) : 0;
   // What does not stream by in such a pass are single blocks.

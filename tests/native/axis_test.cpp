@@ -262,8 +262,9 @@ int main(int argc, char** argv) {
                   check(direction, n, kept, lanes, 2, Kind::lanes_inside, gap, in, out, gap != 0, 0, true);
   // Side by side they are one block, or two of a thread each.
   const front::Machine two{32, 1 << 20, 32 << 20, 2};
-  const auto side_by_side = [&](int64_t work, int64_t blocks, int64_t in_rows, int64_t expected, int64_t in_line = 2) {
-    front::blocks_side_by_side(work, blocks, in_rows, in_line, two) == expected ? ++passed : ++failed;
+  const auto side_by_side = [&](int64_t work, int64_t blocks, int64_t in_rows, int64_t expected, int64_t in_line = 2,
+                                bool around_caches = false) {
+    front::blocks_side_by_side(work, blocks, in_rows, in_line, around_caches, two) == expected ? ++passed : ++failed;
   };
   for (auto [blocks, expected] : {std::pair<int64_t, int64_t>{1, 1}, {3, 1}, {4, 2}, {8, 4}, {1000, 8}})
     side_by_side(1000, blocks, int64_t{1} << 30, expected);
@@ -280,7 +281,8 @@ int main(int argc, char** argv) {
        {std::array<int64_t, 3>{64, 3 << 20, 64}, {64, 2 << 20, 0}, {128, 3 << 20, 0}, {512, 3 << 20, 16}})
     expect(front::elements_ahead(stride, moved, two) == ahead);
   side_by_side(256 << 10, 1000, 3 << 20, 2);
-  side_by_side(256 << 10, 1000, 33 << 20, 8);  // but of rows in no cache four lines of twice the cache
+  side_by_side(256 << 10, 1000, 3 << 20, 4, 2, true);  // around them two lines may fill it
+  side_by_side(256 << 10, 1000, 33 << 20, 8);          // but of rows in no cache four lines of twice the cache
   side_by_side(512 << 10, 1000, 33 << 20, 4);
   side_by_side(1 << 20, 1000, 33 << 20, 4);  // or two lines of four times
   side_by_side((1 << 20) + 1, 1000, 33 << 20, 2);
