@@ -80,11 +80,17 @@ struct AxisPass {
   int64_t row;                // lanes of one matrix that follow each other in the rows of n values; 0: not said
   int32_t lane_dims;
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest
-  const Measure* measure;       // of a forward pass, or null
-  const Residual* residual;     // of an inverse pass, or null
-  Halving halving;              // of a pass over rows, in float32; their elements are adjacent
-  bool filtered_in;             // forward, resize: the input is n / 2 values, which `halving` has made of n
-  bool filtered_out;            // inverse, resize: the output is half the values, of which `halving` will make all
+  // Of the last one, or null: its lane i reads lane in_order[i] of the input, and writes lane out_order[i] of the
+  // output.
+  const int32_t *in_order, *out_order;
+  // What the kernel reads and writes first to last, or null (UseOrder): element i that is read lies at place
+  // in_places[i] of the work array, and what lies at out_places[i] is element i that is written.
+  const int32_t *in_places, *out_places;
+  const Measure* measure;    // of a forward pass, or null
+  const Residual* residual;  // of an inverse pass, or null
+  Halving halving;           // of a pass over rows, in float32; their elements are adjacent
+  bool filtered_in;          // forward, resize: the input is n / 2 values, which `halving` has made of n
+  bool filtered_out;         // inverse, resize: the output is half the values, of which `halving` will make all
 };
 
 // Both axes of many matrices, all of one shape and one layout.

@@ -38,23 +38,23 @@ void spread_points(const AxisView<T>& axis, Complex<T>* z) {
 }
 
 // Values -> kept coefficients: real number forward_in[i] -> coefficient_at[k] of the work array, or, of an axis that is
-// fused, -> place.first[k place.stride], and those of blocks beside it beside them.
-template <class T>
-void forward(const AxisView<T>& axis, Works<T> works, Place<T> place) {
+// fused, -> place.first[k place.stride], and those of blocks beside it beside them, and from in(g), block g's Source.
+template <class T, class In>
+void forward(const AxisView<T>& axis, Works<T> works, const In& in, Place<T> place) {
   Complex<T>* z = points_of(works, 0);
   if (axis.dense) return dense_forward<T>(axis, works[0]);
-  if (axis.length % 2 == 0) return forward_pairs(axis, works, place);
+  if (axis.length % 2 == 0) return forward_pairs(axis, works, in, place);
   for (int64_t j = 0; j < axis.half; ++j) z[j].im = Vector<T>{};
   run_dfts(axis, z);
   combine_points(axis, z);
 }
 
-// Kept coefficients -> values, in place: coefficient_at[k] -> inverse_out[i]. The transpose of a DFT is the DFT with
-// conjugated twiddles: the same code on points with re and im exchanged.
+// Kept coefficients -> values, in place: coefficient_at[k] -> inverse_out[i], or from `in` and to `out`. The transpose
+// of a DFT is the DFT with conjugated twiddles: the same code on points with re and im exchanged.
 template <class T>
-void inverse(const AxisView<T>& axis, Complex<T>* z) {
+void inverse(const AxisView<T>& axis, Complex<T>* z, const Source<T>& in, const Sink<T>& out) {
   if (axis.dense) return dense_inverse<T>(axis, reinterpret_cast<Vector<T>*>(z));
-  if (axis.length % 2 == 0) return inverse_pairs(axis, z);
+  if (axis.length % 2 == 0) return inverse_pairs(axis, z, in, out);
   spread_points(axis, z);
   run_dfts_back(axis, z);
 }
@@ -120,7 +120,8 @@ int64_t elements_further(const AxisPass& pass, int64_t row) {
   if (along.run) return kInPanels * W / along.run * along.jump;
   if (!pass.around_caches) return 0;
   const int64_t length = pass.direction == Direction::inverse ? pass.kept : pass.n;
-  return length * W * kBytes <= kShort ? W * row : kInRows / kBytes;
+  const bool short_block = length * W * kBytes <= kShort && !pass.in_order;  // else the next one's are elsewhere
+  return short_block ? W * row : kInRows / kBytes;
 }
 
 // Elements [begin, begin + n) of every lane of the group -> index[0..n) of `works`. begin: a multiple of the runs.
@@ -202,7 +203,8 @@ void load_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& 
     for (int g = 0; g < works.count; ++g)
       add_moments<T>(works[g], n, index, group.lanes[g].count, *pass.measure, group.moments[g]);
   };
-  if (!axis.taps || pass.filtered_in) return load(0, axis.length, axis.forward_in, group.work);
+  if (!axis.taps || pass.filtered_in)
+    return load(0, axis.length, pass.in_places ? pass.in_places : axis.forward_in, group.work);
   with_taps(axis.taps, [&](auto half) { decimate<half>(axis.n, axis.filter, axis.forward_in, group.work, load); });
 }
 
@@ -214,7 +216,8 @@ void store_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>&
     else
       store_group(pass, group, begin, n, index, works);
   };
-  if (!axis.taps || pass.filtered_out) return store(0, axis.length, axis.inverse_out, group.work);
+  if (!axis.taps || pass.filtered_out)
+    return store(0, axis.length, pass.out_places ? pass.out_places : axis.inverse_out, group.work);
   with_taps(axis.taps, [&](auto half) { interpolate<half>(axis.n, axis.filter, axis.inverse_out, group.work, store); });
 }
 
@@ -240,12 +243,31 @@ Place<T> output_vectors(const AxisPass& pass, const Group<T>& group, int g) {
   return {y + lanes.out[0], pass.out_along.stride, pass.around_caches};
 }
 
-// The group's values -> its coefficients: in the result, or, if not `at_once`, in the work arrays.
+// Where what block g reads, and writes, lies as vectors in the order of their use; see Stream.
+template <class T>
+Source<T> source(const AxisPass& pass, const Group<T>& group, int g) {
+  const Lanes<T>& lanes = group.lanes[g];
+  if (!pass.in_places || lanes.count != kLanes<T> || !lanes.in_adjacent) return {};
+  return {static_cast<const T*>(pass.in) + lanes.in[0], pass.in_along.stride, pass.ahead, false};
+}
+template <class T>
+Sink<T> sink(const AxisPass& pass, const Group<T>& group, int g) {
+  const Lanes<T>& lanes = group.lanes[g];
+  if (!pass.out_places || lanes.count != kLanes<T> || !lanes.out_adjacent) return {};
+  if (pass.around_caches && !kWholeLine<T>) return {};
+  return {static_cast<T*>(pass.out) + lanes.out[0], pass.out_along.stride, 0, pass.around_caches};
+}
+
+// The group's values, in the work arrays or where source() says, -> its coefficients: in the result, or, if not
+// `at_once`, in the work arrays.
 template <class T>
 void forward_group(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& group, bool at_once) {
-  if (at_once && group.out_row) return forward(axis, group.work, output_vectors(pass, group, 0));
+  const auto from = [&](int g) { return source(pass, group, g); };
+  if (at_once && group.out_row) return forward(axis, group.work, from, output_vectors(pass, group, 0));
   for (int g = 0; g < group.work.count; ++g)
-    forward(axis, Works<T>{group.work[g], 0, 1}, at_once ? output_vectors(pass, group, g) : Place<T>{});
+    forward(
+        axis, Works<T>{group.work[g], 0, 1}, [&](int) { return from(g); },
+        at_once ? output_vectors(pass, group, g) : Place<T>{});
 }
 
 // Of a group whose rows stream by.
@@ -280,6 +302,7 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   Group<T> group;
   group.work = {static_cast<Vector<T>*>(scratch), 2 * points, 1};
   Vector<T>* coefficients = group.work[static_cast<int>(blocks.side_by_side)];
+  if ((pass.in_places && !axis.fused) || (pass.out_places && !back.fused)) __builtin_trap();  // plans disagree
   const bool vectors = writes_vectors(pass, axis);
   const bool panels = pass.in_along.stride == kLanes<T>;  // one vector wide: there are no longer pieces to read
   const int64_t most = vectors && pass.around_caches && panels ? blocks.written_together : blocks.side_by_side;
@@ -301,25 +324,27 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
       stream(pass, axis, group);
       continue;
     }
-    if (first_forward)
+    // As for the others: a group is of one block, or of whole ones.
+    const bool from_source = source(pass, group, 0).first, to_sink = sink(pass, group, 0).first;
+    if (first_forward && !from_source)
       load_values(pass, axis, group);
-    else
-      load_group(pass, group, 0, axis.kept, axis.coefficient_at, group.work);
+    else if (!from_source)
+      load_group(pass, group, 0, axis.kept, pass.in_places ? pass.in_places : axis.coefficient_at, group.work);
     bool at_once = vectors;
     for (int g = 0; g < group.work.count; ++g) at_once = at_once && output_vectors(pass, group, g).first;
     if (first_forward) forward_group(pass, axis, group, at_once);
     for (int g = 0; g < group.work.count; ++g) {
       Complex<T>* z = points_of(group.work, g);
-      if (!first_forward) inverse(axis, z);
+      if (!first_forward) inverse(axis, z, source(pass, group, g), sink(pass, group, g));
       if (resize) {
         for (int64_t k = 0; k < axis.kept; ++k) coefficients[k] = group.work[g][axis.coefficient_at[k]];
         for (int64_t k = 0; k < axis.kept; ++k) group.work[g][back.coefficient_at[k]] = coefficients[k];
-        inverse(back, z);
+        inverse(back, z, Source<T>{}, sink(pass, group, g));
       }
     }
     if (last_forward && !at_once)
       store_group(pass, group, 0, axis.kept, axis.coefficient_at, group.work);
-    else if (!last_forward)
+    else if (!last_forward && !to_sink)
       store_values(pass, back, group);
   }
   if (pass.around_caches) stream_fence();

@@ -29,8 +29,9 @@ Lanes<T> block_lanes(const AxisPass& pass, int64_t block) {
       const LaneDim& dim = pass.lanes[d];
       const int64_t i = rest % dim.size;
       rest /= dim.size;
-      lanes.in[l] += i * dim.in_stride;
-      lanes.out[l] += i * dim.out_stride;
+      const bool last = d == pass.lane_dims - 1;
+      lanes.in[l] += (last && pass.in_order ? pass.in_order[i] : i) * dim.in_stride;
+      lanes.out[l] += (last && pass.out_order ? pass.out_order[i] : i) * dim.out_stride;
     }
     lanes.in_adjacent &= lanes.in[l] == lanes.in[0] + l;
     lanes.out_adjacent &= lanes.out[l] == lanes.out[0] + l;

@@ -176,6 +176,19 @@ void stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
         st, [&](int64_t i) FRONT_INLINED { return z[i]; }, [&](int64_t i, Complex<T> y) FRONT_INLINED { z[i] = y; });
 }
 
+// The innermost stage, whose twiddles are all 1, of `count` transforms: points from load(i) and to store(i, point).
+template <int R, class T, class Load, class Store>
+FRONT_INLINE void innermost_stage(int64_t count, Load load, Store store) {
+  for (int64_t i = 0; i < R * count; i += R) {
+    Complex<T> y[R];
+#pragma GCC unroll 16
+    for (int j = 0; j < R; ++j) y[j] = load(i + j);
+    Butterfly<R>::run(y);
+#pragma GCC unroll 16
+    for (int j = 0; j < R; ++j) store(i + j, y[j]);
+  }
+}
+
 // Any odd radix, by definition, at half the products (see odd_butterfly).
 template <bool kTransposed, class T>
 void generic_stage(Complex<T>* z, const StageView<T>& st, int64_t count) {
@@ -257,33 +270,44 @@ int near_stages(const FftView<T>& fft) {
   return count;
 }
 
-// Stages [0, end) of one transform of that length.
-template <class T>
-void run_stages(Complex<T>* z, const FftView<T>& fft, int end) {
+// Stages [0, end) of one transform of that length. innermost(z, stage, count): the first one of them.
+template <class T, class Innermost>
+void run_stages(Complex<T>* z, const FftView<T>& fft, int end, Innermost innermost) {
   const StageView<T>& last = fft.stage[end - 1];
   if (end <= near_stages(fft)) {
     const int64_t length = last.radix * last.span;
-    for (int s = 0; s < end; ++s) {
+    innermost(z, fft.stage[0], length / fft.stage[0].radix);
+    for (int s = 1; s < end; ++s) {
       const StageView<T>& st = fft.stage[s];
       run_stage(z, st, length / (st.radix * st.span));
     }
     return;
   }
-  for (int j = 0; j < last.radix; ++j) run_stages(z + j * last.span, fft, end - 1);
+  for (int j = 0; j < last.radix; ++j) run_stages(z + j * last.span, fft, end - 1, innermost);
   run_stage(z, last, 1);
+}
+template <class T>
+void run_stages(Complex<T>* z, const FftView<T>& fft, int end) {
+  run_stages(z, fft, end, [](Complex<T>* y, const StageView<T>& st, int64_t count) { run_stage(y, st, count); });
 }
 
 // Their transposes in the opposite order: decimation in frequency, whose result is in slot order.
-template <class T>
-void run_stages_back(Complex<T>* z, const FftView<T>& fft, int end) {
+template <class T, class Innermost>
+void run_stages_back(Complex<T>* z, const FftView<T>& fft, int end, Innermost innermost) {
   const StageView<T>& last = fft.stage[end - 1];
   if (end <= near_stages(fft)) {
     const int64_t length = last.radix * last.span;
-    for (int s = end; s-- > 0;) run_stage<true>(z, fft.stage[s], length / (fft.stage[s].radix * fft.stage[s].span));
+    for (int s = end; --s > 0;) run_stage<true>(z, fft.stage[s], length / (fft.stage[s].radix * fft.stage[s].span));
+    innermost(z, fft.stage[0], length / fft.stage[0].radix);
     return;
   }
   run_stage<true>(z, last, 1);
-  for (int j = 0; j < last.radix; ++j) run_stages_back(z + j * last.span, fft, end - 1);
+  for (int j = 0; j < last.radix; ++j) run_stages_back(z + j * last.span, fft, end - 1, innermost);
+}
+template <class T>
+void run_stages_back(Complex<T>* z, const FftView<T>& fft, int end) {
+  run_stages_back(z, fft, end,
+                  [](Complex<T>* y, const StageView<T>& st, int64_t count) { run_stage<true>(y, st, count); });
 }
 
 }  // namespace front::cpu::FRONT_ISA

@@ -119,6 +119,7 @@ class Transform {
     chunks_ = (grouped_.size + group_ - 1) / group_;
     tasks_ = p_.count * chunks_;
     for (const LaneDim& dim : walked_) tasks_ *= dim.size;
+    order_rows();
   }
 
   void run(const Executor& executor) const {
@@ -180,17 +181,46 @@ class Transform {
     back.scale = p_.rows_back;
     if (resize) {
       row.direction = Direction::forward;
+      row.in_order = first_.element, column.in_places = first_.place;
+      column.out_places = last_.place, back.out_order = last_.element;
       rows_to_panels(row, x, mid, choice_.taps_in ? p_.m / 2 : p_.m, count, executor);
       const Side inside{mid.data, mid.type, mid.width, 1, mid.matrix()};  // from panels to the same panels
       panels_to_columns(column, mid, inside, mid.panel(), count, executor);
       panels_to_rows(back, mid, y, choice_.taps_out ? p_.size0 / 2 : p_.size0, count, executor);
     } else if (choice_.order == Order::rows_first) {
+      row.in_order = first_.element, column.in_places = first_.place;
       rows_to_panels(row, x, mid, mid.rows, count, executor);
       panels_to_columns(column, mid, y, mid.width * y.column, count, executor);
     } else {
+      column.out_places = last_.place, row.out_order = last_.element;
       columns_to_panels(column, x, mid, count, executor);
       panels_to_rows(row, mid, y, mid.rows, count, executor);
     }
+  }
+
+  // The order in which the transform across rows uses them; `kept` keeps it alive.
+  struct RowOrder {
+    std::shared_ptr<const UseOrder> kept;
+    const int32_t *element, *place;
+  };
+  RowOrder use_of_rows(UseOrder::Of of, int64_t n) const {
+    const bool wide = p_.compute_type == DType::f64;
+    auto order = wide ? use_order<double>(n, p_.k0, of) : use_order<float>(n, p_.k0, of);
+    const UseOrder& use = *order;
+    return {std::move(order), use.element(), use.place()};
+  }
+
+  // Rows that are transformed first, or last, may be so in any order, but for those that share a filter, and those
+  // whose sums are told apart. Not where columns lie closer together, nor where rows may stream by in the other pass.
+  void order_rows() {
+    const bool inverse = p_.direction == Direction::inverse, forward = p_.direction == Direction::forward;
+    const bool rows_first = choice_.order == Order::rows_first, resize = p_.direction == Direction::resize;
+    if (p_.measure || p_.residual) return;
+    const bool streams = inverse && p_.out_column == 1 && p_.k0 <= kMostStreamed;
+    if (rows_first && !choice_.taps_in && p_.in_column == 1 && std::abs(p_.in_row) != 1 && !streams)
+      first_ = use_of_rows(inverse ? UseOrder::Of::coefficients_in : UseOrder::Of::values_in, p_.m);
+    if ((resize || !rows_first) && !forward && !choice_.taps_out && p_.out_column == 1 && std::abs(p_.out_row) != 1)
+      last_ = use_of_rows(UseOrder::Of::values_out, resize ? p_.size0 : p_.m);
   }
 
   static void add_lanes(AxisPass& pass, int64_t size, int64_t in_stride, int64_t out_stride) {
@@ -257,6 +287,7 @@ class Transform {
 
   const MatrixPass& p_;
   Choice choice_;
+  RowOrder first_{}, last_{};  // of the rows that are transformed first, and last; null: as they are
   Panels panels_{};
   std::vector<LaneDim> walked_;
   LaneDim grouped_{1, 0, 0};

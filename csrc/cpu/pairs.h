@@ -12,9 +12,8 @@
 // opposite in its first stage.
 #pragma once
 
-#include "block.h"
 #include "bluestein.h"
-#include "halves.h"
+#include "places.h"
 #include "tables.h"
 
 namespace front::cpu::FRONT_ISA {
@@ -22,48 +21,6 @@ namespace front::cpu::FRONT_ISA {
 template <class T>
 FRONT_INLINE const StageView<T>& last_stage(const AxisView<T>& axis) {
   return axis.dft.fft.stage[axis.dft.fft.stages - 1];
-}
-
-FRONT_INLINE int64_t part(int64_t q, int64_t half) { return q / 2 * 2 * half + q % 2; }
-
-// Where coefficient q half + r of a forward transform goes: to its place in the work array, or elsewhere, `stride`
-// elements after each other, around the caches if they are whole, aligned lines. beside(g): where those of the g-th
-// block beside it go.
-template <class T>
-struct InWork {
-  static constexpr bool kBeside = false;  // of one block
-  Vector<T>* first;
-  int64_t half;
-
-  FRONT_INLINE void store(int64_t q, int64_t r, Vector<T> x) const { first[part(q, half) + 2 * r] = x; }
-  FRONT_INLINE InWork beside(int) const { return *this; }
-};
-template <class T, bool kAround>
-struct Elsewhere {
-  static constexpr bool kBeside = true;
-  T* first;
-  int64_t half, stride;
-
-  FRONT_INLINE void store(int64_t q, int64_t r, Vector<T> x) const {
-    T* at = first + (q * half + r) * stride;
-    if constexpr (kAround)
-      stream_bytes(at, &x);
-    else
-      FRONT_ISA::store<T>(at, x);
-  }
-  FRONT_INLINE Elsewhere beside(int g) const { return {first + g * kLanes<T>, half, stride}; }
-};
-// What the caller says of it.
-template <class T>
-struct Place {
-  T* first;  // null: the work array
-  int64_t stride;
-  bool around_caches;
-};
-
-template <class T>
-FRONT_INLINE InWork<T> in_work(const AxisView<T>& axis, Complex<T>* z) {
-  return {reinterpret_cast<Vector<T>*>(z), axis.half};
 }
 
 template <class C, class T>
@@ -79,35 +36,6 @@ FRONT_INLINE const C* last_twiddles(const AxisView<T>& axis) {
     return last_stage(axis).twiddles;
   else
     return axis.wide_twiddles;
-}
-
-// How many times the kept coefficients go round the points of a spectrum.
-enum class Runs {
-  any,
-  one,        // at most once
-  one_whole,  // exactly once: nothing to ask for each coefficient
-  two,
-  two_whole,
-};
-
-// A point and its mirror; `itself`: they are one.
-struct Pair {
-  int64_t a, b;
-  bool itself;
-};
-
-// Calls f(q, k, mirrored) for the kept coefficients of a pair: k % half is b if mirrored, else a.
-template <Runs kRuns, class F>
-FRONT_INLINE void for_coefficients(Pair pair, int64_t half, int64_t kept, F f) {
-  constexpr bool kWhole = kRuns == Runs::one_whole || kRuns == Runs::two_whole;
-  constexpr bool kOnce = kRuns == Runs::one || kRuns == Runs::one_whole;
-  const int64_t runs = kRuns == Runs::any ? (kept + half - 1) / half : kOnce ? 1 : 2;
-#pragma GCC unroll 2
-  for (int64_t q = 0; q < runs; ++q) {
-    const int64_t k = q * half;
-    if (kWhole || k + pair.a < kept) f(q, k + pair.a, false);
-    if (!pair.itself && (kWhole || k + pair.b < kept)) f(q, k + pair.b, true);
-  }
 }
 
 template <int kSplit>
@@ -133,17 +61,16 @@ FRONT_INLINE void combine_pair(const AxisView<T>& axis, Pair pair, const Complex
 
 // The transpose of `combine_pair`: points with re and im exchanged, `kHalves` vectors of C for each. The numbers of the
 // table are the same for both.
-template <int kSplit, Runs kRuns, class C, class T>
-FRONT_INLINE void spread_pair(const AxisView<T>& axis, Pair pair, Complex<T>* work, Complex<C>* p, Complex<C>* m) {
+template <int kSplit, Runs kRuns, class C, class T, class From>
+FRONT_INLINE void spread_pair(const AxisView<T>& axis, Pair pair, From& from, Complex<C>* p, Complex<C>* m) {
   constexpr int H = kHalves<C, T>;
   const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
   Complex<C> at_a[H * kMostParts<kSplit>], at_b[H * kMostParts<kSplit>];
   for (int64_t i = 0; i < H * split; ++i) at_a[i] = at_b[i] = Complex<C>::zero();
   for_coefficients<kRuns>(pair, half, axis.kept, [&](int64_t q, int64_t k, bool mirrored) FRONT_INLINED {
     const C* c = combine_table<C>(axis) + 4 * split * k;
-    const int64_t at = part(q, half) + 2 * (mirrored ? pair.b : pair.a);
     Vector<C> x[H];
-    for (int h = 0; h < H; ++h) x[h] = Part<C, T>(work, h).load(at);
+    from.template load<C>(q, mirrored ? pair.b : pair.a, x);
     for (int64_t s = 0; s < split; ++s, c += 4)
       for (int h = 0; h < H; ++h) {
         const int64_t i = H * s + h;
@@ -155,36 +82,6 @@ FRONT_INLINE void spread_pair(const AxisView<T>& axis, Pair pair, Complex<T>* wo
   for (int64_t i = 0; i < H * split; ++i) {
     if (pair.itself) at_a[i] = at_b[i] = at_a[i] + at_b[i];
     p[i] = at_a[i], m[i] = at_b[i];
-  }
-}
-
-// Where the mirrors of the points of butterfly k, which are k + j span, lie.
-enum class Mirrors {
-  own_at_0,  // k = 0: in the same butterfly, point 0 being its own mirror
-  others,    // in butterfly span - k
-  own,       // 2 k = span: in the same
-};
-
-// Calls f(k, mirrors) for all butterflies, once for k and span - k.
-template <class F>
-FRONT_INLINE void for_butterflies(int64_t span, F f) {
-  f(int64_t{0}, Constant<Mirrors::own_at_0>{});
-  for (int64_t k = 1; 2 * k < span; ++k) f(k, Constant<Mirrors::others>{});
-  if (span % 2 == 0) f(span / 2, Constant<Mirrors::own>{});
-}
-
-// Calls f(pair, i, j) for the pairs of butterfly k: a is its point i, b is point j of the butterfly of the mirrors.
-template <int R, Mirrors kMirrors, class F>
-FRONT_INLINE void for_mirrors(int64_t k, int64_t span, F f) {
-  constexpr bool kAt0 = kMirrors == Mirrors::own_at_0;
-  constexpr int kCount = kMirrors == Mirrors::others ? R : kAt0 ? R / 2 + 1 : (R + 1) / 2;
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) {
-    const int j = kAt0 ? (R - i) % R : R - 1 - i;
-    const int64_t a = k + i * span;
-    // Known when this is compiled, which spares a question for each coefficient.
-    const bool itself = kMirrors != Mirrors::others && i == j;
-    f(Pair{a, kAt0 && i == 0 ? 0 : R * span - a, itself}, i, j);
   }
 }
 
@@ -222,8 +119,8 @@ void last_stage_and_pairs(const AxisView<T>& view, Works<T> works, Places out) {
 
 // Its transpose: the coefficients' points, and the first stage of DFTs by decimation in frequency. Computed in C, whose
 // vectors hold a part of the lanes each.
-template <int R, int kSplit, Runs kRuns, class C, class T>
-void pairs_and_first_stage(const AxisView<T>& view, Complex<T>* work) {
+template <int R, int kSplit, Runs kRuns, class C, class T, class From>
+void pairs_and_first_stage(const AxisView<T>& view, From from, Complex<T>* work) {
   constexpr int H = kHalves<C, T>;
   const AxisView<T> axis = view;
   const int64_t span = last_stage(axis).span;
@@ -243,7 +140,7 @@ void pairs_and_first_stage(const AxisView<T>& view, Complex<T>* work) {
     constexpr bool kOthers = mirrors == Mirrors::others;
     Complex<C> p[H * R * kSplit], m[H * R * kSplit];
     for_mirrors<R, mirrors>(k, span, [&](Pair pair, int i, int j) FRONT_INLINED {
-      spread_pair<kSplit, kRuns>(axis, pair, work, p + H * i * kSplit, (kOthers ? m : p) + H * j * kSplit);
+      spread_pair<kSplit, kRuns>(axis, pair, from, p + H * i * kSplit, (kOthers ? m : p) + H * j * kSplit);
     });
     transform(k, p);
     if (kOthers) transform(span - k, m);
@@ -267,9 +164,10 @@ template <int kSplit, class T>
 void spread_pairs(const AxisView<T>& axis, Complex<T>* z) {
   const int64_t split = kSplit ? kSplit : axis.split, half = axis.half;
   Complex<T> p[kMostParts<kSplit>], m[kMostParts<kSplit>];
+  FromWork<T> from{z, half};
   for (int64_t a = 0; 2 * a <= half; ++a) {
     const int64_t b = a ? half - a : 0;
-    spread_pair<kSplit, Runs::any>(axis, {a, b, a == b}, z, p, m);
+    spread_pair<kSplit, Runs::any>(axis, {a, b, a == b}, from, p, m);
     for (int64_t s = 0; s < split; ++s) {
       z[s * half + a] = p[s];
       if (a != b) z[s * half + b] = m[s];
@@ -296,44 +194,93 @@ void with_fused(const AxisView<T>& axis, F f) {
     else
       with_runs(radix, Constant<1>{}, Constant<Runs::two>{}, Constant<Runs::two_whole>{});
   };
-  switch (last_stage(axis).radix) {
-    case 2:
-      return with_radix(Constant<2>{});
-    case 3:
-      return with_radix(Constant<3>{});
-    case 4:
-      return with_radix(Constant<4>{});
-    case 5:
-      return with_radix(Constant<5>{});
-    case 8:
-      return with_radix(Constant<8>{});
-    default:
-      __builtin_trap();
-  }
+  for_fused_radix(last_stage(axis).radix, with_radix);
 }
 
-// The DFTs and the coefficients of an axis that is fused.
-template <class T, class Places>
-void forward_fused(const AxisView<T>& axis, Works<T> works, const Places& out) {
+template <class T>
+void innermost_stage_from(const T* x, const Source<T>& in, Complex<T>* z, int32_t radix, int64_t count) {
+  const int64_t stride = in.stride, ahead = in.ahead * stride;
+  const auto run = [&](auto ask) FRONT_INLINED {
+    const auto load_point = [&](int64_t i) FRONT_INLINED {
+      const T* at = x + 2 * i * stride;
+      if (ask) __builtin_prefetch(at + ahead), __builtin_prefetch(at + stride + ahead);
+      return Complex<T>{load<T>(at), load<T>(at + stride)};
+    };
+    const auto store_point = [&](int64_t i, Complex<T> y) FRONT_INLINED { z[i] = y; };
+    with_butterfly(
+        radix, [&](auto r) { innermost_stage<r, T>(count, load_point, store_point); }, [] { __builtin_trap(); });
+  };
+  if (ahead)
+    run(Constant<true>{});
+  else
+    run(Constant<false>{});
+}
+
+template <class T>
+void innermost_stage_to(const Complex<T>* z, int32_t radix, int64_t count, T* y, const Sink<T>& out) {
+  const int64_t stride = out.stride;
+  const auto run = [&](auto around) FRONT_INLINED {
+    const auto put = [&](T* at, Vector<T> x) FRONT_INLINED {
+      if constexpr (around)
+        stream_bytes(at, &x);
+      else
+        store<T>(at, x);
+    };
+    const auto load_point = [&](int64_t i) FRONT_INLINED { return z[i]; };
+    const auto store_point = [&](int64_t i, Complex<T> x) FRONT_INLINED {
+      T* at = y + 2 * i * stride;
+      put(at, x.im), put(at + stride, x.re);  // they are exchanged
+    };
+    with_butterfly(
+        radix, [&](auto r) { innermost_stage<r, T>(count, load_point, store_point); }, [] { __builtin_trap(); });
+  };
+  if constexpr (kWholeLine<T>)
+    if (out.around_caches) return run(Constant<true>{});
+  run(Constant<false>{});
+}
+
+// The DFTs and the coefficients of an axis that is fused; in(g): where the values of block g come from.
+template <class T, class In, class Places>
+void forward_fused(const AxisView<T>& axis, Works<T> works, const In& in, const Places& out) {
   const FftView<T>& fft = axis.dft.fft;
   with_fused<std::is_same_v<T, float>>(axis, [&](auto radix, auto split, auto runs) {
-    for (int g = 0; fft.stages > 1 && g < works.count; ++g)
-      for (int64_t j = 0; j < split * radix; ++j)
-        run_stages(points_of(works, g) + j * last_stage(axis).span, fft, fft.stages - 1);
+    for (int g = 0; fft.stages > 1 && g < works.count; ++g) {
+      Complex<T>* const first = points_of(works, g);
+      const Source<T> from = in(g);
+      for (int64_t j = 0; j < split * radix; ++j) {
+        Complex<T>* const z = first + j * last_stage(axis).span;
+        if (from.first)
+          run_stages(z, fft, fft.stages - 1, [&](Complex<T>* y, const StageView<T>& st, int64_t count) {
+            innermost_stage_from(from.first + 2 * (y - first) * from.stride, from, y, st.radix, count);
+          });
+        else
+          run_stages(z, fft, fft.stages - 1);
+      }
+    }
     last_stage_and_pairs<radix, split, runs>(axis, works, out);
   });
 }
 
 // The transpose, on points with re and im exchanged.
 template <class T>
-void inverse_fused(const AxisView<T>& axis, Complex<T>* z) {
+void inverse_fused(const AxisView<T>& axis, Complex<T>* z, const Source<T>& in, const Sink<T>& out) {
   const auto inverse_in = [&](auto wide) {
     using C = std::conditional_t<wide, double, T>;
     const FftView<T>& fft = axis.dft.fft;
     with_fused<wide>(axis, [&](auto radix, auto split, auto runs) {
-      pairs_and_first_stage<radix, split, runs, C>(axis, z);
-      for (int64_t j = 0; fft.stages > 1 && j < split * radix; ++j)
-        run_stages_back(z + j * last_stage(axis).span, fft, fft.stages - 1);
+      if (in.first)
+        pairs_and_first_stage<radix, split, runs, C>(axis, InOrder<T>{in.first, in.stride, in.ahead * in.stride}, z);
+      else
+        pairs_and_first_stage<radix, split, runs, C>(axis, FromWork<T>{z, axis.half}, z);
+      for (int64_t j = 0; fft.stages > 1 && j < split * radix; ++j) {
+        Complex<T>* const part = z + j * last_stage(axis).span;
+        if (out.first)
+          run_stages_back(part, fft, fft.stages - 1, [&](Complex<T>* y, const StageView<T>& st, int64_t count) {
+            innermost_stage_to(y, st.radix, count, out.first + 2 * (y - z) * out.stride, out);
+          });
+        else
+          run_stages_back(part, fft, fft.stages - 1);
+      }
     });
   };
   if constexpr (std::is_same_v<T, float>)
@@ -359,24 +306,24 @@ void with_split(int64_t split, F f) {
 }
 
 // The DFTs, and the coefficients in place of their results; or, fused, at another place: only then of several blocks.
-template <class T>
-void forward_pairs(const AxisView<T>& axis, Works<T> works, Place<T> place) {
+template <class T, class In>
+void forward_pairs(const AxisView<T>& axis, Works<T> works, const In& in, Place<T> place) {
   Complex<T>* z = points_of(works, 0);
   if (!axis.fused) {
     run_dfts(axis, z);
     return with_split(axis.split, [&](auto split) { combine_pairs<split>(axis, z); });
   }
-  if (!place.first) return forward_fused(axis, works, in_work(axis, z));
+  if (!place.first) return forward_fused(axis, works, in, in_work(axis, z));
   if constexpr (kWholeLine<T>)
     if (place.around_caches)
-      return forward_fused(axis, works, Elsewhere<T, true>{place.first, axis.half, place.stride});
-  forward_fused(axis, works, Elsewhere<T, false>{place.first, axis.half, place.stride});
+      return forward_fused(axis, works, in, Elsewhere<T, true>{place.first, axis.half, place.stride});
+  forward_fused(axis, works, in, Elsewhere<T, false>{place.first, axis.half, place.stride});
 }
 
 // The transpose, on points with re and im exchanged.
 template <class T>
-void inverse_pairs(const AxisView<T>& axis, Complex<T>* z) {
-  if (axis.fused) return inverse_fused(axis, z);
+void inverse_pairs(const AxisView<T>& axis, Complex<T>* z, const Source<T>& in, const Sink<T>& out) {
+  if (axis.fused) return inverse_fused(axis, z, in, out);
   with_split(axis.split, [&](auto split) { spread_pairs<split>(axis, z); });
   run_dfts_back(axis, z);
 }

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "cache.h"
+#include "mirrors.h"
 #include "roots.h"
 
 namespace front::cpu {
@@ -62,6 +63,51 @@ const float* filter_half(int taps) {
   return halves[&filter_of(taps) - plan_detail::kFilters].data();
 }
 
+namespace {
+
+// Real numbers of the work array: where value i lies before the first stage of the DFTs, and coefficient k after the
+// last one.
+int32_t value_place(const AxisPlan& plan, const int32_t* slots, int64_t i) {
+  const int64_t n = plan.length(), split = plan.split;
+  const int64_t v = i % 2 == 0 ? i / 2 : n - 1 - i / 2;  // Makhoul: even indices up, odd ones down
+  int64_t sequence = 0, point = v, part = 0;
+  if (n % 2 == 0) sequence = v % split, part = v / split % 2, point = v / (2 * split);
+  return static_cast<int32_t>(2 * (sequence * plan.dft.n + (slots ? slots[point] : point)) + part);
+}
+int32_t coefficient_place(const AxisPlan& plan, int64_t k) {
+  // Even n: coefficient q half + r takes the place of a real number of point r of a pair of subsequences.
+  const int64_t half = plan.dft.n, q = k / half, r = k % half;
+  return static_cast<int32_t>((plan.length() % 2 == 0 ? pair_part(q, half) : 0) + 2 * r);
+}
+
+}  // namespace
+
+UseOrder::UseOrder(const AxisPlan& plan, Of of, const int32_t* slots) {
+  if (!slots) return;
+  if (of == Of::coefficients_in) {
+    for_fused_radix(plan.dft.radices.back(), [&](auto radix) {
+      const int64_t half = plan.dft.n, span = half / radix;
+      for_butterflies(span, [&](int64_t k, auto mirrors) {
+        for_mirrors<radix, mirrors>(k, span, [&](Pair pair, int, int) {
+          for_coefficients<Runs::any>(pair, half, plan.kept, [&](int64_t, int64_t c, bool) {
+            element_.push_back(static_cast<int32_t>(c));
+            place_.push_back(coefficient_place(plan, c));
+          });
+        });
+      });
+    });
+    return;
+  }
+  element_.resize(plan.length()), place_.resize(plan.length());
+  for (int64_t i = 0; i < plan.length(); ++i) {
+    const int32_t place = value_place(plan, slots, i);
+    element_[place] = static_cast<int32_t>(i);
+    place_[i] = static_cast<int32_t>(of == Of::values_in ? i : i ^ 1);  // re and im are exchanged
+  }
+}
+
+int64_t UseOrder::bytes() const { return bytes_of(element_) + bytes_of(place_); }
+
 template <class T>
 AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft,
                           std::shared_ptr<const ResampledTables> resampled)
@@ -92,32 +138,23 @@ void AxisTables<T>::fill_dense(Scale scale) {
 template <class T>
 void AxisTables<T>::fill_fft(Scale scale) {
   const AxisPlan& plan = plan_;
-  const int64_t n = plan.length(), split = plan.split, half = plan.dft.n;
+  const int64_t n = plan.length();
   std::vector<double> filter;
   if (plan.taps) {
     filter = filter_taps(filter_of(plan.taps));
     for (double tap : filter) filter_.push_back(static_cast<T>(tap));
   }
-  const bool even = n % 2 == 0;
 
   for (int64_t i = 0; i < n; ++i) {
-    const int64_t v = i % 2 == 0 ? i / 2 : n - 1 - i / 2;  // Makhoul: even indices up, odd ones down
-    int64_t sequence = 0, point = v, part = 0;
-    if (even) sequence = v % split, part = v / split % 2, point = v / (2 * split);
-    const int64_t slot = plan.dft.smooth ? point : dft_->slot(point);
-    forward_in_[i] = static_cast<int32_t>(2 * (sequence * half + slot) + part);
-    inverse_out_[i] = forward_in_[i] + 1 - 2 * static_cast<int32_t>(part);  // re and im are exchanged
+    forward_in_[i] = value_place(plan, plan.dft.smooth ? nullptr : dft_->slots(), i);
+    inverse_out_[i] = forward_in_[i] ^ 1;  // re and im are exchanged
   }
-  for (int64_t k = 0; k < plan.kept; ++k) {
-    // Even n: coefficient q half + r takes the place of a real number of point r of a pair of subsequences.
-    const int64_t q = k / half, r = k % half, part = even ? q / 2 * 2 * half + q % 2 : 0;
-    coefficient_at_[k] = static_cast<int32_t>(part + 2 * r);
-  }
+  for (int64_t k = 0; k < plan.kept; ++k) coefficient_at_[k] = coefficient_place(plan, k);
 
   if (!plan.wide) return fill_combine(scale, filter, combine_);
   fill_combine(scale, filter, wide_combine_);
   const int32_t radix = plan.dft.radices.back();
-  const int64_t span = half / radix;
+  const int64_t span = plan.dft.n / radix;
   wide_twiddles_.resize(2 * span * (radix - 1));
   fill_twiddles(radix, span, wide_twiddles_.data());
 }
@@ -220,6 +257,22 @@ std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale 
   });
 }
 
+template <class T>
+std::shared_ptr<const UseOrder> use_order(int64_t n, int64_t kept, UseOrder::Of of) {
+  // Never destroyed: ops may run while the process exits.
+  static auto* orders = new Cache<std::tuple<int64_t, int64_t, UseOrder::Of>, UseOrder>;
+  return orders->get({n, kept, of}, [&] {
+    const AxisPlan plan = plan_axis(n, kept, sizeof(T));
+    const auto& radices = plan.dft.radices;
+    // Values are used in order by a butterfly before the fused step, if they are what it transforms.
+    const bool in_order = plan.fused() && (of == UseOrder::Of::coefficients_in ||
+                                           (!plan.taps && radices.size() > 1 && !plan_detail::is_generic(radices[0])));
+    return std::make_shared<const UseOrder>(plan, of, in_order ? dft_tables<T>(plan.dft)->slots() : nullptr);
+  });
+}
+
+template std::shared_ptr<const UseOrder> use_order<float>(int64_t, int64_t, UseOrder::Of);
+template std::shared_ptr<const UseOrder> use_order<double>(int64_t, int64_t, UseOrder::Of);
 template class AxisTables<float>;
 template class AxisTables<double>;
 template std::shared_ptr<const DftTables<float>> dft_tables<float>(const DftPlan&);

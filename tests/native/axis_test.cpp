@@ -278,7 +278,7 @@ int main(int argc, char** argv) {
   for (auto [work, together] : {std::pair<int64_t, int64_t>{256 << 10, 4}, {512 << 10, 2}, {2 << 20, 1}})
     expect(front::blocks_written_together(work, 4, two) == together);
   for (auto [stride, moved, ahead] :
-       {std::array<int64_t, 3>{64, 3 << 20, 64}, {64, 2 << 20, 0}, {128, 3 << 20, 0}, {512, 3 << 20, 16}})
+       {std::array<int64_t, 3>{64, (1 << 20) + 1, 64}, {64, 1 << 20, 0}, {128, 3 << 20, 0}, {512, 3 << 20, 16}})
     expect(front::elements_ahead(stride, moved, two) == ahead);
   side_by_side(256 << 10, 1000, 3 << 20, 2);
   side_by_side(256 << 10, 1000, 3 << 20, 4, 2, true);  // around them two lines may fill it
