@@ -83,8 +83,9 @@ struct AxisPass {
   // Of the last one, or null: its lane i reads lane in_order[i] of the input, and writes lane out_order[i] of the
   // output.
   const int32_t *in_order, *out_order;
-  // What the kernel reads and writes first to last, or null (UseOrder): element i that is read lies at place
-  // in_places[i] of the work array, and what lies at out_places[i] is element i that is written.
+  // Panels of aligned lines, in the compute type, whose elements follow each other in the order of their use
+  // (UseOrder), or null: the i-th one lies at place in_places[i], or out_places[i], of the work array where they are
+  // copied.
   const int32_t *in_places, *out_places;
   const Measure* measure;    // of a forward pass, or null
   const Residual* residual;  // of an inverse pass, or null

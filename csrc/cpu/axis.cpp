@@ -142,9 +142,9 @@ void run_axis(const AxisPass& pass, const Executor& executor, const Machine& mac
   AxisPass simple = pass;
   simple.lane_dims = 0;
   const bool ordered = pass.in_order || pass.out_order;  // then the last axis stays what it is
-  const int32_t free = pass.lane_dims - (ordered ? 1 : 0);
-  for (const LaneDim& dim : simplified(pass.lanes, free)) simple.lanes[simple.lane_dims++] = dim;
-  if (ordered) simple.lanes[simple.lane_dims++] = pass.lanes[free];
+  const int32_t others = pass.lane_dims - (ordered ? 1 : 0);
+  for (const LaneDim& dim : simplified(pass.lanes, others)) simple.lanes[simple.lane_dims++] = dim;
+  if (ordered) simple.lanes[simple.lane_dims++] = pass.lanes[others];
   if (lane_count(simple) == 0) return;
   if (pass.in_type == DType::f64 || pass.out_type == DType::f64)
     run_typed<double>(simple, isa().f64, executor, machine);

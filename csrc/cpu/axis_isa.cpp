@@ -38,7 +38,8 @@ void spread_points(const AxisView<T>& axis, Complex<T>* z) {
 }
 
 // Values -> kept coefficients: real number forward_in[i] -> coefficient_at[k] of the work array, or, of an axis that is
-// fused, -> place.first[k place.stride], and those of blocks beside it beside them, and from in(g), block g's Source.
+// fused, -> place.first[k place.stride], and those of blocks beside it beside them. Where in(g) is a Source, the values
+// of block g are read from there.
 template <class T, class In>
 void forward(const AxisView<T>& axis, Works<T> works, const In& in, Place<T> place) {
   Complex<T>* z = points_of(works, 0);
@@ -243,19 +244,19 @@ Place<T> output_vectors(const AxisPass& pass, const Group<T>& group, int g) {
   return {y + lanes.out[0], pass.out_along.stride, pass.around_caches};
 }
 
-// Where what block g reads, and writes, lies as vectors in the order of their use; see Stream.
+// Where what block g reads, and writes, lies as vectors in the order of their use.
 template <class T>
 Source<T> source(const AxisPass& pass, const Group<T>& group, int g) {
   const Lanes<T>& lanes = group.lanes[g];
   if (!pass.in_places || lanes.count != kLanes<T> || !lanes.in_adjacent) return {};
-  return {static_cast<const T*>(pass.in) + lanes.in[0], pass.in_along.stride, pass.ahead, false};
+  return {static_cast<const T*>(pass.in) + lanes.in[0], pass.in_along.stride, pass.ahead};
 }
 template <class T>
 Sink<T> sink(const AxisPass& pass, const Group<T>& group, int g) {
   const Lanes<T>& lanes = group.lanes[g];
   if (!pass.out_places || lanes.count != kLanes<T> || !lanes.out_adjacent) return {};
   if (pass.around_caches && !kWholeLine<T>) return {};
-  return {static_cast<T*>(pass.out) + lanes.out[0], pass.out_along.stride, 0, pass.around_caches};
+  return {static_cast<T*>(pass.out) + lanes.out[0], pass.out_along.stride, pass.around_caches};
 }
 
 // The group's values, in the work arrays or where source() says, -> its coefficients: in the result, or, if not
@@ -302,7 +303,9 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   Group<T> group;
   group.work = {static_cast<Vector<T>*>(scratch), 2 * points, 1};
   Vector<T>* coefficients = group.work[static_cast<int>(blocks.side_by_side)];
-  if ((pass.in_places && !axis.fused) || (pass.out_places && !back.fused)) __builtin_trap();  // plans disagree
+  constexpr DType kType = std::is_same_v<T, double> ? DType::f64 : DType::f32;
+  if (pass.in_places && (!axis.fused || pass.in_type != kType || pass.in_along.run)) __builtin_trap();  // no UseOrder
+  if (pass.out_places && (!back.fused || pass.out_type != kType || pass.out_along.run)) __builtin_trap();
   const bool vectors = writes_vectors(pass, axis);
   const bool panels = pass.in_along.stride == kLanes<T>;  // one vector wide: there are no longer pieces to read
   const int64_t most = vectors && pass.around_caches && panels ? blocks.written_together : blocks.side_by_side;
@@ -324,7 +327,7 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
       stream(pass, axis, group);
       continue;
     }
-    // As for the others: a group is of one block, or of whole ones.
+    // As for all blocks of the group, whose lanes are adjacent in panels.
     const bool from_source = source(pass, group, 0).first, to_sink = sink(pass, group, 0).first;
     if (first_forward && !from_source)
       load_values(pass, axis, group);

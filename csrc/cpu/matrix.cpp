@@ -119,7 +119,7 @@ class Transform {
     chunks_ = (grouped_.size + group_ - 1) / group_;
     tasks_ = p_.count * chunks_;
     for (const LaneDim& dim : walked_) tasks_ *= dim.size;
-    order_rows();
+    order_rows(machine);
   }
 
   void run(const Executor& executor) const {
@@ -210,12 +210,14 @@ class Transform {
     return {std::move(order), use.element(), use.place()};
   }
 
-  // Rows that are transformed first, or last, may be so in any order, but for those that share a filter, and those
-  // whose sums are told apart. Not where columns lie closer together, nor where rows may stream by in the other pass.
-  void order_rows() {
+  // Rows that are transformed first, or last, may be so in any order, but for those that share a filter, and those that
+  // `measure` or `residual` tells apart. Not where columns lie closer together, nor where rows may stream by in the
+  // other pass.
+  void order_rows(const Machine& machine) {
     const bool inverse = p_.direction == Direction::inverse, forward = p_.direction == Direction::forward;
     const bool rows_first = choice_.order == Order::rows_first, resize = p_.direction == Direction::resize;
-    if (p_.measure || p_.residual) return;
+    const Intermediate mid{panels_.rows, panels_.columns, panels_.width, size_of(panels_.type), group_ > 1};
+    if (p_.measure || p_.residual || !orders_rows(mid, !forward, machine)) return;
     const bool streams = inverse && p_.out_column == 1 && p_.k0 <= kMostStreamed;
     if (rows_first && !choice_.taps_in && p_.in_column == 1 && std::abs(p_.in_row) != 1 && !streams)
       first_ = use_of_rows(inverse ? UseOrder::Of::coefficients_in : UseOrder::Of::values_in, p_.m);

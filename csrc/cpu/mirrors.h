@@ -4,14 +4,17 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #define FRONT_MIRRORS [[gnu::always_inline]] inline
 
 namespace front::cpu {
 
+// A number that is known when this is compiled. Not the standard library's: its conversion would be a function that the
+// instruction sets share.
 template <auto kValue>
-using Known = std::integral_constant<decltype(kValue), kValue>;
+struct Known {
+  FRONT_MIRRORS constexpr operator decltype(kValue)() const { return kValue; }
+};
 
 // How many times the kept coefficients go round the points of a spectrum.
 enum class Runs {

@@ -198,11 +198,11 @@ void with_fused(const AxisView<T>& axis, F f) {
 }
 
 template <class T>
-void innermost_stage_from(const T* x, const Source<T>& in, Complex<T>* z, int32_t radix, int64_t count) {
+void innermost_stage_from(const Source<T>& in, Complex<T>* z, int32_t radix, int64_t count) {
   const int64_t stride = in.stride, ahead = in.ahead * stride;
   const auto run = [&](auto ask) FRONT_INLINED {
     const auto load_point = [&](int64_t i) FRONT_INLINED {
-      const T* at = x + 2 * i * stride;
+      const T* at = in.first + 2 * i * stride;
       if (ask) __builtin_prefetch(at + ahead), __builtin_prefetch(at + stride + ahead);
       return Complex<T>{load<T>(at), load<T>(at + stride)};
     };
@@ -217,7 +217,7 @@ void innermost_stage_from(const T* x, const Source<T>& in, Complex<T>* z, int32_
 }
 
 template <class T>
-void innermost_stage_to(const Complex<T>* z, int32_t radix, int64_t count, T* y, const Sink<T>& out) {
+void innermost_stage_to(const Complex<T>* z, int32_t radix, int64_t count, const Sink<T>& out) {
   const int64_t stride = out.stride;
   const auto run = [&](auto around) FRONT_INLINED {
     const auto put = [&](T* at, Vector<T> x) FRONT_INLINED {
@@ -228,7 +228,7 @@ void innermost_stage_to(const Complex<T>* z, int32_t radix, int64_t count, T* y,
     };
     const auto load_point = [&](int64_t i) FRONT_INLINED { return z[i]; };
     const auto store_point = [&](int64_t i, Complex<T> x) FRONT_INLINED {
-      T* at = y + 2 * i * stride;
+      T* at = out.first + 2 * i * stride;
       put(at, x.im), put(at + stride, x.re);  // they are exchanged
     };
     with_butterfly(
@@ -251,7 +251,7 @@ void forward_fused(const AxisView<T>& axis, Works<T> works, const In& in, const 
         Complex<T>* const z = first + j * last_stage(axis).span;
         if (from.first)
           run_stages(z, fft, fft.stages - 1, [&](Complex<T>* y, const StageView<T>& st, int64_t count) {
-            innermost_stage_from(from.first + 2 * (y - first) * from.stride, from, y, st.radix, count);
+            innermost_stage_from(from.from(2 * (y - first)), y, st.radix, count);
           });
         else
           run_stages(z, fft, fft.stages - 1);
@@ -269,14 +269,14 @@ void inverse_fused(const AxisView<T>& axis, Complex<T>* z, const Source<T>& in, 
     const FftView<T>& fft = axis.dft.fft;
     with_fused<wide>(axis, [&](auto radix, auto split, auto runs) {
       if (in.first)
-        pairs_and_first_stage<radix, split, runs, C>(axis, InOrder<T>{in.first, in.stride, in.ahead * in.stride}, z);
+        pairs_and_first_stage<radix, split, runs, C>(axis, InOrder<T>{in}, z);
       else
         pairs_and_first_stage<radix, split, runs, C>(axis, FromWork<T>{z, axis.half}, z);
       for (int64_t j = 0; fft.stages > 1 && j < split * radix; ++j) {
         Complex<T>* const part = z + j * last_stage(axis).span;
         if (out.first)
           run_stages_back(part, fft, fft.stages - 1, [&](Complex<T>* y, const StageView<T>& st, int64_t count) {
-            innermost_stage_to(y, st.radix, count, out.first + 2 * (y - z) * out.stride, out);
+            innermost_stage_to(y, st.radix, count, out.from(2 * (y - z)));
           });
         else
           run_stages_back(part, fft, fft.stages - 1);

@@ -9,6 +9,24 @@
 
 namespace front::cpu::FRONT_ISA {
 
+// What a block reads, and writes, in the order in which it uses it (UseOrder): vectors, `stride` elements after each
+// other. first is null where it has been, or will be, copied to or from the work array.
+template <class T>
+struct Source {
+  const T* first;
+  int64_t stride, ahead;  // ahead: how many vectors are asked for ahead
+
+  FRONT_INLINE Source from(int64_t vector) const { return {first + vector * stride, stride, ahead}; }
+};
+template <class T>
+struct Sink {
+  T* first;
+  int64_t stride;
+  bool around_caches;  // vectors that are whole, aligned lines
+
+  FRONT_INLINE Sink from(int64_t vector) const { return {first + vector * stride, stride, around_caches}; }
+};
+
 // Where coefficient q half + r of a forward transform goes: to its place in the work array, or elsewhere, `stride`
 // elements after each other, around the caches if they are whole, aligned lines. beside(g): where those of the g-th
 // block beside it go.
@@ -50,14 +68,13 @@ struct FromWork {
 };
 template <class T>
 struct InOrder {
-  const T* next;
-  int64_t stride, ahead;
+  Source<T> next;
 
   template <class C>
   FRONT_INLINE void load(int64_t, int64_t, Vector<C>* x) {
-    if (ahead) __builtin_prefetch(next + ahead);
-    for (int h = 0; h < kHalves<C, T>; ++h) x[h] = FRONT_ISA::load<C>(next + h * kLanes<C>);
-    next += stride;
+    if (next.ahead) __builtin_prefetch(next.first + next.ahead * next.stride);
+    for (int h = 0; h < kHalves<C, T>; ++h) x[h] = FRONT_ISA::load<C>(next.first + h * kLanes<C>);
+    next.first += next.stride;
   }
 };
 // What the caller says of where a forward transform's coefficients go.
@@ -72,19 +89,5 @@ template <class T>
 FRONT_INLINE InWork<T> in_work(const AxisView<T>& axis, Complex<T>* z) {
   return {reinterpret_cast<Vector<T>*>(z), axis.half};
 }
-
-// What a block reads or writes in the order in which it uses it (UseOrder): vectors, `stride` elements after each
-// other.
-template <class T, class Element>
-struct Stream {
-  Element* first;  // null: it has been, or will be, copied to or from the work array
-  int64_t stride;
-  int64_t ahead;       // elements that are asked for ahead
-  bool around_caches;  // vectors that are whole, aligned lines
-};
-template <class T>
-using Source = Stream<T, const T>;
-template <class T>
-using Sink = Stream<T, T>;
 
 }  // namespace front::cpu::FRONT_ISA

@@ -82,31 +82,33 @@ int32_t coefficient_place(const AxisPlan& plan, int64_t k) {
 
 }  // namespace
 
-UseOrder::UseOrder(const AxisPlan& plan, Of of, const int32_t* slots) {
-  if (!slots) return;
-  if (of == Of::coefficients_in) {
-    for_fused_radix(plan.dft.radices.back(), [&](auto radix) {
-      const int64_t half = plan.dft.n, span = half / radix;
-      for_butterflies(span, [&](int64_t k, auto mirrors) {
-        for_mirrors<radix, mirrors>(k, span, [&](Pair pair, int, int) {
-          for_coefficients<Runs::any>(pair, half, plan.kept, [&](int64_t, int64_t c, bool) {
-            element_.push_back(static_cast<int32_t>(c));
-            place_.push_back(coefficient_place(plan, c));
-          });
+UseOrder UseOrder::of_coefficients(const AxisPlan& plan) {
+  UseOrder order;
+  for_fused_radix(plan.dft.radices.back(), [&](auto radix) {
+    const int64_t half = plan.dft.n, span = half / radix;
+    for_butterflies(span, [&](int64_t k, auto mirrors) {
+      for_mirrors<radix, mirrors>(k, span, [&](Pair pair, int, int) {
+        for_coefficients<Runs::any>(pair, half, plan.kept, [&](int64_t, int64_t c, bool) {
+          order.element_.push_back(static_cast<int32_t>(c));
+          order.place_.push_back(coefficient_place(plan, c));
         });
       });
     });
-    return;
-  }
-  element_.resize(plan.length()), place_.resize(plan.length());
-  for (int64_t i = 0; i < plan.length(); ++i) {
-    const int32_t place = value_place(plan, slots, i);
-    element_[place] = static_cast<int32_t>(i);
-    place_[i] = static_cast<int32_t>(of == Of::values_in ? i : i ^ 1);  // re and im are exchanged
-  }
+  });
+  return order;
 }
 
-int64_t UseOrder::bytes() const { return bytes_of(element_) + bytes_of(place_); }
+UseOrder UseOrder::of_values(const AxisPlan& plan, const int32_t* slots, bool in) {
+  UseOrder order;
+  order.element_.resize(plan.length()), order.place_.resize(plan.length());
+  for (int64_t i = 0; i < plan.length(); ++i) {
+    order.element_[value_place(plan, slots, i)] = static_cast<int32_t>(i);
+    order.place_[i] = static_cast<int32_t>(in ? i : i ^ 1);  // re and im are exchanged
+  }
+  return order;
+}
+
+int64_t UseOrder::bytes() const { return static_cast<int64_t>(sizeof *this) + bytes_of(element_) + bytes_of(place_); }
 
 template <class T>
 AxisTables<T>::AxisTables(const AxisPlan& plan, Scale scale, std::shared_ptr<const DftTables<T>> dft,
@@ -263,11 +265,13 @@ std::shared_ptr<const UseOrder> use_order(int64_t n, int64_t kept, UseOrder::Of 
   static auto* orders = new Cache<std::tuple<int64_t, int64_t, UseOrder::Of>, UseOrder>;
   return orders->get({n, kept, of}, [&] {
     const AxisPlan plan = plan_axis(n, kept, sizeof(T));
-    const auto& radices = plan.dft.radices;
+    const auto make = [](UseOrder order) { return std::make_shared<const UseOrder>(std::move(order)); };
+    if (!plan.fused()) return make({});
+    if (of == UseOrder::Of::coefficients_in) return make(UseOrder::of_coefficients(plan));
     // Values are used in order by a butterfly before the fused step, if they are what it transforms.
-    const bool in_order = plan.fused() && (of == UseOrder::Of::coefficients_in ||
-                                           (!plan.taps && radices.size() > 1 && !plan_detail::is_generic(radices[0])));
-    return std::make_shared<const UseOrder>(plan, of, in_order ? dft_tables<T>(plan.dft)->slots() : nullptr);
+    const auto& radices = plan.dft.radices;
+    if (plan.taps || radices.size() == 1 || plan_detail::is_generic(radices[0])) return make({});
+    return make(UseOrder::of_values(plan, dft_tables<T>(plan.dft)->slots(), of == UseOrder::Of::values_in));
   });
 }
 

@@ -71,15 +71,16 @@ template <class T>
 std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide = false,
                                                  Streams streams = Streams::no);
 
-// In what order a transform uses its elements: the i-th one is element element()[i], and where the order is kept, place
-// place()[i] of the work array has it. Rows can be transformed in any order: taken in this one, the transform across
-// them finds, or leaves, its elements one after the other, and copies them neither to the work array nor from it. Null
-// for an axis without a fused step (pairs.h) or, of values, without a stage before it.
+// In what order a transform uses its elements: the i-th one is element element()[i]; where they are copied in that
+// order, it goes to, or comes from, place()[i] of the work array. Rows can be transformed in any order: taken in this
+// one, the transform across them finds, or leaves, its elements one after the other, and copies none. Null for an axis
+// without a fused step (pairs.h) or, of values, without a stage before it.
 class UseOrder {
  public:
   enum class Of : int32_t { values_in, values_out, coefficients_in };
 
-  UseOrder(const AxisPlan& plan, Of of, const int32_t* slots);
+  static UseOrder of_coefficients(const AxisPlan& plan);
+  static UseOrder of_values(const AxisPlan& plan, const int32_t* slots, bool in);
   const int32_t* element() const { return element_.empty() ? nullptr : element_.data(); }
   const int32_t* place() const { return place_.empty() ? nullptr : place_.data(); }
   int64_t bytes() const;
@@ -88,7 +89,7 @@ class UseOrder {
   std::vector<int32_t> element_, place_;
 };
 
-// Cached as the axes are.
+// Cached as the axes are, by (n, kept).
 template <class T>
 std::shared_ptr<const UseOrder> use_order(int64_t n, int64_t kept, UseOrder::Of of);
 

@@ -280,6 +280,19 @@ int main(int argc, char** argv) {
   for (auto [stride, moved, ahead] :
        {std::array<int64_t, 3>{64, (1 << 20) + 1, 64}, {64, 1 << 20, 0}, {128, 3 << 20, 0}, {512, 3 << 20, 16}})
     expect(front::elements_ahead(stride, moved, two) == ahead);
+  // Rows in order: not one, nor of lanes that fill no vector, nor of several matrices of a panel each; inverse not of
+  // panels that overflow a core's cache where a line holds several vectors, as here.
+  expect(front::orders_rows({20, 32, 16, 4, true}, false, two) &&
+         front::orders_rows({20, 16, 16, 4, false}, true, two));
+  expect(!front::orders_rows({1, 32, 16, 4, false}, false, two) &&
+         !front::orders_rows({20, 7, 7, 4, false}, false, two));
+  expect(!front::orders_rows({20, 16, 16, 4, true}, false, two));
+  for (auto [rows, lines, ordered] : {std::array<int64_t, 3>{16384, 32, 1}, {16385, 32, 0}, {16385, 64, 1}}) {
+    front::Machine wide = two;
+    wide.vector_bytes = lines;
+    expect(front::orders_rows({rows, 32, 16, 4, false}, true, wide) == (ordered != 0));
+    expect(front::orders_rows({rows, 32, 16, 4, false}, false, wide));
+  }
   side_by_side(256 << 10, 1000, 3 << 20, 2);
   side_by_side(256 << 10, 1000, 3 << 20, 4, 2, true);  // around them two lines may fill it
   side_by_side(256 << 10, 1000, 33 << 20, 8);          // but of rows in no cache four lines of twice the cache

@@ -1,5 +1,6 @@
 // Panels whose lines follow each other in the order in which the transform across them uses them (UseOrder), read and
-// written without a copy where lanes fill vectors, against sums by definition. Prints "N passed, M failed".
+// written without a copy where lanes fill vectors, and whole matrices, against sums by definition. Prints "N passed, M
+// failed".
 #include <cmath>
 #include <cstdio>
 #include <numeric>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "axis_cases.h"
+#include "cpu/matrix.h"
 #include "cpu/tables.h"
 
 namespace {
@@ -93,31 +95,108 @@ void check(Direction direction, Lengths l, int64_t columns, bool in_order, bool 
 }
 
 template <class T>
+void check_all(Lengths l, int64_t columns, bool uncached) {
+  check<T>(Direction::forward, l, columns, true, false, uncached);
+  for (int orders : {1, 2, 3}) check<T>(Direction::inverse, l, columns, orders & 1, orders & 2, uncached);
+  for (int64_t size : {2 * l.n, int64_t{768}})
+    for (int orders : {1, 2, 3})
+      if (size >= l.kept) check<T>(Direction::resize, {l.n, l.kept, size}, columns, orders & 1, orders & 2, uncached);
+}
+
+template <class T>
 void check_lengths() {
-  // Last radices 2, 3, 4, 5 and 8; first ones of all kinds; coefficients once and twice round the points, whole and
-  // not; two subsequences.
+  // Last radices 2, 3, 4, 5 and 8; first ones of all kinds, one without a butterfly of its own among them, whose values
+  // are copied; coefficients once and twice round the points, whole and not; two subsequences; filtered values.
   for (auto [n, kept] : {std::pair<int64_t, int64_t>{32, 32},
-                         {32, 9},
+                         {36, 36},
+                         {24, 24},
                          {48, 24},
                          {96, 50},
                          {96, 96},
                          {768, 384},
                          {256, 255},
                          {60, 45},
+                         {80, 80},
+                         {160, 40},
+                         {176, 176},
                          {1024, 700},
                          {140, 70},
-                         {112, 5},
                          {240, 60},
-                         {192, 48}})
+                         {192, 48},
+                         {1024, 128}})
     for (int64_t columns : {1, 16, 37, 128})
-      for (bool uncached : {false, true}) {
-        check<T>(Direction::forward, {n, kept, 0}, columns, true, false, uncached);
-        for (int orders : {1, 2, 3})
-          check<T>(Direction::inverse, {n, kept, 0}, columns, orders & 1, orders & 2, uncached);
-        for (int64_t size : {2 * n, int64_t{768}})
-          for (int orders : {1, 2, 3})
-            check<T>(Direction::resize, {n, kept, size}, columns, orders & 1, orders & 2, uncached);
+      for (bool uncached : {false, true}) check_all<T>({n, kept, 0}, columns, uncached);
+  // Stages that pass over more than the first cache, and an inverse's step in double.
+  for (auto [n, kept] : {std::pair<int64_t, int64_t>{4096, 4096}, {8192, 4000}}) check_all<T>({n, kept, 0}, 16, true);
+}
+
+// Matrices whose rows are ordered: lists of them, in rows that fill vectors or do not, whatever their panels, a gap
+// after each row.
+template <class T>
+void check_matrices(Direction direction, int64_t m, int64_t n, int64_t k0, int64_t k1, int64_t count) {
+  const bool forward = direction == Direction::forward, inverse = direction == Direction::inverse;
+  const int64_t in_rows = inverse ? k0 : m, in_columns = inverse ? k1 : n, gap = 3;
+  const int64_t out_rows = forward ? k0 : m, out_columns = forward ? k1 : n;
+  const int64_t in_row = in_columns + gap, out_row = out_columns + gap;
+  Buffer x(count * in_rows * in_row * sizeof(T), 0xff), y(count * out_rows * out_row * sizeof(T), kSentinel);
+  const auto value = [](int64_t c, int64_t i, int64_t j) { return (c * 29 + i * 37 + j * 53) % 101 - 50; };
+  for (int64_t c = 0; c < count; ++c)
+    for (int64_t i = 0; i < in_rows; ++i)
+      for (int64_t j = 0; j < in_columns; ++j) put(x, (c * in_rows + i) * in_row + j, kType<T>, value(c, i, j));
+  front::MatrixPass pass{};
+  pass.direction = direction;
+  pass.m = pass.size0 = m, pass.n = pass.size1 = n, pass.k0 = k0, pass.k1 = k1;
+  pass.in_type = pass.compute_type = pass.out_type = kType<T>;
+  pass.in_row = in_row, pass.out_row = out_row, pass.in_column = pass.out_column = 1;
+  const void* in = x.data();
+  void* out = y.data();
+  pass.in = &in, pass.out = &out, pass.count = 1;
+  pass.batch_dims = 1, pass.batch[0] = {count, in_rows * in_row, out_rows * out_row};
+  front::cpu::run_matrices(pass, {serial, 1});
+  const auto transform = [&](Direction to, int64_t length, int64_t kept, const std::vector<std::vector<double>>& rows) {
+    std::vector<std::vector<double>> columns;  // of the transformed rows
+    for (const auto& row : rows) {
+      const auto one = by_definition(to, length, kept, row);
+      columns.resize(one.size());
+      for (size_t j = 0; j < one.size(); ++j) columns[j].push_back(one[j]);
+    }
+    return columns;
+  };
+  std::vector<unsigned char> written(count * out_rows * out_row, 0);
+  double error = 0, scale = 0;
+  for (int64_t c = 0; c < count; ++c) {
+    std::vector<std::vector<double>> rows(in_rows, std::vector<double>(in_columns));
+    for (int64_t i = 0; i < in_rows; ++i)
+      for (int64_t j = 0; j < in_columns; ++j) rows[i][j] = static_cast<double>(value(c, i, j)) / 16;
+    for (Direction to : {Direction::forward, Direction::inverse})
+      if (direction == to || direction == Direction::resize) {
+        rows = transform(to, n, k1, rows);
+        rows = transform(to, m, k0, rows);
       }
+    for (int64_t i = 0; i < out_rows; ++i)
+      for (int64_t j = 0; j < out_columns; ++j) {
+        const int64_t at = (c * out_rows + i) * out_row + j;
+        written[at] = 1;
+        error += std::pow(get(y, at, kType<T>) - rows[i][j], 2), scale += std::pow(rows[i][j], 2);
+      }
+  }
+  const bool good = intact(y.data(), written.data(), count * out_rows * out_row, sizeof(T)) &&
+                    std::sqrt(error / scale) <= (sizeof(T) == 8 ? 5e-14 : 1e-6);
+  good ? ++passed : ++failed;
+  if (!good)
+    std::printf("FAILED direction %d %ldx%ld:%ldx%ld count %ld: error %.3g\n", static_cast<int>(direction),
+                static_cast<long>(m), static_cast<long>(n), static_cast<long>(k0), static_cast<long>(k1),
+                static_cast<long>(count), std::sqrt(error / scale));
+}
+
+template <class T>
+void check_all_matrices() {
+  const int64_t shapes[][4] = {{96, 48, 96, 48}, {96, 40, 48, 40}, {48, 96, 24, 50}, {200, 20, 100, 20},
+                               {36, 72, 36, 36}, {72, 16, 36, 16}, {72, 7, 72, 7},   {160, 33, 80, 33}};
+  for (const auto& [m, n, k0, k1] : shapes)
+    for (int64_t count : {1, 3})
+      for (Direction direction : {Direction::forward, Direction::inverse, Direction::resize})
+        check_matrices<T>(direction, m, n, k0, k1, count);
 }
 
 // Every element is used once, and none where the kernel would have to copy.
@@ -142,6 +221,8 @@ int main() {
   check_orders<double>();
   check_lengths<float>();
   check_lengths<double>();
+  check_all_matrices<float>();
+  check_all_matrices<double>();
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
 }
