@@ -63,6 +63,7 @@ struct Halving {
   int64_t stride;       // from row to row
   int taps;             // of the filter
   const float* filter;  // its second half
+  bool at_once;         // forward: how they are filtered; chosen by whoever runs the pass
 };
 
 struct AxisPass {

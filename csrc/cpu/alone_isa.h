@@ -1,4 +1,4 @@
-// The steps of a vector that is transformed alone. Included only by axis_isa.cpp (see simd.h).
+// The steps of a vector that is transformed alone. Included only by axis_isa.cpp (see vectors.h).
 //
 // Forward: Makhoul's order v, two real numbers as one complex point (values_in); the DFT of the points as a matrix in
 // four steps: DFTs down W columns at a time, twiddles and an in-register transposition as they are stored, DFTs across

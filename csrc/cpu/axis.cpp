@@ -78,11 +78,19 @@ Streams may_stream(const AxisPass& pass, int64_t compute_bytes, const Machine& m
                       compute_bytes, machine);
 }
 
-// Of the scratch of a pass that halves or doubles rows: lanes that blocks share, as many as the filter reaches, and, to
-// halve them, a strip.
+// Of the scratch of a pass that halves or doubles rows: what blocks share, lanes (or their sums), as many as the filter
+// reaches, or the rows of those; and, to halve rows that are not filtered at once, a strip.
 int64_t halving_vectors(const AxisPass& pass, int64_t width) {
-  return (pass.direction == Direction::forward ? kStrip : 0) +
-         (pass.n + width - 1) / width * (pass.halving.taps / 2 - 1);
+  const int64_t shared = (pass.n + width - 1) / width * (pass.halving.taps / 2 - 1);
+  if (pass.direction == Direction::inverse) return shared;
+  return pass.halving.at_once ? 2 * shared : kStrip + shared;
+}
+
+bool filters_rows_at_once(const AxisPass& pass, const Machine& machine) {
+  const Halving& halving = pass.halving;
+  if (!halving.rows || pass.direction == Direction::inverse) return false;
+  const int64_t kept = pass.n * (halving.taps - 2) * static_cast<int64_t>(sizeof(float));
+  return filters_at_once(std::abs(halving.stride) * size_of(pass.in_type), kept, machine);
 }
 
 template <class T>
@@ -98,6 +106,7 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const int64_t out_stride = stride_bytes(pass.out_along, pass.out_type);
   pass.around_caches = writes_around_caches(moved, machine);
   pass.ahead = elements_ahead(in_stride, moved, machine);
+  pass.halving.at_once = filters_rows_at_once(pass, machine);
   const auto tables =
       axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n), may_stream(pass, sizeof(T), machine));
   const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back, wide(pass.size)) : tables;

@@ -134,8 +134,13 @@ void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int6
     if constexpr (std::is_same_v<T, float>)
       if (pass.halving.rows && pass.direction == Direction::forward)
         return with_taps(pass.halving.taps, [&](auto half) {
-          load_halved<half>(static_cast<const In*>(pass.in), pass.n, begin, n, pass.halving, group.begin * kLanes<T>,
-                            index, works.first, *group.halved);
+          const auto load = [&](auto how) FRONT_INLINED {
+            how(static_cast<const In*>(pass.in), pass.n, begin, n, pass.halving, group.begin * kLanes<T>, index,
+                works.first, *group.halved);
+          };
+          if constexpr (kManyRegisters)
+            if (pass.halving.at_once) return load(load_at_once<half, In>);
+          load(load_in_strips<half, In>);
         });
     const auto* x = static_cast<const In*>(pass.in) + offset(pass.in_along, begin);
     if (works.count > 1 && group.in_row)
@@ -310,7 +315,7 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   const bool panels = pass.in_along.stride == kLanes<T>;  // one vector wide: there are no longer pieces to read
   const int64_t most = vectors && pass.around_caches && panels ? blocks.written_together : blocks.side_by_side;
   auto* const strip = reinterpret_cast<Vector<float>*>(coefficients);
-  HalvedRows halved{strip, strip + kStrip, 0, 0, 0, false};
+  HalvedRows halved = halved_rows(strip);
   DoubledRows doubled{strip, true};
   group.halved = &halved, group.doubled = &doubled;
   const bool doubles = pass.halving.rows && !first_forward;

@@ -1,5 +1,5 @@
 // W lanes of a pass, one per vector element: where they lie, and how their elements come and go. Included only by
-// axis_isa.cpp (see simd.h).
+// axis_isa.cpp (see vectors.h).
 #pragma once
 
 #include "axis_isa.h"

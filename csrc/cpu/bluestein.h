@@ -1,4 +1,4 @@
-// Complex DFTs of any length, by convolution (Bluestein). Included only by axis_isa.cpp (see simd.h).
+// Complex DFTs of any length, by convolution (Bluestein). Included only by axis_isa.cpp (see vectors.h).
 //
 // jk = (j^2 + k^2 - (k - j)^2) / 2: the DFT is the convolution of z_j c_j with the conjugate of the chirp c_j =
 // exp(-pi i j^2 / n), times c_k. Padded with zeros to 2 m >= 2 n points it is cyclic, and its even and its odd

@@ -12,6 +12,7 @@
 namespace front::cpu::FRONT_ISA {
 
 constexpr int kChunk = 64;  // values at a time: a multiple of every run (Along) and vector
+constexpr bool kManyRegisters = FRONT_VECTOR_BYTES >= plan_detail::kManyRegistersBytes;
 
 // Where loads and stores of a chunk find its elements.
 struct Count {
@@ -22,12 +23,23 @@ struct Count {
 };
 constexpr Count kInOrder;
 
+// One output of the filter; at: x_{2j}.
+template <int kHalfTaps, class T>
+FRONT_INLINE Vector<T> filtered(const Vector<T>* h, const Vector<T>* at) {
+  constexpr int kReach = kHalfTaps - 1;
+  Vector<T> sum = h[kReach] * (at[-kReach] + at[1 + kReach]);
+#pragma GCC unroll 32
+  for (int t = kReach - 1; t >= 0; --t) sum += h[t] * (at[-t] + at[1 + t]);  // the large ones last
+  return sum;
+}
+
 // n values of every lane, which load(begin, count, index, works) brings, filtered -> n / 2 at index[j] of the work
 // arrays.
 template <int kHalfTaps, class T, class Load>
 void decimate(int64_t n, const T* filter, const int32_t* index, Works<T> works, Load load) {
   // u[i] = x[begin - 2 kReach + i]
   constexpr int kReach = kHalfTaps - 1, kBefore = 2 * kReach, kStride = kBefore + kChunk + kReach;
+  constexpr int kTogether = kManyRegisters ? 4 : 1;
   Vector<T> chunk[kMostSideBySide * kStride], h[kHalfTaps];
   for (int t = 0; t < kHalfTaps; ++t) h[t] = splat(filter[t]);
   int64_t j = 0;
@@ -43,12 +55,17 @@ void decimate(int64_t n, const T* filter, const int32_t* index, Works<T> works, 
       if (last)
         for (int i = 0; i < kReach; ++i) u[kBefore + count + i] = u[kBefore + count - 1 - i];
       Vector<T>* y = works[g];
-      for (int64_t q = j; q < end; ++q) {
-        const Vector<T>* at = u + kBefore - begin + 2 * q;  // x[2q]
-        Vector<T> sum = h[kReach] * (at[-kReach] + at[1 + kReach]);
-        for (int t = kReach; t-- > 0;) sum += h[t] * (at[-t] + at[1 + t]);  // the large ones last
-        y[index[q]] = sum;
+      int64_t q = j;
+      // Several at a time, so that a value that they share is loaded once, where there are registers for it.
+      for (; kTogether > 1 && q + kTogether <= end; q += kTogether) {
+        Vector<T> x[2 * (kTogether + kReach)];
+        const Vector<T>* const from = u + kBefore - begin + 2 * q - kReach;
+#pragma GCC unroll 32
+        for (int i = 0; i < 2 * (kTogether + kReach); ++i) x[i] = from[i];
+#pragma GCC unroll 4
+        for (int l = 0; l < kTogether; ++l) y[index[q + l]] = filtered<kHalfTaps, T>(h, x + kReach + 2 * l);
       }
+      for (; q < end; ++q) y[index[q]] = filtered<kHalfTaps, T>(h, u + kBefore - begin + 2 * q);
       for (int i = 0; i < kBefore && !last; ++i) u[i] = u[count + i];
     }
     j = end;

@@ -1,6 +1,6 @@
 // The DCT-II of W lanes by definition, for few coefficients: X_u = sum_i b_u(i) (x_i +- x_{n-1-i}) over the first half
 // of the lane, + for even u. The work array holds the pairs (x_i, x_{n-1-i}), the middle value with a zero where n is
-// odd, then the coefficients. Included only by axis_isa.cpp (see simd.h).
+// odd, then the coefficients. Included only by axis_isa.cpp (see vectors.h).
 #pragma once
 
 #include "simd.h"

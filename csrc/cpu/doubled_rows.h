@@ -1,6 +1,6 @@
 // Two rows for one, on the way out (Halving): the transpose of halved_rows.h. Half as many rows are transformed, and
 // the transpose of the filter across them makes rows 2r and 2r + 1 of lanes r - kEdge to r + kEdge, continued by
-// reflection, as they are stored. Included only by axis_isa.cpp (see simd.h).
+// reflection, as they are stored. Included only by axis_isa.cpp (see vectors.h).
 //
 // The rows at a block's end lack lanes of the next one. So blocks follow each other in order, each keeps its last lanes
 // for the next, and the first one of a thread is preceded by as many as the filter reaches, computed for those alone:

@@ -1,6 +1,6 @@
 // Complex DFT of W independent lanes, in place: z[j] holds point j of every lane. Decimation in time, and in frequency,
 // its transpose, for convolutions and inverses: stages pass over what stays in the innermost cache, longer transforms
-// recurse. Included only by axis_isa.cpp (see simd.h).
+// recurse. Included only by axis_isa.cpp (see vectors.h).
 #pragma once
 
 #include "simd.h"

@@ -1,13 +1,18 @@
 // Half the rows (Halving): the transform across the rows begins with a filter (decimate.h), and it commutes with the
 // transform along them. Where it comes first, on the way in, half as many rows are transformed, and half as much lies
-// between the passes. Included only by axis_isa.cpp (see simd.h).
+// between the passes. Included only by axis_isa.cpp (see vectors.h).
 //
-// Every row is read once: it is added to all the lanes that it is a part of, and those that lack rows still, the next
-// ones', wait as sums. So blocks follow each other in order; the first one of a thread begins its sums with the rows
-// before it. Each sum is formed in the order of its rows, wherever blocks begin.
+// Every row is read once. So blocks follow each other in order, and each leaves to the next what it needs of its rows;
+// the first one of a thread reads the rows before it itself. Each sum is formed in one order, wherever blocks begin.
 //
-// Memory is to work all the time: a strip's rows are asked for while the one before it is filtered, half of them, and
-// transposed, the other half (two Zen 5 cores: 0.83 to 0.88 of the time of asking for them four lines ahead).
+// At once (filters_at_once): W columns of all the rows of a block go by, those that
+// several lanes need in registers, and become a tile that is transposed. Pairs of rows are added before they are
+// multiplied: half the products. The last rows are kept for the next block.
+//
+// In strips otherwise: a row is added to all the lanes that it is a part of, four of which are completed by eight rows,
+// and those that lack rows still, the next ones', wait as sums. A strip's rows are asked for while the one before it is
+// filtered, half of them, and transposed, the other half (two Zen 5 cores: 0.83 to 0.88 of the time of asking for them
+// four lines ahead).
 #pragma once
 
 #include "decimate.h"
@@ -17,14 +22,29 @@ namespace front::cpu::FRONT_ISA {
 constexpr int kTogether = 4;               // lanes that are completed together
 constexpr int kAskedByFilter = kTogether;  // of their 2 kTogether rows; the others by the transposition
 
-// Where the lanes of a block are filtered, a strip of columns at a time.
+constexpr int kMostReached = plan_detail::kMostTaps / 2 - 1;  // rows beyond a lane's own two, on either side
+
+// Where the lanes of a block are filtered.
 struct HalvedRows {
+  bool follows;  // the block follows the one before, which left `begun` or `kept`
+
+  // At once.
+  Vector<float>* kept;                                     // the last rows, as many as lanes share, per W columns
+  const void* rows[2 * kMostReached + 2 * kLanes<float>];  // of the block: those, and its own
+
+  // A strip of columns at a time.
   Vector<float>* lanes;  // filtered but not yet transposed: W vectors, a lane each, per W columns of the strip
   Vector<float>* begun;  // sums of the next lanes: as many vectors as the filter reaches, per W columns of a row
   int64_t begin, end;    // the columns of the strip
   int64_t next;          // elements from it to the next one: of the same rows, or of the next block's
-  bool follows;          // `begun` is what the block before left
 };
+
+// `vectors`: of the workspace, halving_vectors().
+inline HalvedRows halved_rows(Vector<float>* vectors) {
+  HalvedRows halved{};
+  halved.kept = halved.lanes = vectors, halved.begun = vectors + kStrip;
+  return halved;
+}
 
 // Asks for column c of rows row(first), ... row(end - 1), or, where a line holds several vectors, for some of them: for
 // all by the time that its columns have gone by.
@@ -109,10 +129,66 @@ int64_t strip_columns(int64_t columns) {
   return ((columns + strips - 1) / strips + kLine - 1) / kLine * kLine;
 }
 
+// As load_in_strips.
+template <int kHalfTaps, class In>
+void load_at_once(const In* x, int64_t columns, int64_t begin, int64_t n, const Halving& halving, int64_t first,
+                  const int32_t* index, Vector<float>* z, HalvedRows& halved) {
+  constexpr int W = kLanes<float>, kReach = kHalfTaps - 1, kOld = 2 * kReach, kNew = 2 * W, kRows = 2 * kTogether;
+  constexpr int64_t kAhead = 4 * kLineBytes / static_cast<int64_t>(sizeof(In));
+  static_assert(kReach <= kMostReached);
+  Vector<float> h[kHalfTaps];
+  for (int t = 0; t < kHalfTaps; ++t) h[t] = splat(halving.filter[t]);
+  const void** const rows = halved.rows;
+  if (begin == 0)
+    for (int i = 0; i < kOld + kNew; ++i) {
+      int64_t r = 2 * first - kReach + i;
+      if (r < 0) r = -1 - r;
+      if (r >= halving.rows) r = 2 * halving.rows - 1 - r;
+      rows[i] = x + r * halving.stride;
+    }
+  const auto row = [&](int i, int64_t c) FRONT_INLINED { return static_cast<const In*>(rows[i]) + c; };
+  for (int64_t i = 0; i < n; i += W) {
+    const int64_t c = begin + i;
+    const int count = n - i < W ? static_cast<int>(n - i) : W;
+    Vector<float>* const kept = halved.kept + c / W * kOld;
+    // The window of rows slides down in registers: loops over it are unrolled, and its indices constants.
+    Vector<float> v[kOld + kNew], tile[W];
+    const auto load_row = [&](int r) FRONT_INLINED {
+      return count == W ? load<float>(row(r, c)) : load_some<float>(row(r, c), count);
+    };
+    if (!halved.follows)
+      for (int r = 0; r < kOld; ++r) kept[r] = load_row(r);
+#pragma GCC unroll 32
+    for (int r = 0; r < kOld; ++r) v[r] = kept[r];
+    const auto filter = [&](auto whole) FRONT_INLINED {
+      // Of the same rows, or, at their end, of the next block's.
+      const int64_t ahead = c + kAhead < columns ? c + kAhead : c + kAhead - columns + kNew * halving.stride;
+#pragma GCC unroll 8
+      for (int g = 0; g < W; g += kTogether) {
+#pragma GCC unroll 32
+        for (int r = kOld + 2 * g; r < kOld + 2 * g + kRows; ++r)
+          v[r] = whole ? load<float>(row(r, c)) : load_some<float>(row(r, c), count);
+        if (whole)
+          ask_for<In>(c, kOld + 2 * g, kOld + 2 * g + kRows, [&](int r) FRONT_INLINED { return row(r, ahead - c); });
+#pragma GCC unroll 32
+        for (int l = g; l < g + kTogether; ++l) tile[l] = filtered<kHalfTaps, float>(h, v + kReach + 2 * l);
+      }
+    };
+    if (count == W)
+      filter(Constant<true>{});
+    else
+      filter(Constant<false>{});
+#pragma GCC unroll 32
+    for (int r = 0; r < kOld; ++r) kept[r] = v[kNew + r];
+    transpose<float>(tile);
+    for (int j = 0; j < count; ++j) z[index[i + j]] = tile[j];
+  }
+}
+
 // Columns [begin, begin + n) of lanes [first, first + W) -> z[index[i]]; x: row 0 of the matrix, of `columns`.
 template <int kHalfTaps, class In>
-void load_halved(const In* x, int64_t columns, int64_t begin, int64_t n, const Halving& halving, int64_t first,
-                 const int32_t* index, Vector<float>* z, HalvedRows& halved) {
+void load_in_strips(const In* x, int64_t columns, int64_t begin, int64_t n, const Halving& halving, int64_t first,
+                    const int32_t* index, Vector<float>* z, HalvedRows& halved) {
   constexpr int W = kLanes<float>, kRows = 2 * kTogether;
   for (int64_t i = 0; i < n; i += W) {
     if (begin + i >= halved.end) {

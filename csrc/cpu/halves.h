@@ -1,5 +1,5 @@
 // Vectors of T, computed with in C, a part at a time: of float lanes a vector of doubles has half. Included only by
-// axis_isa.cpp (see simd.h).
+// axis_isa.cpp (see vectors.h).
 #pragma once
 
 #include "simd.h"

@@ -1,5 +1,5 @@
 // Even lengths: the DFTs of the packed subsequences, and between their results and the coefficients. Included only by
-// axis_isa.cpp (see simd.h).
+// axis_isa.cpp (see vectors.h).
 //
 // Point `a` of each subsequence's spectrum and its mirror b = half - a hold all that the coefficients k with
 // k % half = a or b depend on, and as many real numbers as there are such coefficients at most: a pair is read once and

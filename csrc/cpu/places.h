@@ -1,5 +1,5 @@
 // Where the fused step (pairs.h) writes coefficients, forward, and reads them, inverse; and where the innermost stage
-// finds, or leaves, the values. Included only by axis_isa.cpp (see simd.h).
+// finds, or leaves, the values. Included only by axis_isa.cpp (see vectors.h).
 #pragma once
 
 #include "block.h"

@@ -1,5 +1,5 @@
 // Complex DFTs of any length n, resampled from DFTs of a smooth length m >= n. Included only by axis_isa.cpp (see
-// simd.h).
+// vectors.h).
 //
 // X_k = sum_j z_j exp(-2 pi i j k / n), with |j| <= n / 2 since j counts modulo n, is a function of k / n without steep
 // parts: `taps` values on the grid l / (2 m) around it are enough, X_k = sum_l phi(2 m k / n - l) Y_l, where Y is the

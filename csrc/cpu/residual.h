@@ -1,5 +1,5 @@
 // What the spectral loss does where a pass loads and stores: sums over the values that come, and, instead of storing
-// the values that go, their difference from a matrix. Included only by axis_isa.cpp (see simd.h).
+// the values that go, their difference from a matrix. Included only by axis_isa.cpp (see vectors.h).
 #pragma once
 
 #include <utility>

@@ -1,6 +1,6 @@
 // The DCT-II of columns by definition, for few coefficients, while their rows stream by, and its transpose. What
 // dense.h computes, in the same order, of blocks that lie side by side: their rows are read, or written, in long
-// pieces, once, and nothing is kept of them but sums. Included only by axis_isa.cpp (see simd.h).
+// pieces, once, and nothing is kept of them but sums. Included only by axis_isa.cpp (see vectors.h).
 #pragma once
 
 #include "dense.h"
