@@ -123,9 +123,9 @@ inline double filter_cost(int64_t values, int taps) { return kTapCost * taps * s
 // tenth of 4096 x 4096 -> 1024 x 1024 there.
 constexpr int64_t kNarrowBytes = 16;
 constexpr int kMostNarrowTaps = kFilters[0].taps;
-constexpr int kMostTaps = kFilters[1].taps;
 // Vectors that come with 32 registers: those of a filter's values stay in them.
 constexpr int64_t kManyRegistersBytes = 64;
+constexpr int kMostTapsAtOnce = kFilters[0].taps;
 // Of one halved row of n values.
 inline double halving_cost(int64_t n, int taps) { return filter_cost(2 * n, taps); }
 

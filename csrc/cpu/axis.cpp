@@ -90,7 +90,7 @@ bool filters_rows_at_once(const AxisPass& pass, const Machine& machine) {
   const Halving& halving = pass.halving;
   if (!halving.rows || pass.direction == Direction::inverse) return false;
   const int64_t kept = pass.n * (halving.taps - 2) * static_cast<int64_t>(sizeof(float));
-  return filters_at_once(std::abs(halving.stride) * size_of(pass.in_type), kept, machine);
+  return filters_at_once(halving.taps, std::abs(halving.stride) * size_of(pass.in_type), kept, machine);
 }
 
 template <class T>

@@ -138,7 +138,7 @@ void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int6
             how(static_cast<const In*>(pass.in), pass.n, begin, n, pass.halving, group.begin * kLanes<T>, index,
                 works.first, *group.halved);
           };
-          if constexpr (kManyRegisters)
+          if constexpr (kManyRegisters && 2 * half <= plan_detail::kMostTapsAtOnce)
             if (pass.halving.at_once) return load(load_at_once<half, In>);
           load(load_in_strips<half, In>);
         });

@@ -3,11 +3,12 @@
 // between the passes. Included only by axis_isa.cpp (see vectors.h).
 //
 // Every row is read once. So blocks follow each other in order, and each leaves to the next what it needs of its rows;
-// the first one of a thread reads the rows before it itself. Each sum is formed in one order, wherever blocks begin.
+// the first one of a thread reads the rows before it itself. Each sum is formed in the order of its rows, wherever
+// blocks begin and however they are filtered.
 //
-// At once (filters_at_once): W columns of all the rows of a block go by, those that
-// several lanes need in registers, and become a tile that is transposed. Pairs of rows are added before they are
-// multiplied: half the products. The last rows are kept for the next block.
+// At once (filters_at_once): W columns of all the rows of a block go by, those that several lanes need in registers,
+// and become a tile that is transposed. They are asked for four lines ahead, so that memory works all the time, and
+// every row is one long stream. The last rows are kept for the next block.
 //
 // In strips otherwise: a row is added to all the lanes that it is a part of, four of which are completed by eight rows,
 // and those that lack rows still, the next ones', wait as sums. A strip's rows are asked for while the one before it is
@@ -22,15 +23,15 @@ namespace front::cpu::FRONT_ISA {
 constexpr int kTogether = 4;               // lanes that are completed together
 constexpr int kAskedByFilter = kTogether;  // of their 2 kTogether rows; the others by the transposition
 
-constexpr int kMostReached = plan_detail::kMostTaps / 2 - 1;  // rows beyond a lane's own two, on either side
+constexpr int kReachedAtOnce = plan_detail::kMostTapsAtOnce / 2 - 1;  // rows beyond a lane's own two, on either side
 
 // Where the lanes of a block are filtered.
 struct HalvedRows {
   bool follows;  // the block follows the one before, which left `begun` or `kept`
 
   // At once.
-  Vector<float>* kept;                                     // the last rows, as many as lanes share, per W columns
-  const void* rows[2 * kMostReached + 2 * kLanes<float>];  // of the block: those, and its own
+  Vector<float>* kept;                                       // the last rows, as many as lanes share, per W columns
+  const void* rows[2 * kReachedAtOnce + 2 * kLanes<float>];  // of the block: those, and its own
 
   // A strip of columns at a time.
   Vector<float>* lanes;  // filtered but not yet transposed: W vectors, a lane each, per W columns of the strip
@@ -129,13 +130,22 @@ int64_t strip_columns(int64_t columns) {
   return ((columns + strips - 1) / strips + kLine - 1) / kLine * kLine;
 }
 
+// A lane, of its rows in their order.
+template <int kHalfTaps>
+FRONT_INLINE Vector<float> sum_of_rows(const Vector<float>* h, const Vector<float>* rows) {
+  Vector<float> sum = h[kHalfTaps - 1] * rows[0];
+#pragma GCC unroll 32
+  for (int t = 1; t < 2 * kHalfTaps; ++t) sum += h[t < kHalfTaps ? kHalfTaps - 1 - t : t - kHalfTaps] * rows[t];
+  return sum;
+}
+
 // As load_in_strips.
 template <int kHalfTaps, class In>
 void load_at_once(const In* x, int64_t columns, int64_t begin, int64_t n, const Halving& halving, int64_t first,
                   const int32_t* index, Vector<float>* z, HalvedRows& halved) {
   constexpr int W = kLanes<float>, kReach = kHalfTaps - 1, kOld = 2 * kReach, kNew = 2 * W, kRows = 2 * kTogether;
   constexpr int64_t kAhead = 4 * kLineBytes / static_cast<int64_t>(sizeof(In));
-  static_assert(kReach <= kMostReached);
+  static_assert(kReach <= kReachedAtOnce);
   Vector<float> h[kHalfTaps];
   for (int t = 0; t < kHalfTaps; ++t) h[t] = splat(halving.filter[t]);
   const void** const rows = halved.rows;
@@ -171,7 +181,7 @@ void load_at_once(const In* x, int64_t columns, int64_t begin, int64_t n, const 
         if (whole)
           ask_for<In>(c, kOld + 2 * g, kOld + 2 * g + kRows, [&](int r) FRONT_INLINED { return row(r, ahead - c); });
 #pragma GCC unroll 32
-        for (int l = g; l < g + kTogether; ++l) tile[l] = filtered<kHalfTaps, float>(h, v + kReach + 2 * l);
+        for (int l = g; l < g + kTogether; ++l) tile[l] = sum_of_rows<kHalfTaps>(h, v + 2 * l);
       }
     };
     if (count == W)
