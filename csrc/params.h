@@ -63,7 +63,6 @@ struct Halving {
   int64_t stride;       // from row to row
   int taps;             // of the filter
   const float* filter;  // its second half
-  bool at_once;         // forward: how they are filtered; chosen by whoever runs the pass
 };
 
 struct AxisPass {
@@ -78,6 +77,7 @@ struct AxisPass {
   Along in_along, out_along;  // along the transformed axis
   bool around_caches;         // the result is too large to be read from a cache later
   int64_t ahead;              // elements of a lane that are asked for ahead, of lanes side by side
+  bool filters_at_once;       // how `halving` filters on the way in
   int64_t row;                // lanes of one matrix that follow each other in the rows of n values; 0: not said
   int32_t lane_dims;
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest

@@ -192,11 +192,12 @@ def test_rows_of_no_stride_and_a_result_inside_the_matrix():
 # The columns by resampled DFTs, and fused, whose coefficients are written as they come by one thread or all; of blocks
 # that are written together.
 @pytest.mark.parametrize(
-    ("shape", "k"), [((1028, 2051), (257, 200)), ((1024, 1024), (128, 128)), ((1024, 1600), (900, 1600))]
+    ("shape", "k"),
+    [((1028, 2051), (257, 200)), ((1024, 1024), (128, 128)), ((1024, 2024), (128, 128)), ((1024, 1600), (900, 1600))],
 )
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_the_result_does_not_depend_on_threads(shape, k, threads):
-    x = within(shape, slice(3, -21), torch.float32)
+    x = within(shape, slice(3, -21), torch.float32)  # (1024, 2024): in strips
     expected, low, before = fk.dct_crop(x, k), fk.lowpass(x, k), torch.get_num_threads()
     back = fk.idct_pad(expected, shape)
     torch.set_num_threads(threads)
@@ -209,14 +210,15 @@ def test_the_result_does_not_depend_on_threads(shape, k, threads):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_that_take_each_others_place_in_a_cache(dtype):
-    """They give, bit for bit, what rows that lie otherwise give."""
+@pytest.mark.parametrize("k", [(128, 40), (257, 40)])  # by the short filter, and by the long one
+def test_rows_that_take_each_others_place_in_a_cache(dtype, k):
+    """They give, bit for bit, what rows that lie otherwise, which are filtered otherwise, give."""
     values = torch.randn(1028, 611, dtype=dtype)
     results = []
     for row in (1024 if dtype == torch.float32 else 2048, 1031):
         x = torch.full((1028, row), float("nan"), dtype=dtype)[:, :611]
         x.copy_(values)
-        results.append(torch.ops.front.dct_crop(x, (257, 40), out_dtype=torch.float32))
+        results.append(torch.ops.front.dct_crop(x, k, out_dtype=torch.float32))
     assert torch.equal(*results)
-    exact = torch.from_numpy(scipy.fft.dctn(values.double().numpy(), norm="ortho"))[:257, :40]
+    exact = torch.from_numpy(scipy.fft.dctn(values.double().numpy(), norm="ortho"))[: k[0], : k[1]]
     assert (results[0].double() - exact).norm() <= 3e-7 * exact.norm()

@@ -83,7 +83,7 @@ Streams may_stream(const AxisPass& pass, int64_t compute_bytes, const Machine& m
 int64_t halving_vectors(const AxisPass& pass, int64_t width) {
   const int64_t shared = (pass.n + width - 1) / width * (pass.halving.taps / 2 - 1);
   if (pass.direction == Direction::inverse) return shared;
-  return pass.halving.at_once ? 2 * shared : kStrip + shared;
+  return pass.filters_at_once ? 2 * shared : kStrip + shared;
 }
 
 bool filters_rows_at_once(const AxisPass& pass, const Machine& machine) {
@@ -106,7 +106,7 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const int64_t out_stride = stride_bytes(pass.out_along, pass.out_type);
   pass.around_caches = writes_around_caches(moved, machine);
   pass.ahead = elements_ahead(in_stride, moved, machine);
-  pass.halving.at_once = filters_rows_at_once(pass, machine);
+  pass.filters_at_once = filters_rows_at_once(pass, machine);
   const auto tables =
       axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n), may_stream(pass, sizeof(T), machine));
   const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back, wide(pass.size)) : tables;

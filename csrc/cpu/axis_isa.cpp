@@ -139,7 +139,8 @@ void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int6
                 works.first, *group.halved);
           };
           if constexpr (kManyRegisters && 2 * half <= plan_detail::kMostTapsAtOnce)
-            if (pass.halving.at_once) return load(load_at_once<half, In>);
+            if (pass.filters_at_once) return load(load_at_once<half, In>);
+          if (pass.filters_at_once) __builtin_trap();  // another machine's pass: the scratch holds no strip
           load(load_in_strips<half, In>);
         });
     const auto* x = static_cast<const In*>(pass.in) + offset(pass.in_along, begin);

@@ -48,12 +48,12 @@ inline HalvedRows halved_rows(Vector<float>* vectors) {
 }
 
 // Asks for column c of rows row(first), ... row(end - 1), or, where a line holds several vectors, for some of them: for
-// all by the time that its columns have gone by.
-template <class In, class Row>
+// all by the time that its columns have gone by. kLocality: __builtin_prefetch's; 3: to the innermost cache.
+template <class In, int kLocality, class Row>
 FRONT_INLINE void ask_for(int64_t c, int first, int end, Row row) {
   constexpr int W = kLanes<float>, kTurns = kBlocksPerLine<float, In>;
   for (int r = first + (kTurns == 1 ? 0 : static_cast<int>(c / W % kTurns)); r < end; r += kTurns)
-    __builtin_prefetch(row(r) + c, 0, 2);
+    __builtin_prefetch(row(r) + c, 0, kLocality);
 }
 
 // The next 2 kTogether rows complete kTogether lanes, which have had all other rows, and begin the next ones. next: the
@@ -69,7 +69,7 @@ void add_rows(const In* const* rows, int64_t n, const In* const* next, const Vec
   for (int64_t c = 0; c < n; c += W, begun += kReach, lanes += W) {
     Vector<float> sum[kTogether + kReach];
     for (int l = 0; l < kReach; ++l) sum[l] = begun[l];
-    ask_for<In>(c, 0, kAskedByFilter, [&](int r) FRONT_INLINED { return next[r]; });
+    ask_for<In, 2>(c, 0, kAskedByFilter, [&](int r) FRONT_INLINED { return next[r]; });
 #pragma GCC unroll 32
     for (int r = 0; r < 2 * kTogether; ++r) {
       const Vector<float> row = load<float>(from[r] + c);
@@ -179,7 +179,7 @@ void load_at_once(const In* x, int64_t columns, int64_t begin, int64_t n, const 
         for (int r = kOld + 2 * g; r < kOld + 2 * g + kRows; ++r)
           v[r] = whole ? load<float>(row(r, c)) : load_some<float>(row(r, c), count);
         if (whole)
-          ask_for<In>(c, kOld + 2 * g, kOld + 2 * g + kRows, [&](int r) FRONT_INLINED { return row(r, ahead - c); });
+          ask_for<In, 3>(c, kOld + 2 * g, kOld + 2 * g + kRows, [&](int r) FRONT_INLINED { return row(r, ahead - c); });
 #pragma GCC unroll 32
         for (int l = g; l < g + kTogether; ++l) tile[l] = sum_of_rows<kHalfTaps>(h, v + 2 * l);
       }
@@ -209,8 +209,8 @@ void load_in_strips(const In* x, int64_t columns, int64_t begin, int64_t n, cons
     }
     const In* const next = x + (2 * first + kHalfTaps - 1) * halving.stride + halved.next;
     for (int r = 0; r < 2 * W; r += kRows)
-      ask_for<In>(begin + i, r + kAskedByFilter, r + kRows,
-                  [&](int row) FRONT_INLINED { return next + row * halving.stride; });
+      ask_for<In, 2>(begin + i, r + kAskedByFilter, r + kRows,
+                     [&](int row) FRONT_INLINED { return next + row * halving.stride; });
     Vector<float> tile[W];
     for (int l = 0; l < W; ++l) tile[l] = halved.lanes[begin + i - halved.begin + l];
     transpose<float>(tile);

@@ -172,10 +172,10 @@ class Transform {
     row.residual = p_.residual;
     column.filtered_in = choice_.taps_in != 0, column.filtered_out = choice_.taps_out != 0;
     const bool resize = p_.direction == Direction::resize;
-    if (choice_.taps_in) row.halving = {p_.m, p_.in_row, choice_.taps_in, filter_half(choice_.taps_in), false};
+    if (choice_.taps_in) row.halving = {p_.m, p_.in_row, choice_.taps_in, filter_half(choice_.taps_in)};
     if (choice_.taps_out)
       (resize ? back : row).halving = {resize ? p_.size0 : p_.m, p_.out_row, choice_.taps_out,
-                                       filter_half(choice_.taps_out), false};
+                                       filter_half(choice_.taps_out)};
     back.direction = Direction::inverse;
     back.n = p_.size1;
     back.scale = p_.rows_back;

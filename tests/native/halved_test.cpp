@@ -26,7 +26,7 @@ void run_in_pieces(const AxisPass& pass, int64_t blocks, const front::Machine& m
 
 // A pass over the rows of a matrix that are halved as they are loaded: exactly the matrix is read, rows with a gap
 // after each, and exactly the panels are written, whatever blocks a thread has.
-void check_halved(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType type, int64_t gap, int64_t at_once) {
+void check_halved(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType type, int64_t gap, int64_t blocks) {
   const auto tables = front::cpu::axis_tables<float>(1024, 1024 / filtered, {});
   const auto filter = tables->view();
   const int64_t lanes = rows / 2, width = 16, row = n + gap, bytes = front::size_of(type);
@@ -45,8 +45,8 @@ void check_halved(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType
   pass.in_type = type, pass.out_type = DType::f32;
   pass.in_along = {1, 0, 0}, pass.out_along = out.along();
   pass.lanes[pass.lane_dims++] = {lanes, row, width};
-  pass.halving = {rows, row, filter.taps, filter.filter, false};
-  run_in_pieces(pass, at_once, front::cpu::machine(1));
+  pass.halving = {rows, row, filter.taps, filter.filter};
+  run_in_pieces(pass, blocks, front::cpu::machine(1));
 
   double error = 0, scale = 0;
   for (int64_t l = 0; l < lanes; ++l) {
@@ -102,7 +102,7 @@ void check_doubled(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DTyp
   pass.in_type = DType::f32, pass.out_type = type;
   pass.in_along = in.along(), pass.out_along = {1, 0, 0};
   pass.lanes[pass.lane_dims++] = {lanes, width, row};
-  pass.halving = {rows, row, filter.taps, filter.filter, false};
+  pass.halving = {rows, row, filter.taps, filter.filter};
   front::Machine machine = front::cpu::machine(1);
   machine.shared_cache = uncached ? 0 : int64_t{1} << 40;
   run_in_pieces(pass, at_once, machine);
