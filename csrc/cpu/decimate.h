@@ -39,7 +39,7 @@ template <int kHalfTaps, class T, class Load>
 void decimate(int64_t n, const T* filter, const int32_t* index, Works<T> works, Load load) {
   // u[i] = x[begin - 2 kReach + i]
   constexpr int kReach = kHalfTaps - 1, kBefore = 2 * kReach, kStride = kBefore + kChunk + kReach;
-  constexpr int kTogether = kManyRegisters ? 4 : 1;
+  constexpr int kOutputs = kManyRegisters ? 4 : 1;
   Vector<T> chunk[kMostSideBySide * kStride], h[kHalfTaps];
   for (int t = 0; t < kHalfTaps; ++t) h[t] = splat(filter[t]);
   int64_t j = 0;
@@ -57,13 +57,13 @@ void decimate(int64_t n, const T* filter, const int32_t* index, Works<T> works, 
       Vector<T>* y = works[g];
       int64_t q = j;
       // Several at a time, so that a value that they share is loaded once, where there are registers for it.
-      for (; kTogether > 1 && q + kTogether <= end; q += kTogether) {
-        Vector<T> x[2 * (kTogether + kReach)];
+      for (; kOutputs > 1 && q + kOutputs <= end; q += kOutputs) {
+        Vector<T> x[2 * (kOutputs + kReach)];
         const Vector<T>* const from = u + kBefore - begin + 2 * q - kReach;
 #pragma GCC unroll 32
-        for (int i = 0; i < 2 * (kTogether + kReach); ++i) x[i] = from[i];
+        for (int i = 0; i < 2 * (kOutputs + kReach); ++i) x[i] = from[i];
 #pragma GCC unroll 4
-        for (int l = 0; l < kTogether; ++l) y[index[q + l]] = filtered<kHalfTaps, T>(h, x + kReach + 2 * l);
+        for (int l = 0; l < kOutputs; ++l) y[index[q + l]] = filtered<kHalfTaps, T>(h, x + kReach + 2 * l);
       }
       for (; q < end; ++q) y[index[q]] = filtered<kHalfTaps, T>(h, u + kBefore - begin + 2 * q);
       for (int i = 0; i < kBefore && !last; ++i) u[i] = u[count + i];

@@ -47,6 +47,10 @@ inline HalvedRows halved_rows(Vector<float>* vectors) {
   return halved;
 }
 
+inline int64_t reflected(int64_t row, int64_t rows) {
+  return row < 0 ? -1 - row : row < rows ? row : 2 * rows - 1 - row;
+}
+
 // Asks for column c of rows row(first), ... row(end - 1), or, where a line holds several vectors, for some of them: for
 // all by the time that its columns have gone by. kLocality: __builtin_prefetch's; 3: to the innermost cache.
 template <class In, int kLocality, class Row>
@@ -101,9 +105,7 @@ void fill_strip(const In* x, const Halving& halving, int64_t first, HalvedRows& 
   for (int lane = halved.follows ? 0 : -kReach; lane < W; lane += kTogether) {
     const In* rows[2 * kTogether];
     for (int i = 0; i < 2 * kTogether; ++i) {
-      int64_t r = 2 * (first + lane) + kReach + i;
-      if (r < 0) r = -1 - r;
-      if (r >= halving.rows) r = 2 * halving.rows - 1 - r;
+      const int64_t r = reflected(2 * (first + lane) + kReach + i, halving.rows);
       rows[i] = x + r * halving.stride + halved.begin;
     }
     Vector<float>* const lanes = halved.lanes + (lane < 0 ? 0 : lane);
@@ -150,12 +152,8 @@ void load_at_once(const In* x, int64_t columns, int64_t begin, int64_t n, const 
   for (int t = 0; t < kHalfTaps; ++t) h[t] = splat(halving.filter[t]);
   const void** const rows = halved.rows;
   if (begin == 0)
-    for (int i = 0; i < kOld + kNew; ++i) {
-      int64_t r = 2 * first - kReach + i;
-      if (r < 0) r = -1 - r;
-      if (r >= halving.rows) r = 2 * halving.rows - 1 - r;
-      rows[i] = x + r * halving.stride;
-    }
+    for (int i = 0; i < kOld + kNew; ++i)
+      rows[i] = x + reflected(2 * first - kReach + i, halving.rows) * halving.stride;
   const auto row = [&](int i, int64_t c) FRONT_INLINED { return static_cast<const In*>(rows[i]) + c; };
   for (int64_t i = 0; i < n; i += W) {
     const int64_t c = begin + i;
