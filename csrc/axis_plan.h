@@ -125,6 +125,7 @@ constexpr int64_t kNarrowBytes = 16;
 constexpr int kMostNarrowTaps = kFilters[0].taps;
 // Vectors that come with 32 registers: those of a filter's values stay in them.
 constexpr int64_t kManyRegistersBytes = 64;
+// Of the filters by which rows may be filtered at once (plan.h, filters_at_once).
 constexpr int kMostTapsAtOnce = kFilters[0].taps;
 // Of one halved row of n values.
 inline double halving_cost(int64_t n, int taps) { return filter_cost(2 * n, taps); }

@@ -86,7 +86,7 @@ inline bool reads_far_apart(int64_t stride_bytes, int64_t bytes_moved, const Mac
 // Whether rows that are halved are filtered at once (halved_rows.h), which keeps `kept_bytes` of them for the next
 // block. Not by the long filter, whose products take as long either way, nor where more than eight of a block's 32 rows
 // fall on one set of an innermost cache, whose ways are pages: lines that are asked for would drive each other out
-// before they are read (on Zen 5 rows whole pages apart take 0.9 to 1.15 of the time of strips, others 0.80 to 0.97, on
+// before they are read (on Zen 5 rows whole pages apart take 0.9 to 1.15 of the time of strips, others 0.75 to 0.9, on
 // one core or two), nor where what is kept overflows half of a core's cache.
 constexpr int64_t kSameSetBytes = 2048;
 inline bool filters_at_once(int taps, int64_t stride_bytes, int64_t kept_bytes, const Machine& m) {
