@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "filters.h"
 #include "params.h"
 
 namespace front {
@@ -38,10 +39,10 @@ constexpr int64_t kWideValues = 4096;
 struct AxisPlan {
   int64_t n = 1, kept = 1;
   bool dense = false;
-  bool streamed = false;  // while rows stream by (cpu/streamed.h)
-  int taps = 0;           // not 0: first decimated by two, with a filter of so many taps (float32 only)
+  bool streamed = false;                        // while rows stream by (cpu/streamed.h)
+  const plan_detail::Filter* filter = nullptr;  // by which it is decimated first, or null (float32 only)
 
-  int64_t length() const { return taps ? n / 2 : n; }  // what `split` and `dft` are of
+  int64_t length() const { return filter ? n / filter->factor : n; }  // what `split` and `dft` are of
 
   int64_t split = 1;
   DftPlan dft;
@@ -107,28 +108,6 @@ constexpr int64_t kLargestBasis = 1 << 17;  // products: a basis that stays in a
 // Where rows stream by (cpu/streamed.h), from memory (a virtual Cascade Lake) or near a core's cache, where what else
 // is done with them costs less (there and on Zen 3: 16 coefficients of 256 to 1024 pay, 32 do not).
 constexpr double kStreamedProductCost = 0.5, kNearProductCost = 1.25;
-
-// Decimation by a filter of `taps` with the response T(b c) / T(b) (1 + flatness (1 - c^2)) (tables.cpp), where n /
-// share coefficients are kept at most; below the shortest length it does not pay.
-struct Filter {
-  int64_t share;
-  int taps;
-  double flatness;
-  int64_t shortest;
-};
-constexpr Filter kFilters[] = {{8, 10, 0, 512}, {4, 18, 12, 1024}};
-constexpr double kTapCost = 0.5;  // per value and tap
-inline double filter_cost(int64_t values, int taps) { return kTapCost * taps * static_cast<double>(values); }
-// Few lanes of such short vectors share rows, and on x86 they have no FMA: the long filter takes more than it saves, a
-// tenth of 4096 x 4096 -> 1024 x 1024 there.
-constexpr int64_t kNarrowBytes = 16;
-constexpr int kMostNarrowTaps = kFilters[0].taps;
-// Vectors that come with 32 registers: those of a filter's values stay in them.
-constexpr int64_t kManyRegistersBytes = 64;
-// Of the filters by which rows may be filtered at once (plan.h, filters_at_once).
-constexpr int kMostTapsAtOnce = kFilters[0].taps;
-// Of one halved row of n values.
-inline double halving_cost(int64_t n, int taps) { return filter_cost(2 * n, taps); }
 
 // Points that stay in the innermost cache while several stages pass over them.
 constexpr int64_t kNearBytes = 24 << 10;
@@ -219,6 +198,17 @@ inline AxisPlan plan_fft(int64_t n, int64_t kept, int64_t compute_bytes) {
   return best;
 }
 
+// Whether an axis may be decimated by a filter, and what comes after it.
+inline bool decimates(int64_t n, int64_t kept, int64_t compute_bytes, const plan_detail::Filter& filter) {
+  return compute_bytes == 4 && n % (2 * filter.factor) == 0 && n >= filter.shortest && kept <= n / filter.share;
+}
+inline AxisPlan plan_decimated(int64_t n, int64_t kept, int64_t compute_bytes, const plan_detail::Filter& filter) {
+  AxisPlan plan = plan_fft(n / filter.factor, kept, compute_bytes);
+  plan.n = n;
+  plan.filter = &filter;
+  return plan;
+}
+
 // Coefficients of an axis whose rows stream by, at most.
 constexpr int64_t kMostStreamed = 64;
 
@@ -231,14 +221,12 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes, Stream
   using namespace plan_detail;
   AxisPlan best = plan_fft(n, kept, compute_bytes);
   for (const Filter& filter : kFilters) {
-    if (compute_bytes != 4 || n % 4 != 0 || n < filter.shortest || kept > n / filter.share) continue;
-    AxisPlan half = plan_fft(n / 2, kept, compute_bytes);
-    half.n = n;
-    half.taps = filter.taps;
-    half.cost += filter_cost(n, filter.taps);
+    if (filter.factor != 2 || !decimates(n, kept, compute_bytes, filter)) continue;
+    AxisPlan half = plan_decimated(n, kept, compute_bytes, filter);
+    half.cost += filter_cost(n, filter);
     if (half.cost < best.cost) best = std::move(half);
   }
-  best.wide = compute_bytes == 4 && best.fused() && !best.taps && n >= kWideValues;
+  best.wide = compute_bytes == 4 && best.fused() && !best.filter && n >= kWideValues;
   const int64_t products = (kept + kDenseBlock - 1) / kDenseBlock * kDenseBlock * ((n + 1) / 2);
   const bool streamed = streams != Streams::no && kept <= kMostStreamed;
   const double product = !streamed ? kProductCost : streams == Streams::far ? kStreamedProductCost : kNearProductCost;
@@ -265,7 +253,7 @@ inline std::string to_string(const AxisPlan& p) {
       << " vector operations per lane";
     return s.str();
   }
-  if (p.taps) s << "decimated by " << p.taps << " taps, ";
+  if (p.filter) s << "decimated by " << p.filter->factor << " (" << p.filter->taps << " taps), ";
   s << p.split << " x " << name(p.dft) << ' ' << p.dft.n;
   if (p.dft.smooth) s << (p.dft.resampled ? " from DFTs" : " by convolutions") << " of length " << p.dft.smooth;
   s << ", radices";

@@ -5,6 +5,10 @@
 
 namespace front {
 
+namespace plan_detail {
+struct Filter;
+}
+
 enum class DType : int32_t { f16, bf16, f32, f64 };
 
 inline int64_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
@@ -55,14 +59,14 @@ struct Residual {
   double* squares;  // per block of lanes, the sum of r^2: zeros at first; room for as many as there are lanes
 };
 
-// Lanes that are not the rows of a matrix, but half as many, by the filter of the transform across them. Forward, lane
-// r is made of the rows around 2r and 2r + 1, as they are loaded (cpu/halved_rows.h); inverse, rows 2r and 2r + 1 are
-// made of the lanes around r, as they are stored (cpu/doubled_rows.h). They are the only lane axis.
-struct Halving {
-  int64_t rows;         // of the matrix; 0: the lanes are the rows
-  int64_t stride;       // from row to row
-  int taps;             // of the filter
-  const float* filter;  // its second half
+// Lanes that are not the rows of a matrix, but a half or a quarter as many, by the filter of the transform across them.
+// Forward, a lane is made of the rows around it as they are loaded (cpu/decimated_rows.h); inverse, rows are made of
+// the lanes around them as they are stored (cpu/interpolated_rows.h). They are the only lane axis.
+struct Decimation {
+  int64_t rows;    // of the matrix; 0: the lanes are the rows
+  int64_t stride;  // from row to row
+  const plan_detail::Filter* filter;
+  const float* taps;  // their second half
 };
 
 struct AxisPass {
@@ -77,7 +81,6 @@ struct AxisPass {
   Along in_along, out_along;  // along the transformed axis
   bool around_caches;         // the result is too large to be read from a cache later
   int64_t ahead;              // elements of a lane that are asked for ahead, of lanes side by side
-  bool filters_at_once;       // how `halving` filters on the way in
   int64_t row;                // lanes of one matrix that follow each other in the rows of n values; 0: not said
   int32_t lane_dims;
   LaneDim lanes[kMaxLaneDims];  // the last one varies fastest
@@ -90,9 +93,10 @@ struct AxisPass {
   const int32_t *in_places, *out_places;
   const Measure* measure;    // of a forward pass, or null
   const Residual* residual;  // of an inverse pass, or null
-  Halving halving;           // of a pass over rows, in float32; their elements are adjacent
-  bool filtered_in;          // forward, resize: the input is n / 2 values, which `halving` has made of n
-  bool filtered_out;         // inverse, resize: the output is half the values, of which `halving` will make all
+  Decimation decimation;     // of a pass over rows, in float32; their elements are adjacent
+  // Or null. Forward, resize: by which a pass over rows has made of n values the fewer that are the input; inverse,
+  // resize: by which one will make all values of the fewer that are the output.
+  const plan_detail::Filter *filter_in, *filter_out;
 };
 
 // Both axes of many matrices, all of one shape and one layout.

@@ -17,9 +17,9 @@ struct Machine {
   int64_t threads = 1;
 };
 
-// Least work worth a thread: points of one lane block; blocks whose rows are doubled, before which each thread computes
-// one or two more for what they share, so that single blocks would only take more threads' time.
-constexpr int64_t kGrainPoints = 1 << 15, kDoublingGrain = 2;
+// Least work worth a thread: points of one lane block; blocks whose rows are interpolated, before which each thread
+// computes one or two more for what they share, so that single blocks would only take more threads' time.
+constexpr int64_t kGrainPoints = 1 << 15, kInterpolationGrain = 2;
 // Matrices whose intermediate is smaller are taken together, so that their lanes fill vectors and a task is worth its
 // start; a group's intermediate stays in a core's cache.
 constexpr int64_t kGroupBytes = 256 << 10;
@@ -33,11 +33,11 @@ enum class Order : int32_t { rows_first, columns_first };
 // Both axes of an in_rows x in_columns -> out_rows x out_columns matrix.
 struct MatrixPlan {
   Order order = Order::rows_first;
-  AxisPlan rows, columns;              // of the transforms along a row, and along a column
-  bool halved = false;                 // half as many rows are transformed: the columns are decimated as the rows are
-                                       // loaded (forward), or interpolated as they are stored (inverse)
-  int64_t workspace = 0;               // elements of the intermediate, in whole panels
-  double rows_us = 0, columns_us = 0;  // predicted microseconds
+  AxisPlan rows, columns;                       // of the transforms along a row, and along a column
+  const plan_detail::Filter* filter = nullptr;  // fewer rows are transformed: by this one columns are decimated as rows
+                                                // are loaded (forward), or interpolated as they are stored (inverse)
+  int64_t workspace = 0;                        // elements of the intermediate, in whole panels
+  double rows_us = 0, columns_us = 0;           // predicted microseconds
 };
 
 namespace plan_detail {
@@ -81,17 +81,6 @@ inline bool writes_around_caches(int64_t bytes_moved, const Machine& m) { return
 constexpr int64_t kFarBytes = 512;
 inline bool reads_far_apart(int64_t stride_bytes, int64_t bytes_moved, const Machine& m) {
   return stride_bytes >= kFarBytes && bytes_moved > 2 * m.own_cache;
-}
-
-// Whether rows that are halved are filtered at once (halved_rows.h), which keeps `kept_bytes` of them for the next
-// block. Not by the long filter, whose products take as long either way, nor where more than eight of a block's 32 rows
-// fall on one set of an innermost cache, whose ways are pages: lines that are asked for would drive each other out
-// before they are read (on Zen 5 rows whole pages apart take 0.9 to 1.15 of the time of strips, others 0.75 to 0.9, on
-// one core or two), nor where what is kept overflows half of a core's cache.
-constexpr int64_t kSameSetBytes = 2048;
-inline bool filters_at_once(int taps, int64_t stride_bytes, int64_t kept_bytes, const Machine& m) {
-  return m.vector_bytes >= plan_detail::kManyRegistersBytes && taps <= plan_detail::kMostTapsAtOnce &&
-         stride_bytes % kSameSetBytes != 0 && 2 * kept_bytes <= m.own_cache;
 }
 
 // How many of a lane's elements a pass asks for ahead. Rows of panels follow each other, and hardware follows them, but
@@ -197,13 +186,22 @@ struct MatrixShape {
   int64_t row;    // from row to row
 };
 
-// Whether the columns are filtered while rows are loaded, rows first (forward), or stored, rows last (inverse): half as
-// many rows cost the taps, and save half of what they cost themselves. Of k1 columns, that make at least a panel.
-inline bool halves_rows(const MatrixShape& x, const AxisPlan& rows, const AxisPlan& columns, const Machine& machine) {
+// The filter by which the columns are decimated while rows are loaded, rows first (forward), or interpolated while they
+// are stored, rows last (inverse), or null: fewer rows cost the taps, and save what they cost themselves. Of k1
+// columns, that make at least a panel.
+inline const plan_detail::Filter* row_filter(const MatrixShape& x, const AxisPlan& rows, const Machine& machine) {
   using namespace plan_detail;
-  if (!x.adjacent || !columns.taps || x.k1 * x.compute_bytes < kLineBytes) return false;
-  if (machine.vector_bytes <= kNarrowBytes && columns.taps > kMostNarrowTaps) return false;
-  return rows.cost > halving_cost(x.n, columns.taps);
+  const Filter* best = nullptr;
+  double least = rows.cost;  // of a row of the matrix
+  for (const Filter& filter : kFilters) {
+    if (!x.adjacent || x.k1 * x.compute_bytes < kLineBytes) continue;
+    if (!decimates(x.m, x.k0, x.compute_bytes, filter)) continue;
+    if (machine.vector_bytes <= kNarrowBytes && filter.taps > kMostNarrowTaps) continue;
+    const double cost = (rows.cost + row_filter_cost(x.n, filter, machine.vector_bytes)) / filter.factor;
+    if (cost >= least) continue;
+    best = &filter, least = cost;
+  }
+  return best;
 }
 
 // Rows first needs an intermediate of in_rows x out_columns, columns first one of out_rows x in_columns; but for the
@@ -221,17 +219,19 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
   const AxisPlan across_rows = plan_axis(x.m, x.k0, x.compute_bytes, streams);  // m rows are read, or written
   const int64_t in_rows = x.forward ? x.m : x.k0, in_columns = x.forward ? x.n : x.k1;
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
-  const bool halves = halves_rows(x, best.rows, across, machine);
+  const Filter* const filter = row_filter(x, best.rows, machine);
+  const AxisPlan filtered = filter ? plan_decimated(x.m, x.k0, x.compute_bytes, *filter) : AxisPlan{};
   for (Order order : {Order::rows_first, Order::columns_first}) {
-    const bool rows_first = order == Order::rows_first, halved = halves && rows_first == x.forward;
-    const int64_t read = halved && x.forward ? 2 : 1, written = halved && !x.forward ? 2 : 1;  // rows for one
+    const bool rows_first = order == Order::rows_first, decimated = filter && rows_first == x.forward;
+    const int64_t read = decimated && x.forward ? filter->factor : 1;  // rows for one
+    const int64_t written = decimated && !x.forward ? filter->factor : 1;
     const int64_t rows = rows_first ? in_rows / read : out_rows / written;
     const int64_t columns = rows_first ? out_columns : in_columns;
-    const AxisPlan& columns_plan = rows_first == x.forward ? across : across_rows;
+    const AxisPlan& columns_plan = decimated ? filtered : rows_first == x.forward ? across : across_rows;
     const bool small = columns_plan.streamed && rows * columns * x.compute_bytes <= kSmallBytes;
     if (rows * columns > x.m * x.k1 && !small) continue;
-    const double row_cost = best.rows.cost + (halved ? halving_cost(x.n, across.taps) : 0);
-    const double column_cost = columns_plan.cost - (halved ? filter_cost(x.m, across.taps) : 0);
+    const double row_cost = best.rows.cost + (decimated ? row_filter_cost(x.n, *filter, machine.vector_bytes) : 0);
+    const double column_cost = columns_plan.cost;
     const auto us = [&](Order which, const Machine& m) {
       return which == Order::rows_first
                  ? pass_us(
@@ -254,7 +254,7 @@ inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
     fastest = total;
     best.order = order;
     best.columns = columns_plan;
-    best.halved = halved;
+    best.filter = decimated ? filter : nullptr;
     best.workspace = rows * panel_columns(columns, x.compute_bytes);
     best.rows_us = us(Order::rows_first, machine);
     best.columns_us = us(Order::columns_first, machine);

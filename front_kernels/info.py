@@ -47,9 +47,9 @@ def plan_for(
         by the cost model (_costs.py) of each engine that there is, "absent": why another is out, "launches": for each
         kernel in order its "name", "blocks", "threads" and ("cuda" only) "shared_bytes", "workspace_bytes",
         "compute_dtype", "text"}. For the CPU {"rows": plan of the pass along the rows (length n),
-        "columns": that along the columns (length m), "order": which is first, "halved": whether half as many rows are
-        transformed, as the columns are decimated while the rows, whose elements are adjacent, are loaded, or
-        interpolated while they are stored,
+        "columns": that along the columns (length m), "order": which is first, "row_decimation": of how many rows one is
+        transformed (1, 2 or 4), as the columns are decimated while the rows, whose elements are adjacent, are loaded,
+        or interpolated while they are stored,
         "workspace_bytes": size of the intermediate, whose rows are whole cache lines, "compute_dtype",
         "predicted_us": microseconds by the cost model, "text": all that in words}. A plan of a pass has the algorithm
         ("mixed radix", "resampled", "bluestein" or "dense"), radices, lengths, a cost in vector operations per lane,
@@ -92,10 +92,11 @@ def plan_for(
     plan["compute_dtype"] = torch.float64 if dtype == torch.float64 else torch.float32
     first, second = ("rows", "columns") if plan["order"] == "rows first" else ("columns", "rows")
     lines = [f"{axis}: {plan[axis]['text']}, {us[axis]:.0f} us" for axis in (first, second)]
-    if plan["halved"] and not inverse:
-        lines[0] += f", of {m // 2} rows: the columns are decimated first, while the rows are loaded"
-    if plan["halved"] and inverse:
-        lines[1] += f", of {m // 2} rows: the columns are interpolated last, while the rows are stored"
+    rows = m // plan["row_decimation"]
+    if rows < m and not inverse:
+        lines[0] += f", of {rows} rows: the columns are decimated first, while the rows are loaded"
+    if rows < m and inverse:
+        lines[1] += f", of {rows} rows: the columns are interpolated last, while the rows are stored"
     lines.append(f"workspace {plan['workspace_bytes']} bytes, {plan['predicted_us']:.0f} us by {machine[3]} threads")
     plan["text"] = "\n".join(lines)
     return plan

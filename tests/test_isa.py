@@ -14,7 +14,7 @@ import front_kernels as fk
 BUILT = fk.build_info()["cpu_isas"]
 PROBE = "import front_kernels as fk; print(fk.build_info()['cpu_isa'])"
 STEP = "25"  # of every test function's cases one in so many (conftest.py): all run in this run's own processes
-FILES = ("values", "laws", "paths", "out", "halved", "streamed", "alone", "variants")
+FILES = ("values", "laws", "paths", "out", "decimated", "streamed", "alone", "variants")
 
 
 def probe(isa: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ import front_kernels as fk
 ROOT = Path(__file__).parent.parent
 CPU, NATIVE = ROOT / "csrc" / "cpu", ROOT / "tests" / "native"
 PARTS = ("alone", "axis", "dfts", "matrix", "memory", "roots", "spectral", "tables")  # without torch
-TESTS = ("axis_test", "halved_test", "order_test", "spectral_test", "pairs_test")  # the last has kernels in it
+TESTS = ("axis_test", "decimation_test", "order_test", "spectral_test", "pairs_test")  # the last has kernels in it
 # This run takes each sixth of axis_test's cases, and this machine's widest vectors; `make test-asan` takes all cases,
 # and the narrowest vectors too.
 STEP = os.environ.get("FRONT_SANITIZED_STEP", "6")

@@ -123,7 +123,7 @@ def test_extra_memory_is_the_intermediate_and_a_buffer_per_thread(k):
     lines = [line.split(" ", 2) for line in run.stdout.splitlines()]
     assert len(lines) == 11 * len(names)
     for name, extra, op in lines:
-        intermediate = fk.plan_for((2048, 8192), k, getattr(torch, name))["workspace_bytes"]  # of halved rows
+        intermediate = fk.plan_for((2048, 8192), k, getattr(torch, name))["workspace_bytes"]
         if op == "dct_crop_many" and intermediate <= 2 << 20:
             intermediate *= 2  # a thread takes a small matrix of its own
         buffers = 2 * 8192 * 64

@@ -60,9 +60,9 @@ struct Bytes {
 };
 Bytes bytes_moved(const AxisPass& pass) {
   const bool inverse = pass.direction == Direction::inverse, forward = pass.direction == Direction::forward;
-  const int64_t lanes = lane_count(pass), rows = pass.halving.rows ? 2 * lanes : lanes;
-  const int64_t in = pass.filtered_in ? pass.n / 2 : pass.n, size = inverse ? pass.n : pass.size;
-  const int64_t out = pass.filtered_out ? size / 2 : size;
+  const int64_t lanes = lane_count(pass), rows = pass.decimation.rows ? pass.decimation.filter->factor * lanes : lanes;
+  const auto values = [](int64_t n, const plan_detail::Filter* filter) { return filter ? n / filter->factor : n; };
+  const int64_t in = values(pass.n, pass.filter_in), out = values(inverse ? pass.n : pass.size, pass.filter_out);
   return {(inverse ? lanes * pass.kept : rows * in) * size_of(pass.in_type),
           (forward ? lanes * pass.kept : rows * out) * size_of(pass.out_type)};
 }
@@ -71,26 +71,19 @@ int64_t stride_bytes(Along along, DType type) { return std::abs(along.stride) * 
 
 Streams may_stream(const AxisPass& pass, int64_t compute_bytes, const Machine& machine) {
   if (pass.kept > kMostStreamed || pass.direction == Direction::resize) return Streams::no;
-  if (pass.filtered_in || pass.filtered_out || pass.measure || pass.residual) return Streams::no;
+  if (pass.filter_in || pass.filter_out || pass.measure || pass.residual) return Streams::no;
   const bool forward = pass.direction == Direction::forward;
   const DType type = forward ? pass.in_type : pass.out_type;
   return streams_rows(pass.n, pass.row, stride_bytes(forward ? pass.in_along : pass.out_along, type), size_of(type),
                       compute_bytes, machine);
 }
 
-// Of the scratch of a pass that halves or doubles rows: what blocks share, lanes (or their sums), as many as the filter
-// reaches, or the rows of those; and, to halve rows that are not filtered at once, a strip.
-int64_t halving_vectors(const AxisPass& pass, int64_t width) {
-  const int64_t shared = (pass.n + width - 1) / width * (pass.halving.taps / 2 - 1);
-  if (pass.direction == Direction::inverse) return shared;
-  return pass.filters_at_once ? 2 * shared : kStrip + shared;
-}
-
-bool filters_rows_at_once(const AxisPass& pass, const Machine& machine) {
-  const Halving& halving = pass.halving;
-  if (!halving.rows || pass.direction == Direction::inverse) return false;
-  const int64_t kept = pass.n * (halving.taps - 2) * static_cast<int64_t>(sizeof(float));
-  return filters_at_once(halving.taps, std::abs(halving.stride) * size_of(pass.in_type), kept, machine);
+// Of the scratch of a pass that decimates or interpolates rows: what blocks share, sums of lanes, or lanes; and a
+// strip.
+int64_t decimation_vectors(const AxisPass& pass, int64_t width) {
+  const plan_detail::Filter& filter = *pass.decimation.filter;
+  const int64_t vectors = (pass.n + width - 1) / width;
+  return pass.direction == Direction::inverse ? vectors * 2 * filter.edge() : vectors * filter.begun() + kStrip;
 }
 
 template <class T>
@@ -106,10 +99,11 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const int64_t out_stride = stride_bytes(pass.out_along, pass.out_type);
   pass.around_caches = writes_around_caches(moved, machine);
   pass.ahead = elements_ahead(in_stride, moved, machine);
-  pass.filters_at_once = filters_rows_at_once(pass, machine);
-  const auto tables =
-      axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n), may_stream(pass, sizeof(T), machine));
-  const auto back = resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back, wide(pass.size)) : tables;
+  const auto tables = axis_tables<T>(pass.n, pass.kept, pass.scale, inverse && wide(pass.n),
+                                     may_stream(pass, sizeof(T), machine), inverse ? pass.filter_out : pass.filter_in);
+  const auto back =
+      resize ? axis_tables<T>(pass.size, pass.kept, pass.scale_back, wide(pass.size), Streams::no, pass.filter_out)
+             : tables;
   const AxisView<T> axis = tables->view(), second = back->view();
   const int64_t work = 2 * std::max(axis.work, second.work) * isa().vector_bytes;
   const LaneDim inner = pass.lane_dims ? pass.lanes[pass.lane_dims - 1] : LaneDim{1, 0, 0};
@@ -122,14 +116,14 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   const int64_t in_line = std::max<int64_t>(1, kLineBytes / (width * element));  // blocks
   const bool adjacent = in_rows || out_rows;                                     // else no two blocks are side by side
   const int64_t together = axis.streamed ? blocks_streamed(blocks, machine)
-                           : adjacent && !pass.halving.rows
+                           : adjacent && !pass.decimation.rows
                                ? blocks_side_by_side(work, blocks, bytes_in_rows, in_line, pass.around_caches, machine)
                                : 1;
-  const int64_t beside = resize ? pass.kept : pass.halving.rows ? halving_vectors(pass, width) : 0;
+  const int64_t beside = resize ? pass.kept : pass.decimation.rows ? decimation_vectors(pass, width) : 0;
   // What does not stream by in such a pass are single blocks.
   const int64_t needed = axis.streamed ? std::max(work, together * streamed_vectors(pass.kept) * isa().vector_bytes)
                                        : work * together + beside * isa().vector_bytes;
-  const int64_t least = pass.halving.rows && inverse ? kDoublingGrain : 1;
+  const int64_t least = pass.decimation.rows && inverse ? kInterpolationGrain : 1;
   const int64_t grain = std::max(least, kGrainPoints / (pass.n * width * together));
   const int64_t written = blocks_written_together(work, together, machine);
   parallel_for(executor, (blocks + together - 1) / together, grain, [&](int64_t begin, int64_t end) {

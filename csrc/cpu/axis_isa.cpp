@@ -11,9 +11,9 @@
 #include "block.h"
 #include "bluestein.h"
 #include "decimate.h"
+#include "decimated_rows.h"
 #include "dense.h"
-#include "doubled_rows.h"
-#include "halved_rows.h"
+#include "interpolated_rows.h"
 #include "pairs.h"
 #include "residual.h"
 #include "streamed.h"
@@ -85,8 +85,8 @@ struct Group {
   int64_t begin;         // the first block
   Moments* moments;      // where what a pass measures of them goes
   double* squares;
-  HalvedRows* halved;    // of a pass that halves rows
-  DoubledRows* doubled;  // that doubles them
+  DecimatedRows* decimated;        // of a pass that decimates rows
+  InterpolatedRows* interpolated;  // that interpolates them
 };
 
 // The longest group from block `begin` on. streamed: of which rows stream by, or of a single block.
@@ -132,16 +132,10 @@ void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int6
   with_type<T>(pass.in_type, [&](auto in) {
     using In = decltype(in);
     if constexpr (std::is_same_v<T, float>)
-      if (pass.halving.rows && pass.direction == Direction::forward)
-        return with_taps(pass.halving.taps, [&](auto half) {
-          const auto load = [&](auto how) FRONT_INLINED {
-            how(static_cast<const In*>(pass.in), pass.n, begin, n, pass.halving, group.begin * kLanes<T>, index,
-                works.first, *group.halved);
-          };
-          if constexpr (kManyRegisters && 2 * half <= plan_detail::kMostTapsAtOnce)
-            if (pass.filters_at_once) return load(load_at_once<half, In>);
-          if (pass.filters_at_once) __builtin_trap();  // another machine's pass: the scratch holds no strip
-          load(load_in_strips<half, In>);
+      if (pass.decimation.rows && pass.direction == Direction::forward)
+        return with_filter<true>(pass.decimation.filter->taps, [&](auto filter) {
+          load_decimated<filter>(static_cast<const In*>(pass.in), pass.n, begin, n, pass.decimation,
+                                 group.begin * kLanes<T>, index, works.first, *group.decimated);
         });
     const auto* x = static_cast<const In*>(pass.in) + offset(pass.in_along, begin);
     if (works.count > 1 && group.in_row)
@@ -161,12 +155,12 @@ void store_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int
     using Out = decltype(out);
     auto* y = static_cast<Out*>(pass.out) + offset(pass.out_along, begin);
     if constexpr (std::is_same_v<T, float>)
-      if (pass.halving.rows && pass.direction == Direction::inverse)
-        return with_taps(pass.halving.taps, [&](auto half) {
+      if (pass.decimation.rows && pass.direction == Direction::inverse)
+        return with_filter<true>(pass.decimation.filter->taps, [&](auto filter) {
           const bool lines = reinterpret_cast<uintptr_t>(pass.out) % kLineBytes == 0 &&
-                             pass.halving.stride * static_cast<int64_t>(sizeof(Out)) % kLineBytes == 0;
-          store_doubled<half>(y, begin, n, pass.halving, group.begin * kLanes<T>, group.lanes[0].count, index,
-                              works.first, *group.doubled, pass.around_caches && lines);
+                             pass.decimation.stride * static_cast<int64_t>(sizeof(Out)) % kLineBytes == 0;
+          store_interpolated<filter>(y, begin, n, pass.decimation, group.begin * kLanes<T>, group.lanes[0].count, index,
+                                     works.first, *group.interpolated, pass.around_caches && lines);
         });
     const bool side_by_side = works.count > 1 && group.out_row;
     const bool around =
@@ -210,9 +204,11 @@ void load_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& 
     for (int g = 0; g < works.count; ++g)
       add_moments<T>(works[g], n, index, group.lanes[g].count, *pass.measure, group.moments[g]);
   };
-  if (!axis.taps || pass.filtered_in)
+  if (!axis.taps || pass.filter_in)
     return load(0, axis.length, pass.in_places ? pass.in_places : axis.forward_in, group.work);
-  with_taps(axis.taps, [&](auto half) { decimate<half>(axis.n, axis.filter, axis.forward_in, group.work, load); });
+  with_filter<false>(axis.taps, [&](auto filter) {
+    decimate<plan_detail::kFilters[filter].taps / 2>(axis.n, axis.filter, axis.forward_in, group.work, load);
+  });
 }
 
 template <class T>
@@ -223,9 +219,11 @@ void store_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>&
     else
       store_group(pass, group, begin, n, index, works);
   };
-  if (!axis.taps || pass.filtered_out)
+  if (!axis.taps || pass.filter_out)
     return store(0, axis.length, pass.out_places ? pass.out_places : axis.inverse_out, group.work);
-  with_taps(axis.taps, [&](auto half) { interpolate<half>(axis.n, axis.filter, axis.inverse_out, group.work, store); });
+  with_filter<false>(axis.taps, [&](auto filter) {
+    interpolate<plan_detail::kFilters[filter].taps / 2>(axis.n, axis.filter, axis.inverse_out, group.work, store);
+  });
 }
 
 // Whether the coefficients may be written as the vectors they are, one by one: to a cached result, or around the
@@ -316,17 +314,17 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   const bool panels = pass.in_along.stride == kLanes<T>;  // one vector wide: there are no longer pieces to read
   const int64_t most = vectors && pass.around_caches && panels ? blocks.written_together : blocks.side_by_side;
   auto* const strip = reinterpret_cast<Vector<float>*>(coefficients);
-  HalvedRows halved = halved_rows(strip);
-  DoubledRows doubled{strip, true};
-  group.halved = &halved, group.doubled = &doubled;
-  const bool doubles = pass.halving.rows && !first_forward;
-  const int64_t warm_up = doubles ? (pass.halving.taps / 2 - 1 + kLanes<T> - 1) / kLanes<T> : 0;  // blocks
+  DecimatedRows decimated{true, strip, strip + kStrip, 0, 0, 0};
+  InterpolatedRows interpolated{strip, true};
+  group.decimated = &decimated, group.interpolated = &interpolated;
+  const bool doubles = pass.decimation.rows && !first_forward;
+  const int64_t warm_up = doubles ? (2 * pass.decimation.filter->edge() + kLanes<T> - 1) / kLanes<T> : 0;  // blocks
   int64_t b = blocks.begin > warm_up ? blocks.begin - warm_up : 0;
   for (; b < blocks.end; b += group.work.count) {
     find_group(pass, b, blocks.end, most, axis.streamed, group);
     group.begin = b;
-    halved.begin = halved.end = 0, halved.follows = b > blocks.begin;
-    doubled.writes = b >= blocks.begin;
+    decimated.begin = decimated.end = 0, decimated.follows = b > blocks.begin;
+    interpolated.writes = b >= blocks.begin;
     group.moments = pass.measure ? pass.measure->blocks + b : nullptr;
     group.squares = pass.residual ? pass.residual->squares + b : nullptr;
     if (axis.streamed && (first_forward ? group.in_row : group.out_row) && group.lanes[0].count == kLanes<T>) {

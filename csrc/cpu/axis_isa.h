@@ -16,8 +16,8 @@ template <class T>
 using BlockKernel = void (*)(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
                              const Blocks& blocks, void* scratch);
 
-// Columns at a time of rows that are halved in strips as they are loaded (Halving): so many that each row is read in
-// long pieces, so few that what they become stays in the core's cache.
+// Columns at a time of rows that are decimated as they are loaded (Decimation): so many that each row is read in long
+// pieces, so few that what they become stays in the core's cache.
 constexpr int kStrip = 512;
 
 struct Isa {

@@ -1,9 +1,6 @@
-// Half the length where at most a quarter of the coefficients is kept, in float32. A symmetric filter of even length
-// keeps DCT-II's symmetry exactly: with y_j = sum_t h_t (x_{2j-t} + x_{2j+1+t}), x continued by reflection, the DCT-II
-// of y is A(u) X_u - A(n-u) X_{n-u} with A(u) = sum_t h_t cos(pi (2t+1) u / 2n). The filters make A(n-u) / A(u) at most
-// 4.2e-9 for the kept u (10 taps, an eighth) and 7.2e-9 (18 taps, a quarter; both are a fifth of that and less but for
-// the rounding of the taps to float32), and the table divides by A(u) (tables.cpp). The inverse runs the transpose.
-// Included only by axis_isa.cpp.
+// Half the length where at most a quarter of the coefficients is kept, in float32: by a filter of filters.h, y_j =
+// sum_t h_t (x_{2j-t} + x_{2j+1+t}), which keeps DCT-II's symmetry exactly. Its aliases are too small to matter, and
+// the table divides by its response (tables.cpp). The inverse runs the transpose. Included only by axis_isa.cpp.
 #pragma once
 
 #include "block.h"
@@ -11,7 +8,7 @@
 
 namespace front::cpu::FRONT_ISA {
 
-constexpr int kChunk = 64;  // values at a time: a multiple of every run (Along) and vector
+constexpr int kChunk = 128;  // values at a time: a multiple of every run (Along) and vector
 constexpr bool kManyRegisters = FRONT_VECTOR_BYTES >= plan_detail::kManyRegistersBytes;
 
 // Where loads and stores of a chunk find its elements.
@@ -102,15 +99,20 @@ void interpolate(int64_t n, const T* filter, const int32_t* index, Works<T> work
   }
 }
 
-// f(half the filter's taps), a constant.
-template <class F>
-void with_taps(int taps, F f) {
-  constexpr auto& kFilters = plan_detail::kFilters;
-  static_assert(sizeof kFilters / sizeof *kFilters == 2);
-  static_assert(kFilters[0].shortest >= 2 * kFilters[0].taps && kFilters[1].shortest >= 2 * kFilters[1].taps);
-  if (taps == kFilters[0].taps) return f(Constant<kFilters[0].taps / 2>{});
-  if (taps == kFilters[1].taps) return f(Constant<kFilters[1].taps / 2>{});
-  __builtin_trap();
+// f(place in kFilters), a constant, of the filter of so many taps: of factor 2, or, kRows, of any that rows are
+// decimated by.
+template <bool kRows, int kPlace = 0, class F>
+void with_filter(int taps, F f) {
+  if constexpr (kPlace == sizeof plan_detail::kFilters / sizeof *plan_detail::kFilters) {
+    __builtin_trap();
+  } else {
+    constexpr plan_detail::Filter kFilter = plan_detail::kFilters[kPlace];
+    constexpr bool kNarrow = FRONT_VECTOR_BYTES <= plan_detail::kNarrowBytes;
+    static_assert(kFilter.shortest >= 4 * kFilter.taps);  // reflected once
+    if constexpr (kRows ? !kNarrow || kFilter.taps <= plan_detail::kMostNarrowTaps : kFilter.factor == 2)
+      if (taps == kFilter.taps) return f(Constant<kPlace>{});
+    with_filter<kRows, kPlace + 1>(taps, f);
+  }
 }
 
 }  // namespace front::cpu::FRONT_ISA

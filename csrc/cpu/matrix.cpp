@@ -40,7 +40,8 @@ struct Panels {
 
 struct Choice {
   Order order;
-  int taps_in, taps_out;  // of the filters that halve rows as they are loaded, and double them as they are stored; or 0
+  const plan_detail::Filter *in,
+      *out;  // that decimate rows as they are loaded, and interpolate them as they are stored
 };
 
 // The planner takes as long as the smallest transforms: what it said is remembered. It depends neither on the number of
@@ -57,17 +58,17 @@ Choice choice_of(const MatrixShape& x, const MatrixShape* back, const Machine& m
   if (const auto found = known->find(key); found != known->end()) return found->second;
   if (known->size() >= kPlansKept) known->clear();
   if (back) {  // always rows first, and last
-    const auto taps = [&](const MatrixShape& side) {
-      const AxisPlan rows = plan_axis(side.n, side.k1, side.compute_bytes);
-      const AxisPlan columns = plan_axis(side.m, side.k0, side.compute_bytes);
-      return halves_rows(side, rows, columns, machine) ? columns.taps : 0;
+    const auto filter = [&](const MatrixShape& side) {
+      return row_filter(side, plan_axis(side.n, side.k1, side.compute_bytes), machine);
     };
-    return (*known)[key] = {Order::rows_first, taps(x), taps(*back)};
+    return (*known)[key] = {Order::rows_first, filter(x), filter(*back)};
   }
   const MatrixPlan plan = plan_matrix(x, machine);
-  const int taps = plan.halved ? plan.columns.taps : 0;
-  return (*known)[key] = {plan.order, x.forward ? taps : 0, x.forward ? 0 : taps};
+  return (*known)[key] = {plan.order, x.forward ? plan.filter : nullptr, x.forward ? nullptr : plan.filter};
 }
+
+// How many of n rows, or values across them, are left.
+int64_t decimated(int64_t n, const plan_detail::Filter* filter) { return filter ? n / filter->factor : n; }
 
 class Transform {
  public:
@@ -88,12 +89,12 @@ class Transform {
     MatrixShape back = shape;
     back.forward = false, back.m = p_.size0, back.n = p_.size1, back.adjacent = p_.out_column == 1;
     choice_ = choice_of(shape, p_.direction == Direction::resize ? &back : nullptr, machine);
-    if (p_.measure) choice_ = {Order::rows_first, 0, 0};
-    if (p_.residual) choice_ = {Order::columns_first, 0, 0};
+    if (p_.measure) choice_ = {Order::rows_first, nullptr, nullptr};
+    if (p_.residual) choice_ = {Order::columns_first, nullptr, nullptr};
     const bool rows_first = choice_.order == Order::rows_first;
     // Rows, of a pass over them that comes first or last.
-    const int64_t loaded = choice_.taps_in ? p_.m / 2 : p_.m;
-    const int64_t all = p_.direction == Direction::resize ? p_.size0 : p_.m, stored = choice_.taps_out ? all / 2 : all;
+    const int64_t loaded = decimated(p_.m, choice_.in);
+    const int64_t stored = decimated(p_.direction == Direction::resize ? p_.size0 : p_.m, choice_.out);
     panels_.type = p_.compute_type;
     switch (p_.direction) {
       case Direction::forward:
@@ -115,7 +116,7 @@ class Transform {
       walked_.erase(longest);
     }
     group_ = std::clamp<int64_t>(kGroupBytes / panels_.bytes(), 1, std::max<int64_t>(grouped_.size, 1));
-    if (choice_.taps_in || choice_.taps_out) group_ = 1;  // its rows fill vectors, and are the only lanes
+    if (choice_.in || choice_.out) group_ = 1;  // its rows fill vectors, and are the only lanes
     chunks_ = (grouped_.size + group_ - 1) / group_;
     tasks_ = p_.count * chunks_;
     for (const LaneDim& dim : walked_) tasks_ *= dim.size;
@@ -170,12 +171,11 @@ class Transform {
     row.scale = p_.rows;
     row.measure = p_.measure;
     row.residual = p_.residual;
-    column.filtered_in = choice_.taps_in != 0, column.filtered_out = choice_.taps_out != 0;
+    column.filter_in = choice_.in, column.filter_out = choice_.out;
     const bool resize = p_.direction == Direction::resize;
-    if (choice_.taps_in) row.halving = {p_.m, p_.in_row, choice_.taps_in, filter_half(choice_.taps_in)};
-    if (choice_.taps_out)
-      (resize ? back : row).halving = {resize ? p_.size0 : p_.m, p_.out_row, choice_.taps_out,
-                                       filter_half(choice_.taps_out)};
+    if (choice_.in) row.decimation = {p_.m, p_.in_row, choice_.in, filter_half(*choice_.in)};
+    if (choice_.out)
+      (resize ? back : row).decimation = {resize ? p_.size0 : p_.m, p_.out_row, choice_.out, filter_half(*choice_.out)};
     back.direction = Direction::inverse;
     back.n = p_.size1;
     back.scale = p_.rows_back;
@@ -183,10 +183,10 @@ class Transform {
       row.direction = Direction::forward;
       row.in_order = first_.element, column.in_places = first_.place;
       column.out_places = last_.place, back.out_order = last_.element;
-      rows_to_panels(row, x, mid, choice_.taps_in ? p_.m / 2 : p_.m, count, executor);
+      rows_to_panels(row, x, mid, decimated(p_.m, choice_.in), count, executor);
       const Side inside{mid.data, mid.type, mid.width, 1, mid.matrix()};  // from panels to the same panels
       panels_to_columns(column, mid, inside, mid.panel(), count, executor);
-      panels_to_rows(back, mid, y, choice_.taps_out ? p_.size0 / 2 : p_.size0, count, executor);
+      panels_to_rows(back, mid, y, decimated(p_.size0, choice_.out), count, executor);
     } else if (choice_.order == Order::rows_first) {
       row.in_order = first_.element, column.in_places = first_.place;
       rows_to_panels(row, x, mid, mid.rows, count, executor);
@@ -218,12 +218,12 @@ class Transform {
     const Intermediate mid{panels_.rows, panels_.columns, panels_.width, size_of(panels_.type), group_ > 1};
     if (p_.measure || p_.residual || !orders_rows(mid, !forward, machine)) return;
     const bool streams = inverse && p_.out_column == 1 && p_.k0 <= kMostStreamed;
-    if (rows_first && !choice_.taps_in && p_.in_column == 1 && std::abs(p_.in_row) != 1 && !streams)
+    if (rows_first && !choice_.in && p_.in_column == 1 && std::abs(p_.in_row) != 1 && !streams)
       first_ = use_of_rows(inverse ? UseOrder::Of::coefficients_in : UseOrder::Of::values_in, p_.m);
     // NOTE: not of an inverse: lines that are stored one by one between a stage's butterflies wait for the other cores
     // that had them, where those share no cache (3072 x 768 on two Zen 5 cores: 1.2 of the time, 0.95 where they do).
     // Of a resize they have just been read.
-    if (resize && !choice_.taps_out && p_.out_column == 1 && std::abs(p_.out_row) != 1)
+    if (resize && !choice_.out && p_.out_column == 1 && std::abs(p_.out_row) != 1)
       last_ = use_of_rows(UseOrder::Of::values_out, p_.size0);
   }
 

@@ -19,19 +19,21 @@ double factor(int64_t k, int64_t n, Scale scale) {
   return k == 0 ? std::sqrt(1 / dn) * scale.first : std::sqrt(2 / dn) * scale.other;
 }
 
-// decimate.h's A(u) at u / n = share.
-double response(const std::vector<double>& taps, double share) {
+// filters.h's 2 A(u) / factor at u / n = share.
+double response(const std::vector<double>& taps, int factor, double share) {
   double a = 0;
   for (size_t t = 0; t < taps.size(); ++t) a += taps[t] * std::cos(kPi / 2 * share * static_cast<double>(2 * t + 1));
-  return a;
+  return 2 * a / factor;
 }
 
-// Dolph and Chebyshev's filter, made flatter. With c = cos(pi u / 2n) and T the Chebyshev polynomial of an odd degree:
-// A = T(b c) / T(b) (1 + flatness (1 - c^2)), with b c = 1 where the aliases of the kept coefficients begin, at the
-// coefficient n - n / share. The second factor is largest where the first has fallen most: dividing by a small A would
-// amplify rounding errors. A is a sum of cosines of odd multiples, whose factors follow from its values at as many
-// points.
+// Of factor 2 Dolph and Chebyshev's filter, made flatter. With c = cos(pi u / 2n) and T the Chebyshev polynomial of an
+// odd degree: A = T(b c) / T(b) (1 + flatness (1 - c^2)), with b c = 1 where the aliases of the kept coefficients
+// begin, at the coefficient n - n / share. The second factor is largest where the first has fallen most: dividing by a
+// small A would amplify rounding errors. A is a sum of cosines of odd multiples, whose factors follow from its values
+// at as many points.
 std::vector<double> filter_taps(const plan_detail::Filter& filter) {
+  using plan_detail::kQuarterTaps;
+  if (filter.factor == 4) return {std::begin(kQuarterTaps), std::end(kQuarterTaps)};
   const int half = filter.taps / 2, m = filter.taps - 1 - (filter.flatness ? 2 : 0);
   const double b = 1 / std::sin(kPi / 2 / static_cast<double>(filter.share));
   std::vector<double> taps(half, 0.0);
@@ -44,15 +46,9 @@ std::vector<double> filter_taps(const plan_detail::Filter& filter) {
   return taps;
 }
 
-const plan_detail::Filter& filter_of(int taps) {
-  for (const auto& filter : plan_detail::kFilters)
-    if (filter.taps == taps) return filter;
-  throw std::logic_error("no filter has " + std::to_string(taps) + " taps");
-}
-
 }  // namespace
 
-const float* filter_half(int taps) {
+const float* filter_half(const plan_detail::Filter& filter) {
   constexpr size_t kCount = std::size(plan_detail::kFilters);
   static const auto* halves = [] {
     auto* all = new std::vector<float>[kCount];  // never destroyed: ops may run while the process exits
@@ -60,7 +56,7 @@ const float* filter_half(int taps) {
       for (double tap : filter_taps(plan_detail::kFilters[i])) all[i].push_back(static_cast<float>(tap));
     return all;
   }();
-  return halves[&filter_of(taps) - plan_detail::kFilters].data();
+  return halves[&filter - plan_detail::kFilters].data();
 }
 
 namespace {
@@ -142,8 +138,8 @@ void AxisTables<T>::fill_fft(Scale scale) {
   const AxisPlan& plan = plan_;
   const int64_t n = plan.length();
   std::vector<double> filter;
-  if (plan.taps) {
-    filter = filter_taps(filter_of(plan.taps));
+  if (plan.filter) {
+    filter = filter_taps(*plan.filter);
     for (double tap : filter) filter_.push_back(static_cast<T>(tap));
   }
 
@@ -173,7 +169,7 @@ void AxisTables<T>::fill_combine(Scale scale, const std::vector<double>& filter,
   C* at = combine.data();
   for (int64_t k = 0; k < plan.kept; ++k) {
     double f = factor(k, plan.n, scale);
-    if (plan.taps) f /= response(filter, static_cast<double>(k) / static_cast<double>(plan.n));
+    if (plan.filter) f /= response(filter, plan.filter->factor, static_cast<double>(k) / static_cast<double>(plan.n));
     if (!even) {
       at = put(at, f * std::conj(unit(k, 4 * n)));
       continue;
@@ -194,7 +190,7 @@ AxisView<T> AxisTables<T>::view() const {
   view.dense = plan_.dense;
   view.streamed = plan_.streamed;
   view.length = plan_.length();
-  view.taps = plan_.taps;
+  view.taps = plan_.filter ? plan_.filter->taps : 0;
   view.filter = filter_.data();
   view.n = plan_.n;
   view.kept = plan_.kept;
@@ -241,13 +237,15 @@ std::shared_ptr<const DftTables<T>> dft_tables(const DftPlan& plan) {
 }
 
 template <class T>
-std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide, Streams streams) {
+std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide, Streams streams,
+                                                 const plan_detail::Filter* filter) {
   // Never destroyed: ops may run while the process exits.
-  static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double, bool, bool>, AxisTables<T>>;
+  static auto* axes = new Cache<std::tuple<int64_t, int64_t, double, double, bool, bool, const void*>, AxisTables<T>>;
   // Else it is the same axis.
   const bool streamed = streams != Streams::no && plan_axis(n, kept, sizeof(T), streams).streamed;
-  return axes->get({n, kept, scale.first, scale.other, wide, streamed}, [&] {
-    AxisPlan plan = plan_axis(n, kept, sizeof(T), streamed ? streams : Streams::no);
+  return axes->get({n, kept, scale.first, scale.other, wide, streamed, filter}, [&] {
+    AxisPlan plan = filter ? plan_decimated(n, kept, sizeof(T), *filter)
+                           : plan_axis(n, kept, sizeof(T), streamed ? streams : Streams::no);
     plan.wide &= wide;
     std::shared_ptr<const DftTables<T>> dft;
     std::shared_ptr<const ResampledTables> resampled;
@@ -270,7 +268,7 @@ std::shared_ptr<const UseOrder> use_order(int64_t n, int64_t kept, UseOrder::Of 
     if (of == UseOrder::Of::coefficients_in) return make(UseOrder::of_coefficients(plan));
     // Values are used in order by a butterfly before the fused step, if they are what it transforms.
     const auto& radices = plan.dft.radices;
-    if (plan.taps || radices.size() == 1 || plan_detail::is_generic(radices[0])) return make({});
+    if (plan.filter || radices.size() == 1 || plan_detail::is_generic(radices[0])) return make({});
     return make(UseOrder::of_values(plan, dft_tables<T>(plan.dft)->slots(), of == UseOrder::Of::values_in));
   });
 }
@@ -281,7 +279,9 @@ template class AxisTables<float>;
 template class AxisTables<double>;
 template std::shared_ptr<const DftTables<float>> dft_tables<float>(const DftPlan&);
 template std::shared_ptr<const DftTables<double>> dft_tables<double>(const DftPlan&);
-template std::shared_ptr<const AxisTables<float>> axis_tables<float>(int64_t, int64_t, Scale, bool, Streams);
-template std::shared_ptr<const AxisTables<double>> axis_tables<double>(int64_t, int64_t, Scale, bool, Streams);
+template std::shared_ptr<const AxisTables<float>> axis_tables<float>(int64_t, int64_t, Scale, bool, Streams,
+                                                                     const plan_detail::Filter*);
+template std::shared_ptr<const AxisTables<double>> axis_tables<double>(int64_t, int64_t, Scale, bool, Streams,
+                                                                       const plan_detail::Filter*);
 
 }  // namespace front::cpu

@@ -16,8 +16,8 @@ namespace front::cpu {
 template <class T>
 struct AxisView {
   bool dense, streamed;
-  int64_t length;                // of what is transformed: n, or n / 2 after the filter
-  int taps;                      // of decimate.h's filter; 0: none
+  int64_t length;                // of what is transformed: n, or less after the filter
+  int taps;                      // of the filter; 0: none
   const T* filter;               // its second half
   bool fused;                    // AxisPlan::fused
   int64_t n, kept, split, half;  // half: length of each complex DFT; dense: of the folded lane
@@ -56,8 +56,8 @@ class AxisTables {
   std::vector<int32_t> forward_in_, inverse_out_, coefficient_at_;
 };
 
-// The second half of decimate.h's filter of so many taps, which lives as long as the process.
-const float* filter_half(int taps);
+// The second half of a filter's taps, which lives as long as the process.
+const float* filter_half(const plan_detail::Filter& filter);
 
 // The tables of a mixed radix or Bluestein's, cached by length.
 template <class T>
@@ -67,9 +67,11 @@ std::shared_ptr<const DftTables<T>> dft_tables(const DftPlan& plan);
 // exceeds the limit by itself is not kept. At most 40 MiB of axes per compute type, and as much of their DFTs, and
 // resampled ones.
 // wide: for an inverse that may compute its fused step in double. streams: for a pass whose rows may stream by.
+// filter: by which the values have been, or will be, decimated; null: by none, or as the plan says.
 template <class T>
 std::shared_ptr<const AxisTables<T>> axis_tables(int64_t n, int64_t kept, Scale scale, bool wide = false,
-                                                 Streams streams = Streams::no);
+                                                 Streams streams = Streams::no,
+                                                 const plan_detail::Filter* filter = nullptr);
 
 // In what order a transform uses its elements: the i-th one is element element()[i]; where they are copied in that
 // order, it goes to, or comes from, place()[i] of the work array. Rows can be transformed in any order: taken in this

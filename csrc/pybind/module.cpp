@@ -28,8 +28,8 @@ py::dict axis_dict(const front::AxisPlan& p) {
   plan["n"] = p.n;
   plan["kept"] = p.kept;
   plan["algorithm"] = p.dense ? "dense" : front::name(p.dft);
-  plan["decimated"] = p.taps != 0;
-  plan["taps"] = p.taps;
+  plan["decimation"] = p.filter ? p.filter->factor : 1;
+  plan["taps"] = p.filter ? p.filter->taps : 0;
   plan["fused"] = p.fused();
   plan["split"] = p.split;
   plan["dft_length"] = p.dft.n;
@@ -91,7 +91,7 @@ PYBIND11_MODULE(_C, m) {
         const front::MatrixPlan p = front::plan_matrix(shape, {machine[0], machine[1], machine[2], machine[3]});
         py::dict plan;
         plan["order"] = p.order == front::Order::rows_first ? "rows first" : "columns first";
-        plan["halved"] = p.halved;
+        plan["row_decimation"] = p.filter ? p.filter->factor : 1;
         plan["workspace_bytes"] = p.workspace * compute_bytes;
         plan["rows"] = axis_dict(p.rows);
         plan["columns"] = axis_dict(p.columns);

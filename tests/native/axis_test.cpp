@@ -293,19 +293,6 @@ int main(int argc, char** argv) {
     expect(front::orders_rows({rows, 32, 16, 4, false}, true, wide) == (ordered != 0));
     expect(front::orders_rows({rows, 32, 16, 4, false}, false, wide));
   }
-  // Halved rows at once: by the short filter and with many registers, not half pages apart, nor where what is kept
-  // overflows half of a core's cache.
-  front::Machine many_registers = two;
-  many_registers.vector_bytes = 64;
-  for (auto [stride, kept, at_once] : {std::array<int64_t, 3>{3072, 512 << 10, 1},
-                                       {3072, (512 << 10) + 1, 0},
-                                       {2048, 4096, 0},
-                                       {20480, 4096, 0},
-                                       {1024, 4096, 1}}) {
-    expect(front::filters_at_once(10, stride, kept, many_registers) == (at_once != 0));
-    expect(!front::filters_at_once(18, stride, kept, many_registers));
-    expect(!front::filters_at_once(10, stride, kept, two));
-  }
   side_by_side(256 << 10, 1000, 3 << 20, 2);
   side_by_side(256 << 10, 1000, 3 << 20, 4, 2, true);  // around them two lines may fill it
   side_by_side(256 << 10, 1000, 33 << 20, 8);          // but of rows in no cache four lines of twice the cache

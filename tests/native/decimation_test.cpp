@@ -1,5 +1,5 @@
-// Passes over half as many rows as a matrix has, which are halved as they are loaded or doubled as they are stored, on
-// buffers of exactly the needed size, against sums by definition. Built as axis_test.cpp is; prints "N passed, M
+// Passes over fewer rows than a matrix has, which are decimated as they are loaded or interpolated as they are stored,
+// on buffers of exactly the needed size, against sums by definition. Built as axis_test.cpp is; prints "N passed, M
 // failed".
 #include <algorithm>
 #include <cmath>
@@ -13,6 +13,14 @@
 
 namespace {
 
+using front::plan_detail::Filter;
+
+// Whether vectors as long as those in use take the filter.
+bool taken(const Filter& filter) {
+  return front::cpu::machine(1).vector_bytes > front::plan_detail::kNarrowBytes ||
+         filter.taps <= front::plan_detail::kMostNarrowTaps;
+}
+
 // Runs a pass by so many blocks at a time, the last ones first: none follows what it shares rows or lanes with.
 void run_in_pieces(const AxisPass& pass, int64_t blocks, const front::Machine& machine) {
   static int64_t blocks_at_once;
@@ -24,12 +32,12 @@ void run_in_pieces(const AxisPass& pass, int64_t blocks, const front::Machine& m
   front::cpu::run_axis(pass, {in_pieces, 1}, machine);
 }
 
-// A pass over the rows of a matrix that are halved as they are loaded: exactly the matrix is read, rows with a gap
+// A pass over the rows of a matrix that are decimated as they are loaded: exactly the matrix is read, rows with a gap
 // after each, and exactly the panels are written, whatever blocks a thread has.
-void check_halved(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType type, int64_t gap, int64_t blocks) {
-  const auto tables = front::cpu::axis_tables<float>(1024, 1024 / filtered, {});
-  const auto filter = tables->view();
-  const int64_t lanes = rows / 2, width = 16, row = n + gap, bytes = front::size_of(type);
+void check_decimated(int64_t lanes, int64_t n, int64_t kept, const Filter& filter, DType type, int64_t gap,
+                     int64_t blocks) {
+  const float* const taps = front::cpu::filter_half(filter);
+  const int64_t rows = lanes * filter.factor, width = 16, row = n + gap, bytes = front::size_of(type);
   const Layout out = layout(kept, lanes, 1, Kind::panels, 0, DType::f32);
   Buffer x(((rows - 1) * row + n) * bytes, 0xff), y(out.size * 4, kSentinel);
   std::vector<unsigned char> written(out.size, 0);
@@ -45,18 +53,17 @@ void check_halved(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType
   pass.in_type = type, pass.out_type = DType::f32;
   pass.in_along = {1, 0, 0}, pass.out_along = out.along();
   pass.lanes[pass.lane_dims++] = {lanes, row, width};
-  pass.halving = {rows, row, filter.taps, filter.filter};
+  pass.decimation = {rows, row, &filter, taps};
   run_in_pieces(pass, blocks, front::cpu::machine(1));
 
   double error = 0, scale = 0;
   for (int64_t l = 0; l < lanes; ++l) {
     std::vector<double> lane(n, 0.0);
     for (int64_t t = 0; t < filter.taps / 2; ++t) {
-      const int64_t up = 2 * l - t, down = 2 * l + 1 + t;  // reflected
+      const int64_t up = filter.factor * l + filter.factor / 2 - 1 - t, down = up + 1 + 2 * t;  // reflected
       const int64_t above = up < 0 ? -1 - up : up, below = down < rows ? down : 2 * rows - 1 - down;
       for (int64_t i = 0; i < n; ++i)
-        lane[i] +=
-            static_cast<double>(filter.filter[t]) * (get(x, above * row + i, type) + get(x, below * row + i, type));
+        lane[i] += static_cast<double>(taps[t]) * (get(x, above * row + i, type) + get(x, below * row + i, type));
     }
     for (double v : lane) scale += v * v;
     const auto expected = by_definition(Direction::forward, n, kept, lane);
@@ -68,18 +75,18 @@ void check_halved(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType
   const bool good = intact(y.data(), written.data(), out.size, 4) && std::sqrt(error / scale) <= 5e-7;
   good ? ++passed : ++failed;
   if (!good)
-    std::printf("FAILED halved rows=%ld n=%ld kept=%ld type %d: error %.3g\n", static_cast<long>(rows),
+    std::printf("FAILED decimated rows=%ld n=%ld kept=%ld type %d: error %.3g\n", static_cast<long>(rows),
                 static_cast<long>(n), static_cast<long>(kept), static_cast<int>(type), std::sqrt(error / scale));
 }
 
-// A pass over half as many rows, which are doubled as they are stored: exactly the panels are read, and exactly the
+// A pass over fewer rows, which are interpolated as they are stored: exactly the panels are read, and exactly the
 // matrix is written, from its element `shift` of a line on, whatever blocks a thread has. uncached: around the caches,
 // where rows are of whole lines.
-void check_doubled(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DType type, int64_t gap, int64_t at_once,
-                   bool uncached, int64_t shift) {
-  const auto tables = front::cpu::axis_tables<float>(1024, 1024 / filtered, {});
-  const auto filter = tables->view();
-  const int64_t lanes = rows / 2, width = 16, row = n + gap, size = (rows - 1) * row + n, bytes = front::size_of(type);
+void check_interpolated(int64_t lanes, int64_t n, int64_t kept, const Filter& filter, DType type, int64_t gap,
+                        int64_t at_once, bool uncached, int64_t shift) {
+  const float* const taps = front::cpu::filter_half(filter);
+  const int64_t rows = lanes * filter.factor, width = 16, row = n + gap, size = (rows - 1) * row + n,
+                bytes = front::size_of(type);
   const Layout in = layout(kept, lanes, 1, Kind::panels, 0, DType::f32);
   Buffer x(in.size * 4, 0xff), y((shift + size) * bytes, kSentinel);
   std::vector<unsigned char> written(shift + size, 0);
@@ -102,7 +109,7 @@ void check_doubled(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DTyp
   pass.in_type = DType::f32, pass.out_type = type;
   pass.in_along = in.along(), pass.out_along = {1, 0, 0};
   pass.lanes[pass.lane_dims++] = {lanes, width, row};
-  pass.halving = {rows, row, filter.taps, filter.filter};
+  pass.decimation = {rows, row, &filter, taps};
   front::Machine machine = front::cpu::machine(1);
   machine.shared_cache = uncached ? 0 : int64_t{1} << 40;
   run_in_pieces(pass, at_once, machine);
@@ -111,10 +118,11 @@ void check_doubled(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DTyp
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t i = 0; i < n; ++i) {
       double expected = 0;
-      for (int64_t t = 0; t < filter.taps / 2; ++t) {  // tap t of lane l is of rows 2l - t and 2l + 1 + t, reflected
-        const int64_t apart = t % 2 == 0 ? t / 2 : -(t + 1) / 2, at = r / 2 + (r % 2 == 0 ? apart : -apart);
+      for (int64_t at = -10; at < lanes + 10;
+           ++at) {  // reflected; by the distance from the middle of a lane's own rows
         const int64_t lane = at < 0 ? -1 - at : at < lanes ? at : 2 * lanes - 1 - at;
-        expected += static_cast<double>(filter.filter[t]) * transformed[lane][i];
+        const int64_t middle = filter.factor * at + filter.factor / 2, t = r < middle ? middle - 1 - r : r - middle;
+        if (t < filter.taps / 2) expected += static_cast<double>(taps[t]) * transformed[lane][i];
       }
       error += std::pow(get(y, shift + r * row + i, type) - expected, 2), scale += expected * expected;
       written[shift + r * row + i] = 1;
@@ -123,30 +131,32 @@ void check_doubled(int64_t rows, int64_t n, int64_t kept, int64_t filtered, DTyp
   const bool good = intact(y.data(), written.data(), shift + size, bytes) && std::sqrt(error / scale) <= limit;
   good ? ++passed : ++failed;
   if (!good)
-    std::printf("FAILED doubled rows=%ld n=%ld kept=%ld type %d uncached %d: error %.3g\n", static_cast<long>(rows),
-                static_cast<long>(n), static_cast<long>(kept), static_cast<int>(type), uncached,
-                std::sqrt(error / scale));
+    std::printf("FAILED interpolated rows=%ld n=%ld kept=%ld type %d uncached %d: error %.3g\n",
+                static_cast<long>(rows), static_cast<long>(n), static_cast<long>(kept), static_cast<int>(type),
+                uncached, std::sqrt(error / scale));
 }
 
 }  // namespace
 
 int main() {
   for (DType type : {DType::f16, DType::bf16, DType::f32})
-    for (int64_t filtered : {4, 8})
-      for (int64_t rows : {64, 68, 72, 100})
+    for (const Filter& filter : front::plan_detail::kFilters)
+      for (int64_t lanes : {32, 34, 36, 50})
         for (auto [n, kept] : {std::pair<int64_t, int64_t>{48, 48}, {61, 16}, {1100, 17}, {1028, 128}, {2200, 17}})
-          // Rows that take each other's place in a cache, which are filtered in strips, and others.
-          for (int64_t gap : {1024 - n % 1024, int64_t{rows == 68 ? 3 : 0}})
-            check_halved(rows, n, kept, filtered, type, gap, rows == 64 ? 2 : rows == 100 ? 1 : 1000);
+          // Rows that take each other's place in a cache, and others.
+          for (int64_t gap : {1024 - n % 1024, int64_t{lanes == 34 ? 3 : 0}})
+            if (taken(filter))
+              check_decimated(lanes, n, kept, filter, type, gap, lanes == 32 ? 2 : lanes == 50 ? 1 : 1000);
   for (DType type : {DType::f16, DType::bf16, DType::f32})
-    for (int64_t filtered : {4, 8})
-      for (int64_t rows : {64, 68, 72, 100})
+    for (const Filter& filter : front::plan_detail::kFilters)
+      for (int64_t lanes : {32, 34, 36, 50})
         for (auto [n, kept] : {std::pair<int64_t, int64_t>{48, 48}, {61, 16}, {192, 17}, {1028, 128}, {1100, 17}})
           for (bool uncached : {false, true}) {
-            const int64_t gap = rows == 68 ? 3 : uncached ? 31 - (n - 1) % 32 : 0;  // mostly whole lines
-            const int64_t at_once = rows == 72 ? 2 : rows == 100 ? 1 : 1000;
-            check_doubled(rows, n, kept, filtered, type, gap, at_once, uncached, 0);
-            if (uncached && rows == 100) check_doubled(rows, n, kept, filtered, type, gap, at_once, uncached, 4);
+            if (!taken(filter)) continue;
+            const int64_t gap = lanes == 34 ? 3 : uncached ? 31 - (n - 1) % 32 : 0;  // mostly whole lines
+            const int64_t at_once = lanes == 36 ? 2 : lanes == 50 ? 1 : 1000;
+            check_interpolated(lanes, n, kept, filter, type, gap, at_once, uncached, 0);
+            if (uncached && lanes == 50) check_interpolated(lanes, n, kept, filter, type, gap, at_once, uncached, 4);
           }
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
