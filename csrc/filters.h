@@ -26,7 +26,8 @@ struct Filter {
 };
 
 // A(alias) / A(u) of the kept u is at most 4.2e-9 by the first, 7.2e-9 by the second (both are a fifth of that and less
-// but for the rounding of the taps to float32) and 6.6e-9 by the third.
+// but for the rounding of the taps to float32) and 6.6e-9 by the third; of the transpose, whose weights are sums of
+// taps rounded once more (cpu/interpolated_rows.h), 1.2e-8 by the third.
 inline constexpr Filter kFilters[] = {{2, 8, 10, 0, 512}, {2, 4, 18, 12, 1024}, {4, 8, 38, 0, 512}};
 
 // h of the last one (quarter_taps.py).
@@ -46,8 +47,9 @@ constexpr int64_t kNarrowBytes = 16;
 constexpr int kMostNarrowTaps = kFilters[0].taps;
 // Vectors that come with 32 registers: those of a filter's values stay in them.
 constexpr int64_t kManyRegistersBytes = 64;
-// Of the values that `factor` rows of n become; the taps of a quarter are worth less where registers hold all of them
-// (AVX-512 on Zen 5: beside half the rows a quarter takes 0.69 to 0.96 of the time at 14 sizes, AVX2 0.77 to 1.16).
+// Of a row of n values that is made of `factor` ones, each of `taps` products. Those of a quarter cost less where
+// registers hold all taps (AVX-512 on Zen 5: beside half the rows a quarter takes 0.68 to 0.96 of the time at 13 sizes,
+// AVX2 0.74 to 1.24).
 constexpr double kQuarterTapShare = 0.8;
 inline double row_filter_cost(int64_t n, const Filter& filter, int64_t vector_bytes) {
   const bool held = filter.factor == 4 && vector_bytes >= kManyRegistersBytes;

@@ -317,8 +317,9 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   DecimatedRows decimated{true, strip, strip + kStrip, 0, 0, 0};
   InterpolatedRows interpolated{strip, true};
   group.decimated = &decimated, group.interpolated = &interpolated;
-  const bool doubles = pass.decimation.rows && !first_forward;
-  const int64_t warm_up = doubles ? (2 * pass.decimation.filter->edge() + kLanes<T> - 1) / kLanes<T> : 0;  // blocks
+  const bool interpolates = pass.decimation.rows && !first_forward;
+  const int64_t warm_up =
+      interpolates ? (2 * pass.decimation.filter->edge() + kLanes<T> - 1) / kLanes<T> : 0;  // blocks
   int64_t b = blocks.begin > warm_up ? blocks.begin - warm_up : 0;
   for (; b < blocks.end; b += group.work.count) {
     find_group(pass, b, blocks.end, most, axis.streamed, group);
