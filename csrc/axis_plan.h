@@ -105,9 +105,11 @@ constexpr double kPointwiseCost = 8;        // per point of a complex product wi
 constexpr double kFoldCost = 3, kProductCost = 1.5;
 constexpr int64_t kDenseBlock = 8;
 constexpr int64_t kLargestBasis = 1 << 17;  // products: a basis that stays in a core's cache
-// Where rows stream by (cpu/streamed.h), from memory (a virtual Cascade Lake) or near a core's cache, where what else
-// is done with them costs less (there and on Zen 3: 16 coefficients of 256 to 1024 pay, 32 do not).
-constexpr double kStreamedProductCost = 0.5, kNearProductCost = 1.25;
+// Where rows stream by (cpu/streamed.h), from memory, or near a core's cache, where what else is done with them costs
+// less; and what it costs beside, per value, that a lane's lie a row apart. From timings of 5 to 64 coefficients on one
+// Zen 5 core, beside all other plans (before there were fewer rows to transform, on a virtual Cascade Lake and Zen 3:
+// 0.5, 1.25 and 0).
+constexpr double kStreamedProductCost = 0.7, kNearProductCost = 2.25, kApartCost = 4;
 
 // Points that stay in the innermost cache while several stages pass over them.
 constexpr int64_t kNearBytes = 24 << 10;
@@ -231,7 +233,8 @@ inline AxisPlan plan_axis(int64_t n, int64_t kept, int64_t compute_bytes, Stream
   const bool streamed = streams != Streams::no && kept <= kMostStreamed;
   const double product = !streamed ? kProductCost : streams == Streams::far ? kStreamedProductCost : kNearProductCost;
   const double cost = kFoldCost * static_cast<double>(n) + product * static_cast<double>(products);
-  if (products > kLargestBasis || cost >= best.cost) return best;
+  const double apart = streamed ? kApartCost * static_cast<double>(n) : 0;
+  if (products > kLargestBasis || cost >= best.cost + apart) return best;
   AxisPlan dense;
   dense.n = n;
   dense.kept = kept;

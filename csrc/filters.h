@@ -23,12 +23,32 @@ struct Filter {
   [[gnu::always_inline]] constexpr int begun() const { return (taps + factor - 1) / factor - 1; }
   // How many y on either side of y_j the transpose makes its f values of, at most.
   [[gnu::always_inline]] constexpr int edge() const { return (taps / 2 - 1 + factor / 2) / factor; }
+  // Blocks of `width` y before one that the transpose makes values up to its own of, at most.
+  [[gnu::always_inline]] constexpr int64_t blocks_before(int64_t width) const {
+    return (2 * edge() + width - 1) / width;
+  }
 };
 
 // A(alias) / A(u) of the kept u is at most 4.2e-9 by the first, 7.2e-9 by the second (both are a fifth of that and less
 // but for the rounding of the taps to float32) and 6.6e-9 by the third; of the transpose, whose weights are sums of
 // taps rounded once more (cpu/interpolated_rows.h), 1.2e-8 by the third.
 inline constexpr Filter kFilters[] = {{2, 8, 10, 0, 512}, {2, 4, 18, 12, 1024}, {4, 8, 38, 0, 512}};
+// Their numbers of taps tell them apart.
+static_assert(kFilters[0].taps < kFilters[1].taps && kFilters[1].taps < kFilters[2].taps);
+
+// The transpose makes value f j + r of weight(r, a) y_{j+a}, `half` the taps. Rows r and f - 1 - r are mirror images,
+// weight(f - 1 - r, a) = weight(r, -a), so that both are made of even() (y_{j+a} + y_{j-a}), plus or minus odd()
+// (y_{j+a} - y_{j-a}).
+[[gnu::always_inline]] inline float weight(const Filter& filter, const float* half, int r, int a) {
+  const int after = filter.factor * a + filter.factor / 2 - 1 - r, t = after < 0 ? -1 - after : after;
+  return t < filter.taps / 2 ? half[t] : 0;
+}
+[[gnu::always_inline]] inline float even(const Filter& filter, const float* half, int r, int a) {
+  return (weight(filter, half, r, a) + weight(filter, half, r, -a)) / 2;
+}
+[[gnu::always_inline]] inline float odd(const Filter& filter, const float* half, int r, int a) {
+  return (weight(filter, half, r, a) - weight(filter, half, r, -a)) / 2;
+}
 
 // h of the last one (quarter_taps.py).
 constexpr float kQuarterTaps[kFilters[2].taps / 2] = {
@@ -47,13 +67,20 @@ constexpr int64_t kNarrowBytes = 16;
 constexpr int kMostNarrowTaps = kFilters[0].taps;
 // Vectors that come with 32 registers: those of a filter's values stay in them.
 constexpr int64_t kManyRegistersBytes = 64;
-// Of a row of n values that is made of `factor` ones, each of `taps` products. Those of a quarter cost less where
-// registers hold all taps (AVX-512 on Zen 5: beside half the rows a quarter takes 0.68 to 0.96 of the time at 13 sizes,
-// AVX2 0.74 to 1.24).
-constexpr double kQuarterTapShare = 0.8;
-inline double row_filter_cost(int64_t n, const Filter& filter, int64_t vector_bytes) {
-  const bool held = filter.factor == 4 && vector_bytes >= kManyRegistersBytes;
-  return filter_cost(2 * n, filter) * (held ? kQuarterTapShare : 1);
+// Of a row of n values that is made of `factor` ones (forward), or of which they are made, each by `taps` products:
+// what those cost beside kTapCost. Of a quarter less where registers hold all taps; of the inverse less, because rows
+// that are mirror images share products (cpu/interpolated_rows.h) and all rows are stored in long pieces. From 26 sizes
+// on one Zen 5 core, with half the rows, a quarter and all of them.
+struct RowShares {
+  double half, quarter;
+};
+constexpr RowShares kForwardShares{0.9, 1.1}, kForwardHeldShares{1, 0.8};
+constexpr RowShares kInverseShares{0.8, 0.7}, kInverseHeldShares{0.7, 0.3};
+inline double row_filter_cost(int64_t n, const Filter& filter, bool forward, int64_t vector_bytes) {
+  const bool held = vector_bytes >= kManyRegistersBytes;
+  const RowShares shares =
+      forward ? (held ? kForwardHeldShares : kForwardShares) : (held ? kInverseHeldShares : kInverseShares);
+  return filter_cost(2 * n, filter) * (filter.factor == 4 ? shares.quarter : shares.half);
 }
 
 }  // namespace front::plan_detail

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
+#include <utility>
 
 #include "axis_plan.h"
 
@@ -17,9 +19,8 @@ struct Machine {
   int64_t threads = 1;
 };
 
-// Least work worth a thread: points of one lane block; blocks whose rows are interpolated, before which each thread
-// computes one or two more for what they share, so that single blocks would only take more threads' time.
-constexpr int64_t kGrainPoints = 1 << 15, kInterpolationGrain = 2;
+// Least work worth a thread: points of lane blocks.
+constexpr int64_t kGrainPoints = 1 << 15;
 // Matrices whose intermediate is smaller are taken together, so that their lanes fill vectors and a task is worth its
 // start; a group's intermediate stays in a core's cache.
 constexpr int64_t kGroupBytes = 256 << 10;
@@ -46,22 +47,28 @@ namespace plan_detail {
 constexpr double kOperationNs = 0.2;  // a vector operation of AxisPlan::cost
 // Per byte, each with its share of the work on the points in the core's cache: from and to caches; from and to memory;
 // the same by columns, a cache line or a few at a time. Those two are from a virtual Cascade Lake: they choose the
-// faster order of all crops and paddings of 4096 x 4096 that were timed both ways there.
-constexpr double kCachedNs = 0.03, kReadNs = 0.06, kWriteNs = 0.06, kReadColumnsNs = 0.12, kWriteColumnsNs = 0.07;
+// faster order of all crops and paddings of 4096 x 4096 that were timed both ways there. From caches reading by columns
+// costs more, too (Zen 5: of 12 crops to half of either side all are faster rows first, by 1.1 to 1.7), and writing
+// where rows are a multiple of half a page long (512 x 512 from 256 x 256 columns first in 0.61 of the time, 1024 x
+// 1024 0.83 under AVX2; 768 x 768 1.07).
+constexpr double kCachedNs = 0.03, kCachedColumnsNs = 0.045, kCachedCrowdedNs = 0.06;
+constexpr int64_t kCrowdedBytes = 2048;  // from row to row
+constexpr double kReadNs = 0.06, kWriteNs = 0.06, kReadColumnsNs = 0.12, kWriteColumnsNs = 0.07;
 constexpr double kPassUs = 1;  // start of a parallel loop
 
-// One side of a pass: elements per lane, their size, and whether the elements of a lane lie far apart.
+// One side of a pass: elements per lane, their size, whether the elements of a lane lie far apart, and whether so far
+// that few sets of a cache hold them all.
 struct PassSide {
   int64_t length, bytes;
-  bool apart;
+  bool apart, crowded = false;
 };
 
 inline double pass_us(double cost, int64_t lanes, int64_t compute_bytes, PassSide in, PassSide out, const Machine& m) {
   const auto in_bytes = static_cast<double>(lanes * in.length * in.bytes);
   const auto out_bytes = static_cast<double>(lanes * out.length * out.bytes);
   const bool cached = in_bytes + out_bytes <= static_cast<double>(m.shared_cache);
-  const double read = cached ? kCachedNs : in.apart ? kReadColumnsNs : kReadNs;
-  const double write = cached ? kCachedNs : out.apart ? kWriteColumnsNs : kWriteNs;
+  const double read = cached ? (in.apart ? kCachedColumnsNs : kCachedNs) : in.apart ? kReadColumnsNs : kReadNs;
+  const double write = cached ? (out.crowded ? kCachedCrowdedNs : kCachedNs) : out.apart ? kWriteColumnsNs : kWriteNs;
   const int64_t width = m.vector_bytes / compute_bytes, blocks = (lanes + width - 1) / width;
   const int64_t busiest = (blocks + m.threads - 1) / m.threads;  // blocks of the thread that has most
   const double share = static_cast<double>(busiest) / static_cast<double>(blocks);
@@ -111,13 +118,18 @@ inline Streams streams_rows(int64_t n, int64_t row, int64_t stride_bytes, int64_
 // rows, `in_line` blocks for one, whatever they take. Of rows that would fit the shared cache but are written around it
 // work arrays may fill a core's cache for two lines (bfloat16 on Zen 5: 4096 x 4096 in full 0.95 of the time, 2048 x
 // 2048 -> 4096 x 4096 0.92; for four, of float32, 1.04). But no thread goes without.
-constexpr int64_t kMostLines = 4, kMostSideBySide = kMostLines * kLineBytes / 16;  // 16: the narrowest vectors
+constexpr int64_t kMostLines = 4;
+// Lines of the narrowest elements, half as wide as those they are computed in, but for the narrowest vectors. Always
+// inlined, as dense_coefficients().
+[[gnu::always_inline]] constexpr int64_t most_side_by_side(int64_t vector_bytes) {
+  return kMostLines * kLineBytes / (vector_bytes > 16 ? vector_bytes / 2 : 16);
+}
 inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t bytes_in_rows, int64_t in_line,
                                    bool around_caches, const Machine& m) {
   const int64_t own = std::min(m.own_cache * m.threads, m.shared_cache);
   const int64_t line = bytes_in_rows <= own ? std::max<int64_t>(1, kLineBytes / m.vector_bytes) : in_line;
   int64_t count = 1;
-  while (2 * count * m.threads <= blocks && count < std::min(kMostLines * line, kMostSideBySide)) {
+  while (2 * count * m.threads <= blocks && count < std::min(kMostLines * line, most_side_by_side(m.vector_bytes))) {
     const int64_t overflowing = (count == line ? 4 : 2) * m.own_cache;
     const int64_t whole = around_caches && count < 2 * line ? m.own_cache : m.own_cache / 2;
     const int64_t most = bytes_in_rows > m.shared_cache ? overflowing : whole;
@@ -125,6 +137,20 @@ inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t b
     count *= 2;
   }
   return count;
+}
+
+// How many of those values are read for at once. They go to places of the work arrays that lie far apart: of vectors
+// narrower than a line each line comes in pieces, at different times, and is to stay in the innermost cache until it is
+// whole. So they are read for as many blocks as fit there, as fill a line with an element each, or four from memory
+// (one Zen 5 core, columns first, beside all at once: 640 x 640 -> 320 x 320 in 0.64 of the time under AVX2, 2048 x
+// 2048 0.88; by vectors of 16 bytes 0.68 and 0.75). Not coefficients, nor what a filter takes: those go to places that
+// follow each other.
+constexpr int64_t kInnermostBytes = 32 << 10, kMostFromMemory = 4;
+inline int64_t blocks_read_together(int64_t work_bytes, int64_t side_by_side, int64_t bytes_in_rows, const Machine& m) {
+  const int64_t pieces = kLineBytes / m.vector_bytes, fitting = kInnermostBytes / work_bytes;
+  if (pieces == 1) return side_by_side;
+  const int64_t least = bytes_in_rows > m.shared_cache ? std::max(pieces, kMostFromMemory) : pieces;
+  return std::min(side_by_side, std::max(least, fitting));
 }
 
 // How many of those where only the result lies in rows, which the last stage writes around the caches: their work
@@ -152,7 +178,7 @@ inline bool orders_rows(const Intermediate& x, bool inverse, const Machine& m) {
 // How many blocks rows are read in at once where they stream by: sums and folded pieces stay in a core's cache.
 constexpr int64_t kStreamedBytes = 512;
 inline int64_t blocks_streamed(int64_t blocks, const Machine& m) {
-  int64_t count = std::min(kStreamedBytes / m.vector_bytes, kMostSideBySide);
+  int64_t count = std::min(kStreamedBytes / m.vector_bytes, most_side_by_side(m.vector_bytes));
   while (count > 1 && count * m.threads > blocks) count /= 2;
   return count;
 }
@@ -186,79 +212,75 @@ struct MatrixShape {
   int64_t row;    // from row to row
 };
 
-// The filter by which the columns are decimated while rows are loaded, rows first (forward), or interpolated while they
-// are stored, rows last (inverse), or null: fewer rows cost the taps, and save what they cost themselves. Of k1
-// columns, that make at least a panel.
-inline const plan_detail::Filter* row_filter(const MatrixShape& x, const AxisPlan& rows, const Machine& machine) {
-  using namespace plan_detail;
-  const Filter* best = nullptr;
-  double least = rows.cost;  // of a row of the matrix
-  for (const Filter& filter : kFilters) {
-    if (!x.adjacent || x.k1 * x.compute_bytes < kLineBytes) continue;
-    if (!decimates(x.m, x.k0, x.compute_bytes, filter)) continue;
-    if (machine.vector_bytes <= kNarrowBytes && filter.taps > kMostNarrowTaps) continue;
-    const double cost = (rows.cost + row_filter_cost(x.n, filter, machine.vector_bytes)) / filter.factor;
-    if (cost >= least) continue;
-    best = &filter, least = cost;
-  }
-  return best;
+namespace plan_detail {
+
+// Whether columns may be decimated by a filter while rows are loaded, rows first (forward), or interpolated while they
+// are stored, rows last (inverse): of k1 columns that make at least a panel.
+inline bool decimates_rows(const MatrixShape& x, const Filter& filter, const Machine& m) {
+  if (!x.adjacent || x.k1 * x.compute_bytes < kLineBytes) return false;
+  if (m.vector_bytes <= kNarrowBytes && filter.taps > kMostNarrowTaps) return false;
+  return decimates(x.m, x.k0, x.compute_bytes, filter);
 }
 
-// Rows first needs an intermediate of in_rows x out_columns, columns first one of out_rows x in_columns; but for the
-// rounding to panels it is never larger than m x k1, or a small one where rows stream by. The order is what is
-// predicted to be faster with one thread: results do not depend on threads.
-inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine) {
-  using namespace plan_detail;
-  MatrixPlan best;
-  double fastest = 0;
-  best.rows = plan_axis(x.n, x.k1, x.compute_bytes);
-  const AxisPlan across = plan_axis(x.m, x.k0, x.compute_bytes);
-  const int64_t bytes = x.forward ? x.in_bytes : x.out_bytes;  // of what has m rows
-  const Streams streams =
-      !x.adjacent ? Streams::no : streams_rows(x.m, x.n, x.row * bytes, bytes, x.compute_bytes, machine);
-  const AxisPlan across_rows = plan_axis(x.m, x.k0, x.compute_bytes, streams);  // m rows are read, or written
+// In this order, rows decimated by `filter` or as they are (null). `workspace` is 0 if it would be too large.
+inline MatrixPlan plan_matrix(const MatrixShape& x, Order order, const Filter* filter, const Machine& machine) {
+  MatrixPlan plan;
+  plan.order = order, plan.filter = filter;
+  plan.rows = plan_axis(x.n, x.k1, x.compute_bytes);
+  const bool rows_first = order == Order::rows_first;
+  const int64_t factor = filter ? filter->factor : 1, read = x.forward ? factor : 1, written = factor / read;
   const int64_t in_rows = x.forward ? x.m : x.k0, in_columns = x.forward ? x.n : x.k1;
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
-  const Filter* const filter = row_filter(x, best.rows, machine);
-  const AxisPlan filtered = filter ? plan_decimated(x.m, x.k0, x.compute_bytes, *filter) : AxisPlan{};
-  for (Order order : {Order::rows_first, Order::columns_first}) {
-    const bool rows_first = order == Order::rows_first, decimated = filter && rows_first == x.forward;
-    const int64_t read = decimated && x.forward ? filter->factor : 1;  // rows for one
-    const int64_t written = decimated && !x.forward ? filter->factor : 1;
-    const int64_t rows = rows_first ? in_rows / read : out_rows / written;
-    const int64_t columns = rows_first ? out_columns : in_columns;
-    const AxisPlan& columns_plan = decimated ? filtered : rows_first == x.forward ? across : across_rows;
-    const bool small = columns_plan.streamed && rows * columns * x.compute_bytes <= kSmallBytes;
-    if (rows * columns > x.m * x.k1 && !small) continue;
-    const double row_cost = best.rows.cost + (decimated ? row_filter_cost(x.n, *filter, machine.vector_bytes) : 0);
-    const double column_cost = columns_plan.cost;
-    const auto us = [&](Order which, const Machine& m) {
-      return which == Order::rows_first
-                 ? pass_us(
-                       row_cost, rows, x.compute_bytes,
-                       {read * in_columns, rows_first ? x.in_bytes : x.compute_bytes, rows_first && x.in_by_columns},
-                       {written * out_columns, rows_first ? x.compute_bytes : x.out_bytes,
-                        !rows_first && x.out_by_columns},
-                       m)
-                 : pass_us(column_cost, rows_first ? out_columns : in_columns, x.compute_bytes,
-                           {rows_first ? rows : in_rows, rows_first ? x.compute_bytes : x.in_bytes,
-                            !rows_first && !x.in_by_columns},
-                           {rows_first ? out_rows : rows, rows_first ? x.out_bytes : x.compute_bytes,
-                            rows_first && !x.out_by_columns},
-                           m);
-    };
-    Machine alone = machine;
-    alone.threads = 1;
-    const double total = us(Order::rows_first, alone) + us(Order::columns_first, alone);
-    if (best.workspace && total >= fastest) continue;
-    fastest = total;
-    best.order = order;
-    best.columns = columns_plan;
-    best.filter = decimated ? filter : nullptr;
-    best.workspace = rows * panel_columns(columns, x.compute_bytes);
-    best.rows_us = us(Order::rows_first, machine);
-    best.columns_us = us(Order::columns_first, machine);
+  const int64_t rows = rows_first ? in_rows / read : out_rows / written;
+  const int64_t columns = rows_first ? out_columns : in_columns;
+  if (filter) {
+    plan.columns = plan_decimated(x.m, x.k0, x.compute_bytes, *filter);
+  } else {  // may stream where it reads, or writes, the m rows
+    const int64_t bytes = x.forward ? x.in_bytes : x.out_bytes;
+    const bool across_rows = x.adjacent && rows_first != x.forward;
+    plan.columns =
+        plan_axis(x.m, x.k0, x.compute_bytes,
+                  across_rows ? streams_rows(x.m, x.n, x.row * bytes, bytes, x.compute_bytes, machine) : Streams::no);
   }
+  const bool small = plan.columns.streamed && rows * columns * x.compute_bytes <= kSmallBytes;
+  if (rows * columns <= x.m * x.k1 || small) plan.workspace = rows * panel_columns(columns, x.compute_bytes);
+  const int64_t first_bytes = x.in_bytes, mid_bytes = x.compute_bytes, last_bytes = x.out_bytes;
+  plan.rows_us =
+      pass_us(plan.rows.cost + (filter ? row_filter_cost(x.n, *filter, x.forward, machine.vector_bytes) : 0), rows,
+              mid_bytes, {read * in_columns, rows_first ? first_bytes : mid_bytes, rows_first && x.in_by_columns},
+              {written * out_columns, rows_first ? mid_bytes : last_bytes, !rows_first && x.out_by_columns}, machine);
+  plan.columns_us =
+      pass_us(plan.columns.cost, columns, mid_bytes,
+              {rows_first ? rows : in_rows, rows_first ? mid_bytes : first_bytes, !rows_first && !x.in_by_columns},
+              {rows_first ? out_rows : rows, rows_first ? last_bytes : mid_bytes, rows_first && !x.out_by_columns,
+               rows_first && !x.out_by_columns && x.n * last_bytes % kCrowdedBytes == 0},
+              machine);
+  return plan;
+}
+
+}  // namespace plan_detail
+
+// Rows first needs an intermediate of in_rows x out_columns, columns first one of out_rows x in_columns; but for the
+// rounding to panels it is never larger than m x k1, or a small one where rows stream by. The order, `only` or either,
+// and the filter are what is predicted to be fastest with one thread: results do not depend on threads.
+inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine, std::optional<Order> only = {}) {
+  using namespace plan_detail;
+  Machine alone = machine;
+  alone.threads = 1;
+  MatrixPlan best;
+  const auto consider = [&](Order order, const Filter* filter) {
+    MatrixPlan plan = plan_matrix(x, order, filter, alone);
+    if (!plan.workspace) return;
+    if (!best.workspace || plan.rows_us + plan.columns_us < best.rows_us + best.columns_us) best = std::move(plan);
+  };
+  for (Order order : {Order::rows_first, Order::columns_first}) {
+    if (only && order != *only) continue;
+    consider(order, nullptr);
+    if ((order == Order::rows_first) != x.forward) continue;
+    for (const Filter& filter : kFilters)
+      if (decimates_rows(x, filter, machine)) consider(order, &filter);
+  }
+  best = plan_matrix(x, best.order, best.filter, machine);
   // What is rounded by more than float32 is takes no step in double: the first pass reads x, the last writes the
   // result.
   const bool rows_first = best.order == Order::rows_first;

@@ -37,7 +37,7 @@ def noise(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.T
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, LARGE])
-@pytest.mark.parametrize("k", [1, 2, 8, 13])
+@pytest.mark.parametrize("k", [1, 2, 7, 8])
 def test_one_axis(shape, k):
     x = noise(shape)
     plan = fk.plan_for(shape, (k, shape[1]))
@@ -46,7 +46,7 @@ def test_one_axis(shape, k):
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, LARGE])
-@pytest.mark.parametrize("k", [1, 2, 8, 13])
+@pytest.mark.parametrize("k", [1, 2, 7, 8])
 def test_one_axis_back(shape, k):
     x = noise((k, shape[1]))
     plan = fk.plan_for(shape, (k, shape[1]), inverse=True)
@@ -55,7 +55,7 @@ def test_one_axis_back(shape, k):
 
 
 # In a core's cache; as many coefficients as are computed so there.
-@pytest.mark.parametrize(("n", "row", "k"), [(512, 512, 16), (511, 140, 9), (1024, 260, 13), (256, 256, 8)])
+@pytest.mark.parametrize(("n", "row", "k"), [(512, 260, 8), (511, 140, 9), (1024, 260, 7), (256, 256, 16)])
 def test_near(n, row, k):
     for inverse in (False, True):
         assert "while rows stream by" in fk.plan_for((n, row), (k, row), inverse=inverse)["columns"]["text"]
@@ -99,7 +99,7 @@ def test_norms(norm):
     assert_matches(fk.idct(x, SHAPES[1][0], dim=0, norm=norm), expected, dtype=torch.float32)
 
 
-@pytest.mark.parametrize(("n", "k"), [(4096, 17), (4096, 40), (2038, 64), (2049, 33)])
+@pytest.mark.parametrize(("n", "k"), [(4096, 17), (4095, 40), (2038, 64), (2049, 33)])
 def test_more_coefficients(n, k):
     x = noise((n, 2064))
     assert "while rows stream by" in fk.plan_for((n, 2064), (k, 2064))["columns"]["text"]
@@ -126,8 +126,8 @@ def test_a_batch_is_its_matrices():
 @pytest.mark.parametrize("count", [2, 33, 64])
 def test_a_batch_within_rows_is_its_matrices(count):
     """Whose rows lie beside those of the others: what is chosen for a matrix depends on it alone."""
-    x = torch.randn(512, count, 131).transpose(0, 1)
-    assert "while rows stream by" in fk.plan_for((512, 131), (16, 131))["columns"]["text"]
+    x = torch.randn(511, count, 131).transpose(0, 1)
+    assert "while rows stream by" in fk.plan_for((511, 131), (16, 131))["columns"]["text"]
     cropped, one = fk.dct_crop(x, (16, 131)), fk.dct(x, 16, dim=-2)
     for i in (0, count - 1):
         assert torch.equal(cropped[i], fk.dct_crop(x[i], (16, 131)))
@@ -137,11 +137,11 @@ def test_a_batch_within_rows_is_its_matrices(count):
 @pytest.mark.parametrize("count", [2, 33])
 def test_paddings_within_rows_are_those_of_their_matrices(count):
     x = torch.randn(count, 16, 131)
-    assert "while rows stream by" in fk.plan_for((512, 131), (16, 131), inverse=True)["columns"]["text"]
-    outs = torch.empty(512, count, 131).transpose(0, 1), torch.empty(512, 131)
-    fk.idct_pad(x, (512, 131), out=outs[0])
+    assert "while rows stream by" in fk.plan_for((511, 131), (16, 131), inverse=True)["columns"]["text"]
+    outs = torch.empty(511, count, 131).transpose(0, 1), torch.empty(511, 131)
+    fk.idct_pad(x, (511, 131), out=outs[0])
     for i in (0, count - 1):
-        assert torch.equal(outs[0][i], fk.idct_pad(x[i], (512, 131), out=outs[1]))
+        assert torch.equal(outs[0][i], fk.idct_pad(x[i], (511, 131), out=outs[1]))
 
 
 def test_a_matrix_that_is_stored_by_columns():

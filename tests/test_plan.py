@@ -121,7 +121,8 @@ def test_plan_for_predicts_and_explains():
         (True, (11008, 4096), (2752, 4096), 4, 2),  # the rows are not decimated themselves
         (True, (4096, 4096), (1025, 1024), 4, 1),  # nor are the columns
         (True, (4096, 4096), (512, 15), 4, 1),  # less than a panel
-        (True, (4096, 64), (1024, 32), 4, 1),  # such short rows are dearer to filter than to transform
+        (True, (2048, 64), (512, 64), 4, 1),  # such short rows are dearer to filter than to transform
+        (True, (4096, 64), (1024, 32), 4, 2),
         (True, (4096, 4096), (512, 512), 8, 1),  # float64 is never decimated
         (False, (4096, 4096), (512, 512), 4, 4),
         (True, (4100, 4096), (512, 512), 4, 2),  # no whole lanes of four rows in pairs
@@ -130,7 +131,8 @@ def test_plan_for_predicts_and_explains():
         (False, (11008, 4096), (2752, 1024), 2, 2),
         (False, (4096, 4096), (1025, 1024), 4, 1),
         (False, (4096, 4096), (512, 15), 4, 1),
-        (False, (4096, 64), (1024, 32), 4, 1),
+        (False, (2048, 64), (512, 64), 4, 1),
+        (False, (4096, 64), (1024, 32), 4, 2),
         (True, (4096, 4096), (64, 1024), 4, 4),
         (True, (4096, 4096), (64, 4096), 4, 4),
         (True, (4096, 4096), (8, 4096), 4, 1),  # by definition
@@ -150,20 +152,32 @@ def test_narrow_vectors_take_the_short_filter_only():
     assert _C.plan_matrix(True, 4096, 4096, 1024, 1024, 4, machine)["row_decimation"] == 1
 
 
-def test_vectors_of_half_a_line_take_a_quarter_of_dear_rows_only():
-    """Their few registers make products dearer: of cheap rows a half is faster."""
+def test_vectors_of_half_a_line_take_a_quarter_where_products_cost_less():
+    """Few registers make them dearer: of cheap rows a half is faster. Of a padding mirror images share them."""
     machine = [32, *MACHINE[1:]]
     assert _C.plan_matrix(True, 2048, 2048, 256, 256, 4, machine)["row_decimation"] == 2
     assert _C.plan_matrix(True, 8240, 8240, 1030, 1030, 4, machine)["row_decimation"] == 4  # 8240 = 80 x 103
+    assert _C.plan_matrix(False, 2048, 2048, 256, 256, 4, machine)["row_decimation"] == 4
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_the_fastest_of_all_plans_is_chosen(forward):
+    """Not by what the rows cost alone: a filter makes the columns shorter, too, and either order is compared with it."""
+    machine = [32, *MACHINE[1:]]
+    plan = _C.plan_matrix(forward, 5240, 20, 382, 16, 4, machine)  # 5240 = 40 x 131, short rows
+    assert plan["row_decimation"] == 4
+    plan = _C.plan_matrix(forward, 2560, 64, 640, 64, 4, machine)  # columns by which all rows are kept in full
+    assert plan["row_decimation"] == 1
+    assert plan["order"] == ("columns first" if forward else "rows first")
 
 
 @pytest.mark.parametrize(
     ("shape", "k", "streamed"),
     [
-        ((4096, 4096), (16, 4096), True),
+        ((4096, 4096), (8, 4096), True),
         ((4096, 4096), (64, 4096), False),  # by FFT
-        ((512, 512), (16, 512), True),  # in a core's cache
-        ((512, 512), (32, 512), False),  # there fewer
+        ((256, 1024), (16, 512), True),  # in a core's cache
+        ((256, 1024), (32, 512), False),  # there fewer
         ((128, 128), (8, 128), False),  # little
         ((65536, 64), (16, 64), False),  # such short rows follow each other
     ],

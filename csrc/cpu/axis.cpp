@@ -123,12 +123,18 @@ void run_typed(AxisPass pass, BlockKernel<T> kernel, const Executor& executor, c
   // What does not stream by in such a pass are single blocks.
   const int64_t needed = axis.streamed ? std::max(work, together * streamed_vectors(pass.kept) * isa().vector_bytes)
                                        : work * together + beside * isa().vector_bytes;
-  const int64_t least = pass.decimation.rows && inverse ? kInterpolationGrain : 1;
-  const int64_t grain = std::max(least, kGrainPoints / (pass.n * width * together));
+  // Rows that are interpolated: each thread computes the blocks before its first one, too, for what they share, and
+  // more threads would only take each other's time.
+  const plan_detail::Filter* const filter = pass.decimation.rows ? pass.decimation.filter : nullptr;
+  const int64_t least = filter && inverse ? 1 + filter->blocks_before(width) : 1;
+  const int64_t rows = filter ? filter->factor : 1;  // of the matrix, for a lane
+  const int64_t grain = std::max(least, kGrainPoints / (pass.n * rows * width * together));
+  const int64_t read = blocks_read_together(work, together, bytes_in_rows, machine);
   const int64_t written = blocks_written_together(work, together, machine);
   parallel_for(executor, (blocks + together - 1) / together, grain, [&](int64_t begin, int64_t end) {
     const Workspace scratch(static_cast<size_t>(needed));
-    kernel(pass, axis, second, {begin * together, std::min(end * together, blocks), together, written}, scratch.data());
+    kernel(pass, axis, second, {begin * together, std::min(end * together, blocks), together, read, written},
+           scratch.data());
   });
 }
 

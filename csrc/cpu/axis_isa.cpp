@@ -79,10 +79,11 @@ FRONT_INLINE void with_type(DType type, F f) {
 // wide pieces of a row then. `work` holds their points one after the other.
 template <class T>
 struct Group {
-  Lanes<T> lanes[kMostSideBySide];
+  Lanes<T> lanes[most_side_by_side(FRONT_VECTOR_BYTES)];
   Works<T> work;
   bool in_row, out_row;  // the lanes of all blocks are consecutive elements
   int64_t begin;         // the first block
+  int read_together;     // blocks whose rows are loaded at once
   Moments* moments;      // where what a pass measures of them goes
   double* squares;
   DecimatedRows* decimated;        // of a pass that decimates rows
@@ -126,9 +127,10 @@ int64_t elements_further(const AxisPass& pass, int64_t row) {
 }
 
 // Elements [begin, begin + n) of every lane of the group -> index[0..n) of `works`. begin: a multiple of the runs.
+// together: of how many blocks at a time, if side by side.
 template <class T>
 void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int64_t n, const int32_t* index,
-                Works<T> works) {
+                Works<T> works, int together) {
   with_type<T>(pass.in_type, [&](auto in) {
     using In = decltype(in);
     if constexpr (std::is_same_v<T, float>)
@@ -138,8 +140,13 @@ void load_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int6
                                  group.begin * kLanes<T>, index, works.first, *group.decimated);
         });
     const auto* x = static_cast<const In*>(pass.in) + offset(pass.in_along, begin);
-    if (works.count > 1 && group.in_row)
-      return load_side_by_side<In, T>(x + group.lanes[0].in[0], n, pass.in_along, index, works, pass.ahead);
+    if (works.count > 1 && group.in_row) {
+      for (int g = 0; g < works.count; g += together) {
+        const Works<T> part{works[g], works.stride, works.count - g < together ? works.count - g : together};
+        load_side_by_side<In, T>(x + group.lanes[g].in[0], n, pass.in_along, index, part, pass.ahead);
+      }
+      return;
+    }
     const int64_t* lanes = group.lanes[0].in;
     const int64_t further = elements_further<In, T>(pass, lanes[1] - lanes[0]);
     for (int g = 0; g < works.count; ++g)
@@ -198,17 +205,18 @@ void blend_group(const AxisPass& pass, const Group<T>& group, int64_t begin, int
 
 template <class T>
 void load_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& group) {
+  const bool filtered = axis.taps && !pass.filter_in;
   const auto load = [&](int64_t begin, int64_t n, const int32_t* index, Works<T> works) {
-    load_group(pass, group, begin, n, index, works);
+    load_group(pass, group, begin, n, index, works, filtered ? works.count : group.read_together);
     if (!pass.measure) return;
     for (int g = 0; g < works.count; ++g)
       add_moments<T>(works[g], n, index, group.lanes[g].count, *pass.measure, group.moments[g]);
   };
-  if (!axis.taps || pass.filter_in)
-    return load(0, axis.length, pass.in_places ? pass.in_places : axis.forward_in, group.work);
-  with_filter<false>(axis.taps, [&](auto filter) {
-    decimate<plan_detail::kFilters[filter].taps / 2>(axis.n, axis.filter, axis.forward_in, group.work, load);
-  });
+  if (!filtered) return load(0, axis.length, pass.in_places ? pass.in_places : axis.forward_in, group.work);
+  if constexpr (std::is_same_v<T, float>)
+    with_filter<false>(axis.taps, [&](auto filter) {
+      decimate<plan_detail::kFilters[filter].taps / 2>(axis.n, axis.filter, axis.forward_in, group.work, load);
+    });
 }
 
 template <class T>
@@ -221,9 +229,10 @@ void store_values(const AxisPass& pass, const AxisView<T>& axis, const Group<T>&
   };
   if (!axis.taps || pass.filter_out)
     return store(0, axis.length, pass.out_places ? pass.out_places : axis.inverse_out, group.work);
-  with_filter<false>(axis.taps, [&](auto filter) {
-    interpolate<plan_detail::kFilters[filter].taps / 2>(axis.n, axis.filter, axis.inverse_out, group.work, store);
-  });
+  if constexpr (std::is_same_v<T, float>)
+    with_filter<false>(axis.taps, [&](auto filter) {
+      interpolate<plan_detail::kFilters[filter].taps / 2>(axis.n, axis.filter, axis.inverse_out, group.work, store);
+    });
 }
 
 // Whether the coefficients may be written as the vectors they are, one by one: to a cached result, or around the
@@ -285,7 +294,7 @@ void stream(const AxisPass& pass, const AxisView<T>& axis, const Group<T>& group
   Vector<T>* rest = group.work.first + blocks * kept;
   if (pass.direction == Direction::inverse) {
     for (int64_t i = 0; i < blocks * kept; ++i) group.work.first[i] = Vector<T>{};  // whole blocks of coefficients
-    load_group(pass, group, 0, axis.kept, kInOrder.at, coefficients);
+    load_group(pass, group, 0, axis.kept, kInOrder.at, coefficients, blocks);
     return stream_inverse(axis, coefficients.first, blocks, rest, [&](int64_t begin, int64_t n, Vector<T>* values) {
       store_group(pass, group, begin, n, kInOrder.at, Works<T>{values, 2 * kSummedPairs, blocks});
     });
@@ -306,6 +315,7 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   const int64_t points = axis.work > back.work ? axis.work : back.work;
   Group<T> group;
   group.work = {static_cast<Vector<T>*>(scratch), 2 * points, 1};
+  group.read_together = static_cast<int>(blocks.read_together);
   Vector<T>* coefficients = group.work[static_cast<int>(blocks.side_by_side)];
   constexpr DType kType = std::is_same_v<T, double> ? DType::f64 : DType::f32;
   if (pass.in_places && (!axis.fused || pass.in_type != kType || pass.in_along.run)) __builtin_trap();  // no UseOrder
@@ -318,9 +328,8 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
   InterpolatedRows interpolated{strip, true};
   group.decimated = &decimated, group.interpolated = &interpolated;
   const bool interpolates = pass.decimation.rows && !first_forward;
-  const int64_t warm_up =
-      interpolates ? (2 * pass.decimation.filter->edge() + kLanes<T> - 1) / kLanes<T> : 0;  // blocks
-  int64_t b = blocks.begin > warm_up ? blocks.begin - warm_up : 0;
+  const int64_t before = interpolates ? pass.decimation.filter->blocks_before(kLanes<T>) : 0;
+  int64_t b = blocks.begin > before ? blocks.begin - before : 0;
   for (; b < blocks.end; b += group.work.count) {
     find_group(pass, b, blocks.end, most, axis.streamed, group);
     group.begin = b;
@@ -337,7 +346,8 @@ void run(const AxisPass& pass, const AxisView<T>& axis, const AxisView<T>& back,
     if (first_forward && !from_source)
       load_values(pass, axis, group);
     else if (!from_source)
-      load_group(pass, group, 0, axis.kept, pass.in_places ? pass.in_places : axis.coefficient_at, group.work);
+      load_group(pass, group, 0, axis.kept, pass.in_places ? pass.in_places : axis.coefficient_at, group.work,
+                 group.work.count);
     bool at_once = vectors;
     for (int g = 0; g < group.work.count; ++g) at_once = at_once && output_vectors(pass, group, g).first;
     if (first_forward) forward_group(pass, axis, group, at_once);

@@ -9,7 +9,7 @@ namespace front::cpu {
 // Blocks [begin, end) of W lanes each, up to `side_by_side` of them at a time; `written_together` where they come from
 // panels and what the last stage makes of them goes around the caches.
 struct Blocks {
-  int64_t begin, end, side_by_side, written_together;
+  int64_t begin, end, side_by_side, read_together, written_together;
 };
 
 template <class T>

@@ -87,6 +87,7 @@ void fill_strip(const In* x, const Decimation& decimation, int64_t first, Decima
   constexpr int W = kLanes<float>, kBegun = kThis.begun(), kLanesNow = kCompleted<kFilter>, kHalf = kThis.taps / 2;
   constexpr int kBefore = (kBegun + kLanesNow - 1) / kLanesNow * kLanesNow;  // lanes: of the rows that begin the first
   static_assert(W % kLanesNow == 0);
+  static_assert(kThis.factor * W + kThis.beyond() + kRowsTogether <= kThis.shortest);  // reflected once
   Vector<float> h[kHalf];
   for (int t = 0; t < kHalf; ++t) h[t] = splat(decimation.taps[t]);
   const int64_t n = decimated.end - decimated.begin, whole = n / W * W, rest = n - whole;
@@ -132,7 +133,7 @@ void load_decimated(const In* x, int64_t columns, int64_t begin, int64_t n, cons
   for (int64_t i = 0; i < n; i += W) {
     if (begin + i >= decimated.end) {
       const int64_t strip = strip_columns<In>(columns);
-      decimated.begin = begin + i,
+      decimated.begin = begin + i;
       decimated.end = decimated.begin + strip < columns ? decimated.begin + strip : columns;
       decimated.next = decimated.end < columns ? strip : kRows * decimation.stride - decimated.begin;
       fill_strip<kFilter>(x, decimation, first, decimated);

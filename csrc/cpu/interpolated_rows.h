@@ -28,19 +28,11 @@ class Interpolation {
 
  public:
   FRONT_INLINE explicit Interpolation(const float* taps) {
-    // Of row r and the lane at distance a: taps t of lane l are of rows kFactor l + kFactor / 2 - 1 - t and kFactor l +
-    // kFactor / 2 + t.
-    const auto weight = [&](int r, int a) {
-      const int after = kFactor * a + kFactor / 2 - 1 - r, t = after < 0 ? -1 - after : after;
-      return t < kThis.taps / 2 ? taps[t] : 0;
-    };
-    for (int r = 0; r < kPairs; ++r) {
-      even_[r][0] = splat(weight(r, 0));
-      for (int a = 1; a <= kEdge; ++a) {
-        even_[r][a] = splat((weight(r, a) + weight(r, -a)) / 2);
-        odd_[r][a] = splat((weight(r, a) - weight(r, -a)) / 2);
+    for (int r = 0; r < kPairs; ++r)
+      for (int a = 0; a <= kEdge; ++a) {
+        even_[r][a] = splat(plan_detail::even(kThis, taps, r, a));
+        odd_[r][a] = splat(plan_detail::odd(kThis, taps, r, a));
       }
-    }
   }
 
   // -> rows[r * apart].

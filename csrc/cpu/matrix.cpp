@@ -40,8 +40,8 @@ struct Panels {
 
 struct Choice {
   Order order;
-  const plan_detail::Filter *in,
-      *out;  // that decimate rows as they are loaded, and interpolate them as they are stored
+  const plan_detail::Filter* in;   // by which rows are decimated as they are loaded
+  const plan_detail::Filter* out;  // by which they are interpolated as they are stored
 };
 
 // The planner takes as long as the smallest transforms: what it said is remembered. It depends neither on the number of
@@ -58,10 +58,8 @@ Choice choice_of(const MatrixShape& x, const MatrixShape* back, const Machine& m
   if (const auto found = known->find(key); found != known->end()) return found->second;
   if (known->size() >= kPlansKept) known->clear();
   if (back) {  // always rows first, and last
-    const auto filter = [&](const MatrixShape& side) {
-      return row_filter(side, plan_axis(side.n, side.k1, side.compute_bytes), machine);
-    };
-    return (*known)[key] = {Order::rows_first, filter(x), filter(*back)};
+    const plan_detail::Filter* const in = plan_matrix(x, machine, Order::rows_first).filter;
+    return (*known)[key] = {Order::rows_first, in, plan_matrix(*back, machine, Order::columns_first).filter};
   }
   const MatrixPlan plan = plan_matrix(x, machine);
   return (*known)[key] = {plan.order, x.forward ? plan.filter : nullptr, x.forward ? nullptr : plan.filter};

@@ -1,5 +1,6 @@
 #include "tables.h"
 
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <stdexcept>
@@ -49,14 +50,16 @@ std::vector<double> filter_taps(const plan_detail::Filter& filter) {
 }  // namespace
 
 const float* filter_half(const plan_detail::Filter& filter) {
-  constexpr size_t kCount = std::size(plan_detail::kFilters);
+  using plan_detail::kFilters;
+  constexpr size_t kCount = std::size(kFilters);
   static const auto* halves = [] {
     auto* all = new std::vector<float>[kCount];  // never destroyed: ops may run while the process exits
     for (size_t i = 0; i < kCount; ++i)
-      for (double tap : filter_taps(plan_detail::kFilters[i])) all[i].push_back(static_cast<float>(tap));
+      for (double tap : filter_taps(kFilters[i])) all[i].push_back(static_cast<float>(tap));
     return all;
   }();
-  return halves[&filter - plan_detail::kFilters].data();
+  const auto same = [&](const plan_detail::Filter& other) { return other.taps == filter.taps; };
+  return halves[std::find_if(kFilters, kFilters + kCount - 1, same) - kFilters].data();
 }
 
 namespace {

@@ -275,6 +275,12 @@ int main(int argc, char** argv) {
   side_by_side(1000, 1000, 3 << 20, 8);
   side_by_side(128 << 10, 1000, 3 << 20, 4);  // no more work arrays than half of a core's cache holds
   const auto expect = [](bool good) { good ? ++passed : ++failed; };
+  // Read for so many at once: a line's vectors, or as many as fit the innermost cache; lines of vectors as they are.
+  for (auto [work, rows, together] :
+       {std::array<int64_t, 3>{20 << 10, 2 << 20, 2}, {8 << 10, 2 << 20, 4}, {20 << 10, 64 << 20, 4}, {1 << 10, 1, 8}})
+    expect(front::blocks_read_together(work, 8, rows, two) == together);
+  expect(front::blocks_read_together(20 << 10, 8, 2 << 20, {64, 1 << 20, 32 << 20, 2}) == 8);
+  expect(front::blocks_read_together(20 << 10, 2, 64 << 20, two) == 2);
   for (auto [work, together] : {std::pair<int64_t, int64_t>{256 << 10, 4}, {512 << 10, 2}, {2 << 20, 1}})
     expect(front::blocks_written_together(work, 4, two) == together);
   for (auto [stride, moved, ahead] :

@@ -118,8 +118,8 @@ void check_interpolated(int64_t lanes, int64_t n, int64_t kept, const Filter& fi
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t i = 0; i < n; ++i) {
       double expected = 0;
-      for (int64_t at = -10; at < lanes + 10;
-           ++at) {  // reflected; by the distance from the middle of a lane's own rows
+      // Reflected lanes, too, by the distance from the middle of a lane's own rows.
+      for (int64_t at = -filter.edge(); at < lanes + filter.edge(); ++at) {
         const int64_t lane = at < 0 ? -1 - at : at < lanes ? at : 2 * lanes - 1 - at;
         const int64_t middle = filter.factor * at + filter.factor / 2, t = r < middle ? middle - 1 - r : r - middle;
         if (t < filter.taps / 2) expected += static_cast<double>(taps[t]) * transformed[lane][i];

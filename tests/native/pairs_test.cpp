@@ -3,6 +3,7 @@
 // by definition, and forward against inverse, on work arrays of exactly the needed size that are NaN at first. And the
 // response of decimate.h's filters and of resample.h's window. Built with sanitizers by tests/test_native.py; prints "N
 // passed, M failed".
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <cstdio>
@@ -152,20 +153,43 @@ void check_filter(const front::plan_detail::Filter& filter, double most_alias) {
     double a = 0;
     for (int t = 0; t < filter.taps / 2; ++t)
       a += static_cast<double>(taps[t]) * std::cos(M_PI / 2 * share * (2 * t + 1));
-    return std::fabs(a);
+    return a;
   };
   const double last = 1 / static_cast<double>(filter.share), fold = 2.0 / filter.factor;
-  double alias = 0, least = response(0), most = least;
+  double alias = 0, least = std::fabs(response(0)), most = least;
   for (double share = 0; share <= last; share += last / 16384) {
-    const double kept = response(share);
+    const double kept = std::fabs(response(share));
     least = std::fmin(least, kept), most = std::fmax(most, kept);
     for (double at = fold; at <= 1; at += fold) {
-      alias = std::fmax(alias, response(at - share) / kept);
-      if (at < 1) alias = std::fmax(alias, response(at + share) / kept);
+      alias = std::fmax(alias, std::fabs(response(at - share)) / kept);
+      if (at < 1) alias = std::fmax(alias, std::fabs(response(at + share)) / kept);
     }
   }
   count(least >= 0.7 * most, std::to_string(filter.taps) + " taps, least response of kept coefficients", least / most);
   count(alias <= most_alias, std::to_string(filter.taps) + " taps, alias", alias);
+}
+
+// Of the transpose, whose weights are rounded once more: a wave of the kept ones, e^{i w j}, makes values f j + r of
+// which each of the f waves that it may stand for has a share.
+void check_interpolation(const front::plan_detail::Filter& filter, double most_alias) {
+  const float* const half = front::cpu::filter_half(filter);
+  const int factor = filter.factor;
+  double alias = 0;
+  for (int i = 0; i <= 4096; ++i) {
+    const double w = M_PI * factor / static_cast<double>(filter.share) * i / 4096;
+    std::vector<std::complex<double>> share(factor);
+    for (int r = 0; r < factor; ++r) {
+      const int mirrored = std::min(r, factor - 1 - r);
+      std::complex<double> value = front::plan_detail::even(filter, half, mirrored, 0);
+      for (int a = 1; a <= filter.edge(); ++a)
+        value += 2.0 * front::plan_detail::even(filter, half, mirrored, a) * std::cos(w * a) +
+                 std::complex<double>(0, r == mirrored ? 2 : -2) *
+                     static_cast<double>(front::plan_detail::odd(filter, half, mirrored, a)) * std::sin(w * a);
+      for (int q = 0; q < factor; ++q) share[q] += value * std::polar(1.0, -(w + 2 * M_PI * q) / factor * r);
+    }
+    for (int q = 1; q < factor; ++q) alias = std::fmax(alias, std::abs(share[q]) / std::abs(share[0]));
+  }
+  count(alias <= most_alias, std::to_string(filter.taps) + " taps, alias of the transpose", alias);
 }
 
 }  // namespace
@@ -203,6 +227,9 @@ int main() {
   check_filter(front::plan_detail::kFilters[0], 4.5e-9);
   check_filter(front::plan_detail::kFilters[1], 7.5e-9);
   check_filter(front::plan_detail::kFilters[2], 6.9e-9);
+  check_interpolation(front::plan_detail::kFilters[0], 4.5e-9);
+  check_interpolation(front::plan_detail::kFilters[1], 7.5e-9);
+  check_interpolation(front::plan_detail::kFilters[2], 1.25e-8);
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
 }
