@@ -13,7 +13,7 @@
 #              Ledger, page and pictures in build/proof
 # make proof-full   experiments/results/proof.csv and docs/RESULTS.md: every target, all starts, three seeds: hours (ARGS="--device cuda").  make proof-report   the page and its pictures
 # make lint   formatters, linters and types in check mode;  make format  applies the formatters
-.PHONY: setup demo test test-asan bench bench-short bench-vectors bench-spectral bench-cpu bench-report proof-quick proof proof-full proof-report lint format clean
+.PHONY: setup demo test test-asan bench bench-short bench-vectors bench-plans bench-spectral bench-cpu bench-report proof-quick proof proof-full proof-report lint format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -70,6 +70,9 @@ bench-short: $(VENV)/.bench
 bench-cpu: $(VENV)/.bench
 	$(BIN)/python bench/cpu.py
 	$(BIN)/python bench/report.py
+
+bench-plans: $(VENV)/.bench
+	$(BIN)/python bench/plans.py $(ARGS)
 
 bench-vectors: $(VENV)/.bench
 	$(BIN)/python bench/vectors.py

@@ -162,7 +162,7 @@ def test_vectors_of_half_a_line_take_a_quarter_where_products_cost_less():
 
 @pytest.mark.parametrize("forward", [True, False])
 def test_the_fastest_of_all_plans_is_chosen(forward):
-    """Not by what the rows cost alone: a filter makes the columns shorter, too, and either order is compared with it."""
+    """Not by what the rows cost alone: a filter makes columns shorter, too, and either order is compared with it."""
     machine = [32, *MACHINE[1:]]
     plan = _C.plan_matrix(forward, 5240, 20, 382, 16, 4, machine)  # 5240 = 40 x 131, short rows
     assert plan["row_decimation"] == 4

@@ -44,6 +44,10 @@ struct Choice {
   const plan_detail::Filter* out;  // by which they are interpolated as they are stored
 };
 
+Choice choice_by(const MatrixPlan& plan, bool forward) {
+  return {plan.order, forward ? plan.filter : nullptr, forward ? nullptr : plan.filter};
+}
+
 // The planner takes as long as the smallest transforms: what it said is remembered. It depends neither on the number of
 // threads nor on what else of the machine could change while the process lives.
 // back: of resize, what its second transform makes; else null.
@@ -61,8 +65,7 @@ Choice choice_of(const MatrixShape& x, const MatrixShape* back, const Machine& m
     const plan_detail::Filter* const in = plan_matrix(x, machine, Order::rows_first).filter;
     return (*known)[key] = {Order::rows_first, in, plan_matrix(*back, machine, Order::columns_first).filter};
   }
-  const MatrixPlan plan = plan_matrix(x, machine);
-  return (*known)[key] = {plan.order, x.forward ? plan.filter : nullptr, x.forward ? nullptr : plan.filter};
+  return (*known)[key] = choice_by(plan_matrix(x, machine), x.forward);
 }
 
 // How many of n rows, or values across them, are left.
@@ -70,23 +73,12 @@ int64_t decimated(int64_t n, const plan_detail::Filter* filter) { return filter 
 
 class Transform {
  public:
-  Transform(const MatrixPass& pass, const Machine& machine) : p_(pass) {
-    const bool inverse = p_.direction == Direction::inverse;
-    const MatrixShape shape{!inverse,
-                            p_.m,
-                            p_.n,
-                            p_.k0,
-                            p_.k1,
-                            size_of(p_.in_type),
-                            size_of(p_.compute_type),
-                            size_of(p_.out_type),
-                            std::abs(p_.in_row) < std::abs(p_.in_column),
-                            std::abs(p_.out_row) < std::abs(p_.out_column),
-                            (inverse ? p_.out_column : p_.in_column) == 1,
-                            std::abs(inverse ? p_.out_row : p_.in_row)};
+  Transform(const MatrixPass& pass, const Machine& machine, const MatrixPlan* plan = nullptr) : p_(pass) {
+    const MatrixShape shape = shape_of(p_);
     MatrixShape back = shape;
     back.forward = false, back.m = p_.size0, back.n = p_.size1, back.adjacent = p_.out_column == 1;
-    choice_ = choice_of(shape, p_.direction == Direction::resize ? &back : nullptr, machine);
+    choice_ = plan ? choice_by(*plan, shape.forward)
+                   : choice_of(shape, p_.direction == Direction::resize ? &back : nullptr, machine);
     if (p_.measure) choice_ = {Order::rows_first, nullptr, nullptr};
     if (p_.residual) choice_ = {Order::columns_first, nullptr, nullptr};
     const bool rows_first = choice_.order == Order::rows_first;
@@ -296,13 +288,34 @@ class Transform {
   int64_t group_, chunks_, tasks_;
 };
 
-}  // namespace
-
-void run_matrices(const MatrixPass& pass, const Executor& executor) {
+void run(const MatrixPass& pass, const Executor& executor, const MatrixPlan* plan) {
   for (int32_t d = 0; d < pass.batch_dims; ++d)
     if (pass.batch[d].size == 0) return;
   if (pass.count == 0) return;
-  Transform(pass, machine(executor.threads)).run(executor);
+  Transform(pass, machine(executor.threads), plan).run(executor);
+}
+
+}  // namespace
+
+void run_matrices(const MatrixPass& pass, const Executor& executor) { run(pass, executor, nullptr); }
+void run_matrices(const MatrixPass& pass, const Executor& executor, const MatrixPlan& plan) {
+  run(pass, executor, &plan);
+}
+
+MatrixShape shape_of(const MatrixPass& p) {
+  const bool inverse = p.direction == Direction::inverse;
+  return {!inverse,
+          p.m,
+          p.n,
+          p.k0,
+          p.k1,
+          size_of(p.in_type),
+          size_of(p.compute_type),
+          size_of(p.out_type),
+          std::abs(p.in_row) < std::abs(p.in_column),
+          std::abs(p.out_row) < std::abs(p.out_column),
+          (inverse ? p.out_column : p.in_column) == 1,
+          std::abs(inverse ? p.out_row : p.in_row)};
 }
 
 }  // namespace front::cpu
