@@ -69,13 +69,13 @@ constexpr int kMostNarrowTaps = kFilters[0].taps;
 constexpr int64_t kManyRegistersBytes = 64;
 // Of a row of n values that is made of `factor` ones (forward), or of which they are made, each by `taps` products:
 // what those cost beside kTapCost. Of a quarter less where registers hold all taps; of the inverse less, because rows
-// that are mirror images share products (cpu/interpolated_rows.h) and all rows are stored in long pieces. From 26 sizes
-// on one Zen 5 core, with half the rows, a quarter and all of them.
+// that are mirror images share products (cpu/interpolated_rows.h) and all rows are stored in long pieces. Fitted on one
+// Zen 5 core (bench/plans.py).
 struct RowShares {
   double half, quarter;
 };
 constexpr RowShares kForwardShares{0.9, 1.1}, kForwardHeldShares{1, 0.8};
-constexpr RowShares kInverseShares{0.8, 0.7}, kInverseHeldShares{0.7, 0.3};
+constexpr RowShares kInverseShares{0.8, 0.6}, kInverseHeldShares{0.7, 0.3};
 inline double row_filter_cost(int64_t n, const Filter& filter, bool forward, int64_t vector_bytes) {
   const bool held = vector_bytes >= kManyRegistersBytes;
   const RowShares shares =

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "axis_plan.h"
 
@@ -45,15 +46,17 @@ namespace plan_detail {
 
 // Nanoseconds of one thread of a 3.6 GHz Zen 4 core under AVX-512, from timings of the passes' steps.
 constexpr double kOperationNs = 0.2;  // a vector operation of AxisPlan::cost
-// Per byte, each with its share of the work on the points in the core's cache: from and to caches; from and to memory;
-// the same by columns, a cache line or a few at a time. Those two are from a virtual Cascade Lake: they choose the
-// faster order of all crops and paddings of 4096 x 4096 that were timed both ways there. From caches reading by columns
-// costs more, too (Zen 5: of 12 crops to half of either side all are faster rows first, by 1.1 to 1.7), and writing
-// where rows are a multiple of half a page long (512 x 512 from 256 x 256 columns first in 0.61 of the time, 1024 x
-// 1024 0.83 under AVX2; 768 x 768 1.07).
-constexpr double kCachedNs = 0.03, kCachedColumnsNs = 0.045, kCachedCrowdedNs = 0.06;
+// Per byte, each with its share of the work on the points in the core's cache. From and to caches: the same read by
+// columns, a line or a few at a time, and a padding's columns written where rows are a multiple of half a page long, so
+// that few sets of a cache hold one (Zen 5: 512 x 512 from 256 x 256 columns first in 0.61 of the time, but 768 x 768
+// 1.07; crops to such rows are faster rows first).
+constexpr double kCachedNs = 0.03, kCachedColumnsNs = 0.036, kCachedCrowdedNs = 0.06;
 constexpr int64_t kCrowdedBytes = 2048;  // from row to row
+// From and to memory, along rows and by columns; the latter two are from a virtual Cascade Lake: they choose the faster
+// order of all crops and paddings of 4096 x 4096 that were timed both ways there.
 constexpr double kReadNs = 0.06, kWriteNs = 0.06, kReadColumnsNs = 0.12, kWriteColumnsNs = 0.07;
+// Of a matrix's pass in which rows stream by, of AxisPlan::cost (Zen 5, as all of bench/plans.py's).
+constexpr double kFarStreamedShare = 1.6, kNearStreamedShare = 0.3;
 constexpr double kPassUs = 1;  // start of a parallel loop
 
 // One side of a pass: elements per lane, their size, whether the elements of a lane lie far apart, and whether so far
@@ -119,8 +122,8 @@ inline Streams streams_rows(int64_t n, int64_t row, int64_t stride_bytes, int64_
 // work arrays may fill a core's cache for two lines (bfloat16 on Zen 5: 4096 x 4096 in full 0.95 of the time, 2048 x
 // 2048 -> 4096 x 4096 0.92; for four, of float32, 1.04). But no thread goes without.
 constexpr int64_t kMostLines = 4;
-// Lines of the narrowest elements, half as wide as those they are computed in, but for the narrowest vectors. Always
-// inlined, as dense_coefficients().
+// Lines of elements half as wide as those they are computed in, but for the narrowest vectors (float64 from two bytes
+// does without half of them). Always inlined, as dense_coefficients().
 [[gnu::always_inline]] constexpr int64_t most_side_by_side(int64_t vector_bytes) {
   return kMostLines * kLineBytes / (vector_bytes > 16 ? vector_bytes / 2 : 16);
 }
@@ -145,11 +148,11 @@ inline int64_t blocks_side_by_side(int64_t work_bytes, int64_t blocks, int64_t b
 // (one Zen 5 core, columns first, beside all at once: 640 x 640 -> 320 x 320 in 0.64 of the time under AVX2, 2048 x
 // 2048 0.88; by vectors of 16 bytes 0.68 and 0.75). Not coefficients, nor what a filter takes: those go to places that
 // follow each other.
-constexpr int64_t kInnermostBytes = 32 << 10, kMostFromMemory = 4;
+constexpr int64_t kInnermostBytes = 32 << 10, kLeastFromMemory = 4;
 inline int64_t blocks_read_together(int64_t work_bytes, int64_t side_by_side, int64_t bytes_in_rows, const Machine& m) {
   const int64_t pieces = kLineBytes / m.vector_bytes, fitting = kInnermostBytes / work_bytes;
   if (pieces == 1) return side_by_side;
-  const int64_t least = bytes_in_rows > m.shared_cache ? std::max(pieces, kMostFromMemory) : pieces;
+  const int64_t least = bytes_in_rows > m.shared_cache ? std::max(pieces, kLeastFromMemory) : pieces;
   return std::min(side_by_side, std::max(least, fitting));
 }
 
@@ -222,65 +225,79 @@ inline bool decimates_rows(const MatrixShape& x, const Filter& filter, const Mac
   return decimates(x.m, x.k0, x.compute_bytes, filter);
 }
 
-// In this order, rows decimated by `filter` or as they are (null). `workspace` is 0 if it would be too large.
-inline MatrixPlan plan_matrix(const MatrixShape& x, Order order, const Filter* filter, const Machine& machine) {
-  MatrixPlan plan;
-  plan.order = order, plan.filter = filter;
-  plan.rows = plan_axis(x.n, x.k1, x.compute_bytes);
-  const bool rows_first = order == Order::rows_first;
-  const int64_t factor = filter ? filter->factor : 1, read = x.forward ? factor : 1, written = factor / read;
+// Whether, and from where, the m rows may stream by in the columns' pass that reads, or writes, them.
+inline Streams streams_of(const MatrixShape& x, const Machine& machine) {
+  const int64_t bytes = x.forward ? x.in_bytes : x.out_bytes;
+  return x.adjacent ? streams_rows(x.m, x.n, x.row * bytes, bytes, x.compute_bytes, machine) : Streams::no;
+}
+
+// Sets what `plan` is predicted to take.
+inline void predict(MatrixPlan& plan, const MatrixShape& x, const Machine& machine) {
+  const bool rows_first = plan.order == Order::rows_first, streamed = plan.columns.streamed;
+  const int64_t factor = plan.filter ? plan.filter->factor : 1, read = x.forward ? factor : 1, written = factor / read;
   const int64_t in_rows = x.forward ? x.m : x.k0, in_columns = x.forward ? x.n : x.k1;
   const int64_t out_rows = x.forward ? x.k0 : x.m, out_columns = x.forward ? x.k1 : x.n;
   const int64_t rows = rows_first ? in_rows / read : out_rows / written;
   const int64_t columns = rows_first ? out_columns : in_columns;
-  if (filter) {
-    plan.columns = plan_decimated(x.m, x.k0, x.compute_bytes, *filter);
-  } else {  // may stream where it reads, or writes, the m rows
-    const int64_t bytes = x.forward ? x.in_bytes : x.out_bytes;
-    const bool across_rows = x.adjacent && rows_first != x.forward;
-    plan.columns =
-        plan_axis(x.m, x.k0, x.compute_bytes,
-                  across_rows ? streams_rows(x.m, x.n, x.row * bytes, bytes, x.compute_bytes, machine) : Streams::no);
-  }
-  const bool small = plan.columns.streamed && rows * columns * x.compute_bytes <= kSmallBytes;
-  if (rows * columns <= x.m * x.k1 || small) plan.workspace = rows * panel_columns(columns, x.compute_bytes);
   const int64_t first_bytes = x.in_bytes, mid_bytes = x.compute_bytes, last_bytes = x.out_bytes;
+  const double filter = plan.filter ? row_filter_cost(x.n, *plan.filter, x.forward, machine.vector_bytes) : 0;
   plan.rows_us =
-      pass_us(plan.rows.cost + (filter ? row_filter_cost(x.n, *filter, x.forward, machine.vector_bytes) : 0), rows,
-              mid_bytes, {read * in_columns, rows_first ? first_bytes : mid_bytes, rows_first && x.in_by_columns},
+      pass_us(plan.rows.cost + filter, rows, mid_bytes,
+              {read * in_columns, rows_first ? first_bytes : mid_bytes, rows_first && x.in_by_columns},
               {written * out_columns, rows_first ? mid_bytes : last_bytes, !rows_first && x.out_by_columns}, machine);
-  plan.columns_us =
-      pass_us(plan.columns.cost, columns, mid_bytes,
-              {rows_first ? rows : in_rows, rows_first ? mid_bytes : first_bytes, !rows_first && !x.in_by_columns},
-              {rows_first ? out_rows : rows, rows_first ? last_bytes : mid_bytes, rows_first && !x.out_by_columns,
-               rows_first && !x.out_by_columns && x.n * last_bytes % kCrowdedBytes == 0},
-              machine);
-  return plan;
+  // Rows that stream by are moved in long pieces.
+  const bool in_apart = !rows_first && !x.in_by_columns && !streamed;
+  const bool out_apart = rows_first && !x.out_by_columns && !streamed;
+  const double share = !streamed ? 1 : streams_of(x, machine) == Streams::far ? kFarStreamedShare : kNearStreamedShare;
+  plan.columns_us = pass_us(share * plan.columns.cost, columns, mid_bytes,
+                            {rows_first ? rows : in_rows, rows_first ? mid_bytes : first_bytes, in_apart},
+                            {rows_first ? out_rows : rows, rows_first ? last_bytes : mid_bytes, out_apart,
+                             !x.forward && out_apart && out_columns * last_bytes % kCrowdedBytes == 0},
+                            machine);
 }
 
 }  // namespace plan_detail
 
-// Rows first needs an intermediate of in_rows x out_columns, columns first one of out_rows x in_columns; but for the
-// rounding to panels it is never larger than m x k1, or a small one where rows stream by. The order, `only` or either,
-// and the filter are what is predicted to be fastest with one thread: results do not depend on threads.
-inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine, std::optional<Order> only = {}) {
+// All plans of a matrix, with their predicted times. Rows first needs an intermediate of in_rows x out_columns, columns
+// first one of out_rows x in_columns; but for the rounding to panels it is never larger than m x k1, or a small one
+// where rows stream by.
+inline std::vector<MatrixPlan> all_plans(const MatrixShape& x, const Machine& machine) {
   using namespace plan_detail;
+  std::vector<MatrixPlan> plans;
+  const AxisPlan rows = plan_axis(x.n, x.k1, x.compute_bytes), columns = plan_axis(x.m, x.k0, x.compute_bytes);
+  const auto add = [&](Order order, const AxisPlan& across, const Filter* filter) {
+    const int64_t m = filter ? x.m / filter->factor : x.m;
+    const int64_t all_rows = (order == Order::rows_first) == x.forward ? m : x.k0;
+    const int64_t all_columns = (order == Order::rows_first) == x.forward ? x.k1 : x.n;
+    const bool small = across.streamed && all_rows * all_columns * x.compute_bytes <= kSmallBytes;
+    if (all_rows * all_columns > x.m * x.k1 && !small) return;
+    plans.push_back({order, rows, across, filter, all_rows * panel_columns(all_columns, x.compute_bytes)});
+    predict(plans.back(), x, machine);
+  };
+  const AxisPlan streamed = plan_axis(x.m, x.k0, x.compute_bytes, streams_of(x, machine));
+  for (Order order : {Order::rows_first, Order::columns_first}) {
+    const bool rows_side = (order == Order::rows_first) == x.forward;  // the rows' pass reads, or writes, the m rows
+    const bool streams = !rows_side && streamed.streamed;
+    if (!streams || !columns.dense) add(order, columns, nullptr);  // by definition they do so best
+    if (streams) add(order, streamed, nullptr);
+    if (!rows_side) continue;
+    for (const Filter& filter : kFilters)
+      if (decimates_rows(x, filter, machine)) add(order, plan_decimated(x.m, x.k0, x.compute_bytes, filter), &filter);
+  }
+  return plans;
+}
+
+// The one that is predicted to be fastest with one thread, because results do not depend on threads; of one order, if
+// `only` is given.
+inline MatrixPlan plan_matrix(const MatrixShape& x, const Machine& machine, std::optional<Order> only = {}) {
   Machine alone = machine;
   alone.threads = 1;
   MatrixPlan best;
-  const auto consider = [&](Order order, const Filter* filter) {
-    MatrixPlan plan = plan_matrix(x, order, filter, alone);
-    if (!plan.workspace) return;
+  for (MatrixPlan& plan : all_plans(x, alone)) {
+    if (only && plan.order != *only) continue;
     if (!best.workspace || plan.rows_us + plan.columns_us < best.rows_us + best.columns_us) best = std::move(plan);
-  };
-  for (Order order : {Order::rows_first, Order::columns_first}) {
-    if (only && order != *only) continue;
-    consider(order, nullptr);
-    if ((order == Order::rows_first) != x.forward) continue;
-    for (const Filter& filter : kFilters)
-      if (decimates_rows(x, filter, machine)) consider(order, &filter);
   }
-  best = plan_matrix(x, best.order, best.filter, machine);
+  plan_detail::predict(best, x, machine);
   // What is rounded by more than float32 is takes no step in double: the first pass reads x, the last writes the
   // result.
   const bool rows_first = best.order == Order::rows_first;

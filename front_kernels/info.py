@@ -53,8 +53,8 @@ def plan_for(
         "workspace_bytes": size of the intermediate, whose rows are whole cache lines, "compute_dtype",
         "predicted_us": microseconds by the cost model, "text": all that in words}. A plan of a pass has the algorithm
         ("mixed radix", "resampled", "bluestein" or "dense"), radices, lengths, a cost in vector operations per lane,
-        the predicted "us" and a "text". The constants of the cost model are timings of two machines
-        (csrc/axis_plan.h, csrc/plan.h); on others compare predictions with each other only.
+        the predicted "us" and a "text". The constants of the cost model are timings of three machines
+        (csrc/axis_plan.h, csrc/plan.h, csrc/filters.h); on others compare predictions with each other only.
 
     Raises:
         ValueError: shape, k, dtype, device or engine is not allowed.

@@ -161,12 +161,12 @@ def test_vectors_of_half_a_line_take_a_quarter_where_products_cost_less():
 
 
 @pytest.mark.parametrize("forward", [True, False])
-def test_the_fastest_of_all_plans_is_chosen(forward):
+def test_a_filter_is_chosen_by_what_both_passes_take(forward):
     """Not by what the rows cost alone: a filter makes columns shorter, too, and either order is compared with it."""
     machine = [32, *MACHINE[1:]]
     plan = _C.plan_matrix(forward, 5240, 20, 382, 16, 4, machine)  # 5240 = 40 x 131, short rows
     assert plan["row_decimation"] == 4
-    plan = _C.plan_matrix(forward, 2560, 64, 640, 64, 4, machine)  # columns by which all rows are kept in full
+    plan = _C.plan_matrix(forward, 2560, 64, 640, 64, 4, machine)  # rows kept in full are few, columns first
     assert plan["row_decimation"] == 1
     assert plan["order"] == ("columns first" if forward else "rows first")
 
@@ -216,6 +216,9 @@ def test_more_coefficients_or_bytes_are_predicted_to_take_longer():
         (True, (4096, 4096), (64, 4096), "rows first"),  # a quarter
         (True, (4092, 4096), (64, 4096), "columns first"),  # rows first would transform half of them in full
         (True, (256, 1024), (64, 1024), "columns first"),  # cached; rows first would transform all in full
+        (True, (1024, 512), (768, 384), "rows first"),  # by how its own rows lie, not those of the input
+        (False, (1024, 1024), (512, 512), "columns first"),  # few sets of a cache would hold a column of the result
+        (False, (768, 768), (384, 384), "rows first"),
         (False, (4096, 4096), (512, 512), "columns first"),
         (False, (4096, 4096), (4096, 4096), "rows first"),  # the input's columns lie far apart
         (False, (64, 4096), (64, 16), "columns first"),  # rows first would need 64 x 4096 instead of 64 x 16
@@ -227,9 +230,19 @@ def test_order_of_the_axes(forward, shape, k, order):
     assert plan["workspace_bytes"] <= 4 * shape[0] * k[1]
 
 
-@given(st.integers(1, 5000), st.integers(1, 5000), st.floats(0, 1), st.floats(0, 1), st.booleans())
-def test_the_order_does_not_depend_on_threads(m, n, share0, share1, forward):
+@given(
+    st.integers(1, 5000),
+    st.integers(1, 5000),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.booleans(),
+    st.sampled_from([16, 32, 64]),
+    st.sampled_from([2, 4, 8]),
+)
+def test_the_order_does_not_depend_on_threads(m, n, share0, share1, forward, vector_bytes, element_bytes):
     k = max(1, int(m * share0)), max(1, int(n * share1))
-    plans = [_C.plan_matrix(forward, m, n, *k, 4, [64, 1 << 20, 32 << 20, threads]) for threads in (1, 2, 8)]
+    machines = [[vector_bytes, 1 << 20, 32 << 20, threads] for threads in (1, 2, 8)]
+    plans = [_C.plan_matrix(forward, m, n, *k, element_bytes, machine) for machine in machines]
     assert len({(plan["order"], plan["row_decimation"]) for plan in plans}) == 1
-    assert plans[0]["workspace_bytes"] <= 4 * m * (k[1] + 15)  # rows in whole cache lines
+    computed = max(4, element_bytes)
+    assert plans[0]["workspace_bytes"] <= max(computed * m * k[1] + 60 * m, 1 << 20)  # whole lines; few coefficients

@@ -1,7 +1,7 @@
 // What the choice of a plan costs: `plans SHAPES SEED [MILLISECONDS]` takes random sizes of float32 matrices, a crop
 // and a padding of each, times every plan that plan_matrix compares, in turn, medians of one thread, and prints per
 // case
-//   forward|inverse M N K0 K1; per plan: order, taps, predicted and measured microseconds, * if it is chosen
+//   forward|inverse M N K0 K1; per plan: order, taps or 0, predicted and measured microseconds, * if it is chosen
 // Results that differ by more than roundings end it with status 1. FRONT_CPU_ISA chooses the instruction set;
 // bench/plans.py builds and sums it up.
 #include <algorithm>
@@ -30,22 +30,6 @@ using Clock = std::chrono::steady_clock;
 constexpr int64_t kMostElements = 32 << 20;
 constexpr double kMostDifference = 5e-7;  // of two results of float32, relative
 
-// All that is compared, in plan_matrix's order.
-std::vector<MatrixPlan> plans_of(const MatrixShape& x, const front::Machine& machine) {
-  std::vector<MatrixPlan> plans;
-  for (Order order : {Order::rows_first, Order::columns_first}) {
-    const auto add = [&](const front::plan_detail::Filter* filter) {
-      MatrixPlan plan = front::plan_detail::plan_matrix(x, order, filter, machine);
-      if (plan.workspace) plans.push_back(std::move(plan));
-    };
-    add(nullptr);
-    if ((order == Order::rows_first) != x.forward) continue;
-    for (const auto& filter : front::plan_detail::kFilters)
-      if (front::plan_detail::decimates_rows(x, filter, machine)) add(&filter);
-  }
-  return plans;
-}
-
 void time_plans(Direction direction, int64_t m, int64_t n, int64_t k0, int64_t k1, double milliseconds) {
   MatrixPass pass{};
   pass.direction = direction;
@@ -65,7 +49,7 @@ void time_plans(Direction direction, int64_t m, int64_t n, int64_t k0, int64_t k
   const front::Machine machine = front::cpu::machine(1);
   const MatrixShape shape = front::cpu::shape_of(pass);
   const MatrixPlan chosen = front::plan_matrix(shape, machine);
-  const std::vector<MatrixPlan> plans = plans_of(shape, machine);
+  const std::vector<MatrixPlan> plans = front::all_plans(shape, machine);
   std::vector<std::vector<double>> times(plans.size());
   const auto* const result = static_cast<const float*>(y.data());
   std::vector<float> first;
@@ -96,9 +80,11 @@ void time_plans(Direction direction, int64_t m, int64_t n, int64_t k0, int64_t k
   for (size_t i = 0; i < plans.size(); ++i) {
     std::nth_element(times[i].begin(), times[i].begin() + times[i].size() / 2, times[i].end());
     const MatrixPlan& plan = plans[i];
-    std::printf("; %s %d %.1f %.1f%s", plan.order == Order::rows_first ? "rows" : "columns",
-                plan.filter ? plan.filter->taps : 0, plan.rows_us + plan.columns_us, times[i][times[i].size() / 2],
-                plan.order == chosen.order && plan.filter == chosen.filter ? " *" : "");
+    const bool is_chosen =
+        plan.order == chosen.order && plan.filter == chosen.filter && plan.columns.streamed == chosen.columns.streamed;
+    std::printf("; %s %s%d %.1f %.1f%s", plan.order == Order::rows_first ? "rows" : "columns",
+                plan.columns.streamed ? "streamed-" : "", plan.filter ? plan.filter->taps : 0,
+                plan.rows_us + plan.columns_us, times[i][times[i].size() / 2], is_chosen ? " *" : "");
   }
   std::printf("\n");
   std::fflush(stdout);

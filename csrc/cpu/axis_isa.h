@@ -6,8 +6,9 @@
 
 namespace front::cpu {
 
-// Blocks [begin, end) of W lanes each, up to `side_by_side` of them at a time; `written_together` where they come from
-// panels and what the last stage makes of them goes around the caches.
+// Blocks [begin, end) of W lanes each, up to `side_by_side` of them at a time; `read_together` are loaded at once
+// (blocks_read_together), and no more than `written_together` are taken where they come from panels and what the last
+// stage makes of them goes around the caches.
 struct Blocks {
   int64_t begin, end, side_by_side, read_together, written_together;
 };

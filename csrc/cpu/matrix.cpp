@@ -42,10 +42,11 @@ struct Choice {
   Order order;
   const plan_detail::Filter* in;   // by which rows are decimated as they are loaded
   const plan_detail::Filter* out;  // by which they are interpolated as they are stored
+  bool streams;                    // they stream by in the other pass
 };
 
 Choice choice_by(const MatrixPlan& plan, bool forward) {
-  return {plan.order, forward ? plan.filter : nullptr, forward ? nullptr : plan.filter};
+  return {plan.order, forward ? plan.filter : nullptr, forward ? nullptr : plan.filter, plan.columns.streamed};
 }
 
 // The planner takes as long as the smallest transforms: what it said is remembered. It depends neither on the number of
@@ -63,7 +64,8 @@ Choice choice_of(const MatrixShape& x, const MatrixShape* back, const Machine& m
   if (known->size() >= kPlansKept) known->clear();
   if (back) {  // always rows first, and last
     const plan_detail::Filter* const in = plan_matrix(x, machine, Order::rows_first).filter;
-    return (*known)[key] = {Order::rows_first, in, plan_matrix(*back, machine, Order::columns_first).filter};
+    const plan_detail::Filter* const out = plan_matrix(*back, machine, Order::columns_first).filter;
+    return (*known)[key] = {Order::rows_first, in, out, false};
   }
   return (*known)[key] = choice_by(plan_matrix(x, machine), x.forward);
 }
@@ -79,8 +81,8 @@ class Transform {
     back.forward = false, back.m = p_.size0, back.n = p_.size1, back.adjacent = p_.out_column == 1;
     choice_ = plan ? choice_by(*plan, shape.forward)
                    : choice_of(shape, p_.direction == Direction::resize ? &back : nullptr, machine);
-    if (p_.measure) choice_ = {Order::rows_first, nullptr, nullptr};
-    if (p_.residual) choice_ = {Order::columns_first, nullptr, nullptr};
+    if (p_.measure) choice_ = {Order::rows_first, nullptr, nullptr, false};
+    if (p_.residual) choice_ = {Order::columns_first, nullptr, nullptr, false};
     const bool rows_first = choice_.order == Order::rows_first;
     // Rows, of a pass over them that comes first or last.
     const int64_t loaded = decimated(p_.m, choice_.in);
@@ -149,7 +151,7 @@ class Transform {
     AxisPass row{}, column{}, back{};
     column.direction = p_.direction;
     const bool inverse = p_.direction == Direction::inverse, rows_first = choice_.order == Order::rows_first;
-    if (inverse == rows_first && (inverse ? p_.out_column : p_.in_column) == 1) column.row = p_.n;
+    if (choice_.streams) column.row = p_.n;
     column.n = p_.m;
     column.kept = p_.k0;
     column.size = p_.size0;

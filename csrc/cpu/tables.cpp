@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <iterator>
 #include <stdexcept>
 #include <string>
@@ -59,7 +60,9 @@ const float* filter_half(const plan_detail::Filter& filter) {
     return all;
   }();
   const auto same = [&](const plan_detail::Filter& other) { return other.taps == filter.taps; };
-  return halves[std::find_if(kFilters, kFilters + kCount - 1, same) - kFilters].data();
+  const auto* const found = std::find_if(std::begin(kFilters), std::end(kFilters), same);
+  if (found == std::end(kFilters)) std::abort();  // of no filter
+  return halves[found - kFilters].data();
 }
 
 namespace {
