@@ -5,6 +5,7 @@
 #              pictures in bench/results. make bench ARGS="--set models": python -m front_kernels.bench --help has all options
 # make bench-short   a few small cases with pytest-benchmark
 # make bench-vectors   dct and idct of single vectors, and a few, against scipy, ducc0 and torch.fft
+# make bench-plans   every plan of random shapes timed beside the planner's choice
 # make bench-spectral   the spectral loss against torch.fft: time, memory, share of a training step, error
 # make bench-cpu   README's table of the CPU: peers, dtypes and instruction sets; appends to bench/results/cpu.csv and
 #                  makes the table and docs/cpu.png of it.  make bench-report   only the table and the picture
