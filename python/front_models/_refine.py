@@ -80,11 +80,12 @@ def refine(
         Losses and penalties of all steps, and the regularizer's report.
 
     Raises:
-        TypeError, ValueError: an argument is not allowed; the data end before they have begun; the checkpoint is
-            damaged or of another run: other steps, lam, penalty, clipping, parameters (also others that are trained,
-            or in other groups of the optimizer), optimizer, scheduler or process (but of functions it is not known
-            whether they are the same); processes that train together name one file, or go on from different steps. The
-            model is as it was (but where the steps differ).
+        TypeError, ValueError: an argument is not allowed; the data end before they have begun; the optimizer or the
+            scheduler has state that a checkpoint cannot keep; the checkpoint is damaged or of another run: other steps,
+            lam, penalty, clipping, parameters (also others that are trained, in other groups of the optimizer, or of
+            another dtype), optimizer, scheduler (of torch's own also the numbers that it was made with) or process (but
+            of functions it is not known whether they are the same); processes that train together name one file, or go
+            on from different steps. The model is as it was (but where the steps differ).
         OSError: the checkpoint cannot be written there.
         FloatingPointError: a loss is not finite. The model is as it was before that step, buffers too.
     """
@@ -105,6 +106,7 @@ def refine(
     check_own_checkpoint(model, path)
     if path is not None:
         check_output(path, force=True, folder=False)
+        run.check_states()
         if path.exists():
             run.load(path)
         run.check_step()
@@ -115,7 +117,7 @@ def refine(
             for step in range(len(run.result.task_loss), steps):
                 weight = lam * _factor(schedule, step, steps)
                 batch = run.next_batch()
-                optimizer.zero_grad(set_to_none=True)
+                _clear_gradients(model, optimizer)
                 loss = loss_fn(model, batch)
                 if not isinstance(loss, Tensor) or loss.numel() != 1:
                     raise TypeError(f"loss_fn: returned {type(loss).__name__}; allowed is a tensor of one element")
@@ -123,7 +125,7 @@ def refine(
                 penalty = regularizer.accumulate_grad_(weight)
                 values = loss.item(), penalty.item()
                 if not all(map(math.isfinite, values)):
-                    optimizer.zero_grad(set_to_none=True)
+                    _clear_gradients(model, optimizer)
                     run.put_back_buffers()
                     raise FloatingPointError(f"step {step}: task loss {values[0]}, penalty {values[1]}")
                 if clip_grad_norm is not None:
@@ -147,6 +149,12 @@ def refine(
         run.save(path)
     run.result.report = regularizer.report()
     return run.result
+
+
+def _clear_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Of all: backward fills, and clipping counts, those that are not the optimizer's, too."""
+    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
 
 
 def _check(lam: object, steps: object, schedule: object, clip: object, every: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 from collections.abc import Iterable, Iterator
@@ -19,10 +20,13 @@ from front_models._walk import is_distributed
 
 __all__ = ["RefineResult", "Run", "check_own_checkpoint"]
 
-_FORMAT = "front-refine-5"
+_FORMAT = "front-refine-6"
 _KEYS = {"settings", "model", "buffers", "optimizer", "scheduler", "taken", "workers at start", "random at start"}
 _KEYS |= {"random", "task_loss", "penalty"}
 _GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
+# What steps change of torch's schedulers; the rest of their numbers is what they were made with.
+_STEPPED = {"last_epoch", "_step_count", "_last_lr", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
+_STEPPED |= {"_get_lr_called_within_step", "_is_initial"}
 _END = object()
 
 
@@ -52,13 +56,14 @@ class Run:
         self._settings = {
             **first,
             "parameters": {
-                n: list(value.shape) if torch.is_tensor(value) else None for n, value in model.state_dict().items()
+                n: [list(value.shape), str(value.dtype)] if torch.is_tensor(value) else None
+                for n, value in model.state_dict().items()
             },
             "trained parameters": [n for n, parameter in model.named_parameters() if parameter.requires_grad],
             "optimizer": type(optimizer).__name__,
             "parameters of the optimizer": [_names(group, model) for group in optimizer.param_groups],
             "hyperparameters": [_hyperparameters(group) for group in optimizer.param_groups],
-            "scheduler": type(scheduler).__name__,
+            "scheduler": _made_with(scheduler),
             "process": _process(model),
             **last,
         }
@@ -117,6 +122,25 @@ class Run:
         self._mark()
         self.whole = True
 
+    def _states(self) -> dict[str, Any]:
+        """Of optimizer and scheduler, with numpy's numbers, which torch.load refuses, as Python's."""
+        scheduler = None if self._scheduler is None else _plain(self._scheduler.state_dict())
+        return {"optimizer": _plain(self._optimizer.state_dict()), "scheduler": scheduler}
+
+    def check_states(self) -> None:
+        """That a checkpoint of the optimizer and the scheduler could be read again."""
+        for name, state in self._states().items():
+            file = io.BytesIO()
+            try:
+                torch.save(_plain(state, tensors=False), file)
+                file.seek(0)
+                torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as error:  # pickle's, torch's: each says it in its own way
+                raise ValueError(
+                    f"{name}: its state_dict() has what a checkpoint cannot keep; allowed are tensors, numbers, "
+                    f"strings and lists or dicts of them ({error})"
+                ) from error
+
     def save(self, path: Path) -> None:
         model = self._model.state_dict()
         copies = {name: copy for name, (_, copy) in self._buffers.items()}
@@ -126,8 +150,7 @@ class Run:
             "settings": self._settings,
             "model": model,
             "buffers": {name: copy for name, copy in copies.items() if name not in model},  # persistent=False
-            "optimizer": self._optimizer.state_dict(),
-            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
+            **self._states(),
             **self._point,
             "task_loss": self.result.task_loss,
             "penalty": self.result.penalty,
@@ -249,10 +272,45 @@ def _names(group: dict[str, Any], model: nn.Module) -> list[str]:
     return [names.get(parameter, "not of the model") for parameter in group["params"]]
 
 
+def _plain(value: Any, *, tensors: bool = True) -> Any:
+    """The same with Python's numbers for numpy's, and None for tensors unless they are kept."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if torch.is_tensor(value) and not tensors:
+        return None
+    if type(value) in (tuple, list):
+        return type(value)(_plain(each, tensors=tensors) for each in value)
+    if isinstance(value, dict):  # a Counter and an OrderedDict stay what they are
+        copy = value.copy()
+        copy.clear()
+        copy.update({_plain(key): _plain(each, tensors=tensors) for key, each in value.items()})
+        return copy
+    return value
+
+
+def _made_with(scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> Any:
+    """The kind of a scheduler and, of torch's own, the numbers that steps leave as they are."""
+    kind = type(scheduler)
+    if scheduler is None or kind.__module__ != torch.optim.lr_scheduler.__name__:
+        return kind.__name__
+    state = scheduler.state_dict()
+    inner = [_made_with(each) for each in getattr(scheduler, "_schedulers", [])]
+    numbers = {n: _plain(value) for n, value in state.items() if n not in _STEPPED and n != "_schedulers"}
+    return [kind.__name__, {n: value for n, value in numbers.items() if _only_numbers(value)}, inner]
+
+
+def _only_numbers(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_only_numbers(each) for pair in value.items() for each in pair)
+    if isinstance(value, (list, tuple)):
+        return all(map(_only_numbers, value))
+    return isinstance(value, (bool, int, float, str, type(None)))
+
+
 def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
     """Of a group of parameters, those that no scheduler changes."""
     scheduled = ("params", "lr", "momentum", "betas") if "initial_lr" in group else ("params",)
-    plain = {n: value.item() if torch.is_tensor(value) else value for n, value in group.items() if n not in scheduled}
+    plain = {n: v.item() if torch.is_tensor(v) else _plain(v) for n, v in group.items() if n not in scheduled}
     return {n: value for n, value in plain.items() if isinstance(value, (bool, int, float, str, tuple, type(None)))}
 
 
