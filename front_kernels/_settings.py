@@ -31,7 +31,13 @@ class _Set:
             _made[name] = [*(each for each in _made[name] if each._entered or each is last), self]
 
     def __enter__(self) -> None:
-        self._entered = True
+        with _lock:
+            if not any(each is self for each in _made[self._name]):
+                raise RuntimeError(
+                    f"set_{self._name}: this setting has ended, or another one was made for good since; call "
+                    f"set_{self._name}({self.value!r}) anew"
+                )
+            self._entered = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -56,7 +62,8 @@ def set_engine(name: str | None) -> _Set:
         name: "cuda" (FFT-shaped kernels), "triton" (GEMM-shaped kernels) or None, whatever FRONT_ENGINE says.
 
     Returns:
-        A context manager whose end undoes this call; nothing needs to be entered.
+        A context manager whose end undoes this call; nothing needs to be entered. It is for one block: entered again,
+        or after later settings for good, it raises RuntimeError.
 
     Raises:
         ValueError: name is none of these. That an engine is missing is an error of the op.

@@ -6,7 +6,8 @@ any axes before them a batch.
 
 Common to all: x may be non-contiguous; its batch may be empty. float16, bfloat16 and float32 compute in float32,
 float64 (as input or `out_dtype`) in float64. NaN and Inf propagate within their lane or matrix. Bad values raise
-ValueError, sizes of another type TypeError (other arguments: torch's own error). Tensors have at most 64 dimensions.
+ValueError, a size that is neither a whole number nor a sequence TypeError; what is in the sequence, and other
+arguments: torch's own error, a RuntimeError. Tensors have at most 64 dimensions.
 Works under torch.compile and torch.export; under torch.func and vmap what gives a new tensor does.
 
 The functional forms return a contiguous tensor of x's dtype unless `out_dtype` says otherwise, and are differentiable

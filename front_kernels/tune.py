@@ -13,8 +13,9 @@ import itertools
 import json
 import multiprocessing
 import os
+import secrets
+import stat
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -207,13 +208,16 @@ def write(file: Path, about: str, entries: list[dict[str, Any]]) -> None:
     """The file, whole or not at all."""
     lines = ",\n".join("    " + json.dumps(entry) for entry in entries)
     text = f'{{\n  "about": {json.dumps(about)},\n  "tiles": [\n{lines}\n  ]\n}}\n'
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+    # Not tempfile's: those are for their owner only, and others plan by this file.
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "w") as stream:
+        with temporary.open("x") as stream:
             stream.write(text)
-        os.replace(name, file)
+        if file.exists():
+            temporary.chmod(stat.S_IMODE(file.stat().st_mode))
+        os.replace(temporary, file)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -241,18 +245,18 @@ def rates(entry: dict[str, Any], us: float) -> str:
 
 def tuned(
     device: torch.device, gpu: engines.Gpu, timer: Timer, only: Sequence[str] = (), until: float = float("inf"),
-    jobs: int = 0, start: Path | None = None,
+    jobs: int = 0, start: Path | None = None, failed: list[str] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Entries of the file `start` (None: that of the device, else of its architecture), each with the fastest tile.
 
-    Of `only` some ("crop/half"), in that order, and until a time; others are as they were. `jobs`: processes that
-    compile.
+    Of `only` some ("crop/half"), in that order, and until a time or an interrupt; others are as they were, and so are
+    those that cannot be measured, whose names and causes are added to `failed`. `jobs`: processes that compile.
 
     Raises:
         ValueError: the file is none of tiles, or `only` names what is not in it.
-        TimeoutError: the time was over before anything was measured.
-        RuntimeError: no tile of an entry gives a right result.
+        RuntimeError: nothing was measured.
     """
+    failed = [] if failed is None else failed
     target = plan.Target((gpu.name, gpu.architecture), gpu.multiprocessors, tf32=gpu.nvidia)
     entries = _entries(start or tiles.file_for(target.names))
     names = [_name(entry) for entry in entries]
@@ -275,7 +279,15 @@ def tuned(
         for i, entry in enumerate(asked):
             if time.monotonic() > until:
                 break
-            found = measure(entry, device, target, timer, compiling.get(i), until)
+            try:
+                found = measure(entry, device, target, timer, compiling.get(i), until)
+            except KeyboardInterrupt:  # what was measured before is worth minutes
+                failed.append("interrupted")
+                break
+            except Exception as error:  # no right tile, a compiler that was killed: the others may be fine
+                failed.append(f"{_name(entry)} {entry['size']}: {type(error).__name__}: {error}")
+                click.echo(f"  {failed[-1]}", err=True)
+                continue
             click.echo(f"{_name(entry)} {entry['size']}: {len(found)} tiles")
             for us, tile in found[:_SHOWN]:
                 fields = " ".join(f"{name} {value}" for name, value in tile._asdict().items() if value)
@@ -287,7 +299,7 @@ def tuned(
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
     if not measured:
-        raise TimeoutError("the time was over before anything was measured")
+        raise RuntimeError(f"nothing was measured: {'; '.join(failed) or 'the time was over before'}")
     return entries
 
 
@@ -312,7 +324,7 @@ def main(output: Path | None, only: tuple[str, ...], deadline: float | None, job
     """Measure tiles of the Triton kernels on this GPU; minutes.
 
     What is not measured is as in the file that is written to, if there is one, else as in the device's or its
-    architecture's.
+    architecture's. An entry that fails, or an interrupt, leaves the others: the file is written, the exit code is 1.
     """
     begun = time.monotonic()
     if not torch.cuda.is_available():
@@ -328,12 +340,15 @@ def main(output: Path | None, only: tuple[str, ...], deadline: float | None, job
         f"Measured on {gpu.name}, torch {torch.__version__}, Triton {triton.__version__}; us: the fastest tile's time."
     )
     until = float("inf") if deadline is None else begun + deadline
+    failed: list[str] = []
     try:
-        entries = tuned(device, gpu, cuda_timer(device), only, until, jobs, file if file.exists() else None)
-    except (ValueError, TimeoutError, RuntimeError) as error:
+        entries = tuned(device, gpu, cuda_timer(device), only, until, jobs, file if file.exists() else None, failed)
+    except (ValueError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     write(file, about, entries)
     click.echo(f"wrote {file}")
+    if failed:
+        raise click.ClickException(f"as before in it, not measured: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

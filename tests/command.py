@@ -14,8 +14,9 @@ TRANSFER = ["transfer", "source.safetensors", "--like", "like.safetensors", "-o"
 
 
 def default_interrupts() -> None:
-    """For `preexec_fn`: a background job's children inherit an ignored Ctrl-C, and so would the command under test."""
+    """For `preexec_fn`: a background job's children inherit ignored signals, and so would the command under test."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def names_in(folder: Path) -> list[str]:

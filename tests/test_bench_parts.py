@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import multiprocessing
 import time
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from front_kernels import reference
-from front_kernels.bench import cases, clocks, libraries, problems
+from front_kernels.bench import cases, clocks, ledger, libraries, problems, report
 from front_kernels.bench.cases import SETS, Case
 from front_kernels.bench.peers import Peer
 
@@ -28,6 +29,44 @@ def test_nominal_operations():
     assert both.flops == 280 + 2.5 * (4 * 8 * 3 + 2 * 4 * 2)
     assert Case("lowpass", (8, 4), (2, 2)).flops == 2 * 280
     assert Case("dct_crop", (1, 1), (1, 1)).flops == 0
+
+
+def test_share_kept():
+    shares = {
+        report.share_kept(Case("dct_crop", size, kept).columns)
+        for size, kept in (((8, 8), (8, 8)), ((8, 4), (2, 1)), ((8, 8), (8, 2)), ((8, 8), (4, 2)))
+    }
+    assert shares == {"all kept", "1/4 kept", "all x 1/4 kept", "1/2 x 1/4 kept"}
+
+
+def append_rows(path, name: str, both) -> None:
+    both.wait()
+    for i in range(100):
+        ledger.append([{"by": name, "us": i}], path)
+
+
+def test_two_processes_append_to_a_ledger(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    path = tmp_path / "bench.csv"
+    both = context.Barrier(2)
+    writers = [context.Process(target=append_rows, args=(path, name, both)) for name in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    rows = ledger.read(path)
+    for name in "ab":
+        assert [int(row["us"]) for row in rows if row["by"] == name] == list(range(100))
+    assert [file.name for file in tmp_path.iterdir()] == ["bench.csv"]
+
+
+def test_a_ledger_with_a_surplus_field_is_refused(tmp_path):
+    path = tmp_path / "bench.csv"
+    path.write_text("by,us\nfront,1\nfront,2,EXTRA\n")
+    with pytest.raises(ValueError, match="row 2 has more fields than there are columns"):
+        ledger.append([{"by": "a"}], path)
+    assert path.read_text().endswith("EXTRA\n")
 
 
 def test_sets():

@@ -304,6 +304,18 @@ def test_blocks_of_two_threads_end_in_any_order(make, get, values, usual):
     assert get() == usual
 
 
+def test_a_setting_is_for_one_block():
+    once = fk.set_precision("fast")
+    with once:
+        assert _settings.precision() == "fast"
+    with (
+        pytest.raises(RuntimeError, match=r"set_precision: this setting has ended.*set_precision\('fast'\) anew"),
+        once,
+    ):
+        pass
+    assert _settings.precision() == "highest"
+
+
 @pytest.mark.parametrize(("get", "usual"), [(_settings.engine, None), (_settings.precision, "highest")])
 def test_a_setting_that_ends_while_it_is_read(monkeypatch, get, usual):
     """In another thread, which puts a new list in the place of the one that was looked at."""

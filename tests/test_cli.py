@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import pickle
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import front_models
+import front_models._cli_options as options_module
 import front_models._files as files_module
 import front_models._learngene as learngene_module
 from command import TRANSFER, assert_error, folder_of_weights, names_in
@@ -360,3 +363,24 @@ def test_files_of_compiled_models_are_read_by_plain_names(files: Path, capsys: p
         one, other = (load_file(f"{made}{end}.safetensors") for end in ("", "-compiled"))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_names_that_look_like_markup(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["blocks.0.w[/x]", "blocks.0.b[bold]w", "a$^$b"]
+    save_file({name: torch.randn(8, 8) for name in names}, "odd.safetensors")
+    assert main(["inspect", "odd.safetensors", "--plot", "odd.png"]) == 0
+    assert main(["extract", "odd.safetensors", "-o", "odd-gene.safetensors"]) == 0
+    assert main(["compare", "odd.safetensors", "--like", "odd.safetensors"]) == 0
+    out = capsys.readouterr().out
+    for name in names:
+        assert out.count(name) == 3
+
+
+def test_the_progress_bar_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=200)
+    monkeypatch.setattr(options_module, "Console", lambda **_: console)
+    with options_module.progress_bar("reading", quiet=False) as update:
+        assert update is not None
+        update(1, 2, "w[/x][bold]")
+    assert "w[/x][bold]" in screen.getvalue()

@@ -76,7 +76,7 @@ def test_the_entry_point_runs_the_command(tmp_path: Path, capsys: pytest.Capture
         assert capsys.readouterr().out == own
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupt_while_writing_leaves_nothing(files: Path, number: signal.Signals, code: int) -> None:
     script = (
         "import sys, time\n"

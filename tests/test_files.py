@@ -111,6 +111,21 @@ def test_sharded_folder(tmp_path: Path) -> None:
     assert_same(open_weights(tmp_path), small_weights())
 
 
+def test_the_index_says_which_shard_holds_a_tensor(tmp_path: Path) -> None:
+    write_sharded(tmp_path)
+    weights = small_weights()
+    stale = {"a.weight": torch.zeros_like(weights["a.weight"]), "old": torch.zeros(1)}
+    save_file({"a.bias": weights["a.bias"], "count": weights["count"], **stale}, tmp_path / "two.safetensors")
+    assert_same(open_weights(tmp_path), weights)
+
+
+def test_a_dtype_that_no_file_holds_is_refused(tmp_path: Path) -> None:
+    tensors = {"a": torch.zeros(2), "turns": torch.zeros(2, dtype=torch.complex128)}
+    with pytest.raises(ValueError, match=r"state_dict: 'turns' is torch\.complex128; a safetensors file holds F64, "):
+        save_weights(tmp_path / "w.safetensors", tensors)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_folder_with_one_file(tmp_path: Path, file: str) -> None:
     if file.endswith(".bin"):

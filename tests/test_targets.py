@@ -111,6 +111,9 @@ def test_the_configs_dtype_is_the_models(tmp_path: Path) -> None:
     (like / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16"}))
     target = load_target(like)
     assert target.tensors["pooler.dense.weight"].dtype == torch.bfloat16
+    (like / "config.json").write_text(json.dumps({**config, "dtype": "int8", "torch_dtype": "int8"}))
+    with pytest.raises(WeightsFileError, match="no model can be built from it"):
+        load_target(like)
 
 
 @pytest.mark.parametrize(

@@ -159,8 +159,41 @@ def test_what_is_not_there_is_refused(on_a_gpu, tmp_path):
 def test_nothing_is_written_where_nothing_was_measured(on_a_gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "measure", lambda *arguments: [])
     run = on_a_gpu("--deadline", "1e-9")
-    assert (run.exit_code, run.output) == (1, "Error: the time was over before anything was measured\n")
+    assert (run.exit_code, run.output) == (1, "Error: nothing was measured: the time was over before\n")
     assert [file.name for file in tmp_path.iterdir()] == ["default.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(RuntimeError("no tile"), "RuntimeError: no tile"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_what_was_measured_before_a_failure_is_written(on_a_gpu, tmp_path, monkeypatch, error, words):
+    measure = tune.measure
+
+    def failing(entry, *rest):
+        if tune._name(entry) == "crop/half":
+            raise error
+        return measure(entry, *rest)
+
+    monkeypatch.setattr(tune, "measure", failing)
+    run = on_a_gpu()
+    assert run.exit_code == 1
+    assert words in run.output.splitlines()[-1]
+    names = [tune._name(entry) for entry in ENTRIES]
+    found = times(tmp_path / "A_GPU.json")
+    assert found["crop/half"] is None
+    assert found["axis/single"] == 4.0  # before it
+    assert names.index("axis/single") < names.index("crop/half") < names.index("pad/single")
+    assert found["pad/single"] == (3.0 if isinstance(error, RuntimeError) else None)
+
+
+def test_others_may_read_the_file(tmp_path):
+    file = tmp_path / "A.json"
+    tune.write(file, "by a test", [])
+    (tmp_path / "plain").touch()
+    assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    file.chmod(0o604)
+    tune.write(file, "by a test", [])
+    assert file.stat().st_mode & 0o777 == 0o604
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import datetime
+import fcntl
 import os
 import platform
 import subprocess
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -37,30 +39,47 @@ def read(path: Path) -> list[dict[str, str]]:
     """All rows, oldest first.
 
     Raises:
-        ValueError: the file is no CSV.
+        ValueError: the file is no CSV, or a row of it has more fields than there are columns.
     """
     if not path.exists():
         return []
     try:
         with path.open(newline="") as file:
-            return list(csv.DictReader(file))
+            rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV file: {error}") from error
+    for number, row in enumerate(rows, 1):
+        if None in row:
+            raise ValueError(f"{path}: row {number} has more fields than there are columns")
+    return rows
 
 
 def append(results: Sequence[Row], path: Path) -> None:
     """Adds rows, and the columns that only they have behind the old ones; the file is replaced whole or not at all."""
-    rows: list[Mapping[str, object]] = [*read(path), *results]
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with _locked(path.parent):
+        rows: list[Mapping[str, object]] = [*read(path), *results]
+        try:
+            with new.open("x", newline="") as file:
+                columns = list(dict.fromkeys(c for row in rows for c in row))
+                writer = csv.DictWriter(file, columns, "", lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+            os.replace(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Of several processes that append to ledgers there, one at a time."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with new.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(c for row in rows for c in row)), "", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(new, path)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
-        new.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def between_markers(text: str, name: str, body: str) -> str:

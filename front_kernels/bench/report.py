@@ -104,6 +104,13 @@ def roofline(figure: Any, rows: Sequence[Row]) -> None:
     axes.legend()
 
 
+def share_kept(row: Row) -> str:
+    """Of either axis, once where it is the same of both."""
+    sizes, kept = ([int(n) for n in str(row[column]).split("x")] for column in ("size", "kept"))
+    shares = ["all" if k == n else f"1/{n / k:.3g}" for n, k in zip(sizes, kept, strict=True)]
+    return " x ".join(dict.fromkeys(shares) if len(set(shares)) == 1 else shares) + " kept"
+
+
 def speedup(figure: Any, rows: Sequence[Row]) -> None:
     """The time of the fastest alternative over ours: a panel per op, sizes along the axis, a series per share kept."""
     best = fastest_peers(rows)
@@ -111,9 +118,7 @@ def speedup(figure: Any, rows: Sequence[Row]) -> None:
     for row in rows:
         if row["by"] != OURS or label(row) not in best:
             continue
-        m, k = (int(str(row[column]).split("x")[0]) for column in ("size", "kept"))
-        share = "all kept" if k == m else f"1/{m / k:.3g} kept"
-        series = share + ("" if row["dtype"] == "float32" else f", {row['dtype']}")
+        series = share_kept(row) + ("" if row["dtype"] == "float32" else f", {row['dtype']}")
         ratio = number(best[label(row)], "us") / number(row, "us")
         points.setdefault(str(row["op"]), {}).setdefault(series, {})[str(row["size"])] = ratio
     if not points:

@@ -51,7 +51,7 @@ MODEL_FILES = (
 
 
 def _sibling(path: Path, ending: str) -> Path:
-    stem = path.name.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
+    stem = os.fsdecode(os.fsencode(path.name)[:MAX_STEM_BYTES])
     return path.with_name(f".{stem}.{secrets.token_hex(4)}.{ending}")
 
 

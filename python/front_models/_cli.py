@@ -17,6 +17,7 @@ import torch
 from click.core import ParameterSource
 from rich import box
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from front_models import _cli_options as options
@@ -100,7 +101,7 @@ def extract_command(
         table.add_column(heading, justify="right", no_wrap=True)
     for role in gene.roles.values():
         count = f"{role.coefficients.numel():,}"
-        table.add_row(role.template, role.kind, _times(role.shape), str(role.depth), _times(role.kept), count)
+        table.add_row(Text(role.template), role.kind, _times(role.shape), str(role.depth), _times(role.kept), count)
     options.print_table(table)
     click.echo(f"wrote {output} ({path.stat().st_size / 1e6:.1f} MB) in {seconds:.1f} s")
 
@@ -359,9 +360,15 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
+def _terminate(number: int, _frame: FrameType | None) -> None:
     # As an exception, so that temporaries are removed on the way out.
-    raise SystemExit(128 + signal.SIGTERM)
+    raise SystemExit(128 + number)
+
+
+def _terminated() -> dict[int, Any]:
+    """Has signals that end a process end it so, but for those that it was told to ignore (nohup); their handlers."""
+    ending = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, _terminate) for number in ending}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -370,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Every failure that bad input can cause is one line on stderr. Nothing is fetched from the network.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = _terminated()
     try:
         chosen = sys.argv[1:] if arguments is None else list(arguments)
         code = cli.main(args=chosen or ["--help"], prog_name="front", standalone_mode=False)
@@ -390,5 +397,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"front: error: {_one_line(error)}", err=True)
         return 1
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return code if isinstance(code, int) else 0

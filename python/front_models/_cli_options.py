@@ -237,7 +237,7 @@ def progress_bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int, str
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[role]}", style="dim"),
+        TextColumn("{task.fields[role]}", style="dim", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None, role="")

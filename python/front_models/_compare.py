@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich import box
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from front_models._anatomy import NotAlignableError
@@ -73,7 +74,7 @@ class CompareReport(PrintsAsTable):
 
     def __rich__(self) -> Table:
         table = Table(
-            title="energy kept (white noise's)", title_justify="left", box=box.SIMPLE_HEAD, caption=self.reason
+            title="energy kept (white noise's)", title_justify="left", box=box.SIMPLE_HEAD, caption=Text(self.reason)
         )
         table.add_column("role", overflow="fold")
         table.add_column("kind", no_wrap=True)
@@ -81,7 +82,7 @@ class CompareReport(PrintsAsTable):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(
-                row.role, row.kind, _beside(row.paper, row.paper_white), _beside(row.aligned, row.aligned_white)
+                Text(row.role), row.kind, _beside(row.paper, row.paper_white), _beside(row.aligned, row.aligned_white)
             )
         return table
 

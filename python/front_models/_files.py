@@ -137,12 +137,12 @@ class _TorchFile(WeightsFile):
 
 
 class _SafetensorsFile(WeightsFile):
-    def __init__(self, path: Path, shards: Mapping[Path, Any]) -> None:
+    def __init__(self, path: Path, shards: Mapping[str, Any]) -> None:
+        """shards: of each tensor the open file that it is read from."""
         metadata: dict[str, str] = {}
-        self._shards: dict[str, Any] = {}
-        for shard in shards.values():
+        self._shards = dict(shards)
+        for shard in dict.fromkeys(self._shards.values()):
             metadata.update(shard.metadata() or {})
-            self._shards.update(dict.fromkeys(shard.keys(), shard))
         if metadata.get("format") == LEARNGENE_FORMAT:
             raise WeightsFileError(
                 f"{path}: a learngene, not a model's weights; Learngene.load (front init) starts a model from it"
@@ -221,7 +221,7 @@ def _open(path: Path) -> WeightsFile:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if path.suffix == ".safetensors":
-        return _SafetensorsFile(path, {path: _open_shard(path)})
+        return _SafetensorsFile(path, _open_single(path))
     if path.suffix in PICKLE_SUFFIXES:
         return _TorchFile(path, _state_dict(path, _torch_load(path)))
     known = ", ".join((".safetensors", *PICKLE_SUFFIXES))
@@ -233,7 +233,7 @@ def _open_folder(path: Path) -> WeightsFile:
     index = path / "model.safetensors.index.json"
     pickled = path / "pytorch_model.bin"
     if single.exists():
-        return _SafetensorsFile(path, {single: _open_shard(single)})
+        return _SafetensorsFile(path, _open_single(single))
     if index.exists():
         return _SafetensorsFile(path, _open_index(index))
     if pickled.exists():
@@ -250,23 +250,31 @@ def _open_shard(path: Path) -> Any:
         raise WeightsFileError(f"{path}: truncated or not a safetensors file ({error})") from error
 
 
-def _open_index(index: Path) -> dict[Path, Any]:
+def _open_single(path: Path) -> dict[str, Any]:
+    shard = _open_shard(path)
+    return dict.fromkeys(shard.keys(), shard)
+
+
+def _open_index(index: Path) -> dict[str, Any]:
+    """The shard that the index names for each tensor; others that a shard holds are not the model's."""
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         weight_map = dict(content["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsFileError(f"{index}: not an index of safetensors shards ({error!r})") from error
-    shards: dict[Path, Any] = {}
+    opened: dict[Path, Any] = {}
+    shards: dict[str, Any] = {}
     for name, file_name in weight_map.items():
         if not isinstance(file_name, str) or Path(file_name).name != file_name:
             raise WeightsFileError(f"{index}: {file_name!r} is not the name of a file in the same folder")
         shard = index.parent / file_name
         if not shard.exists():
             raise WeightsFileError(f"{index}: the shard {file_name} is missing")
-        if shard not in shards:
-            shards[shard] = _open_shard(shard)
-        if name not in shards[shard].keys():  # noqa: SIM118 (a safe_open handle is no mapping)
+        if shard not in opened:
+            opened[shard] = _open_shard(shard)
+        if name not in opened[shard].keys():  # noqa: SIM118 (a safe_open handle is no mapping)
             raise WeightsFileError(f"{index}: the shard {file_name} does not hold {name!r}")
+        shards[name] = opened[shard]
     if not shards:
         raise WeightsFileError(f"{index}: the index names no shards")
     return shards
@@ -363,6 +371,9 @@ def save_weights(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {str(path)!r}")
+    for name, tensor in state_dict.items():
+        if tensor.dtype not in DTYPES.values():
+            raise ValueError(f"state_dict: {name!r} is {tensor.dtype}; a safetensors file holds {', '.join(DTYPES)}")
     tied = tied_names(state_dict)
     tensors = {name: t.detach().contiguous() for name, t in state_dict.items() if name not in tied}
     stop = 0

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich import box
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 import front_kernels
@@ -92,7 +93,7 @@ class InspectReport(PrintsAsTable):
             table.add_column("half of the stream, aligned", justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(
-                row.role,
+                Text(row.role),
                 row.kind,
                 str(row.depth),
                 "x".join(map(str, row.shape)) or "scalar",

@@ -165,7 +165,7 @@ def _draw_heat_maps(figure: Any, spectra: Mapping[str, Spectrum]) -> None:
         )
         corner = 100 * float(one.share[len(one.share) // 2])
         size = f"{one.shape[0]} × {one.shape[1]}, low corner {corner:.0f} %"
-        axis.set_title(f"{_folded(_shortened(name))}\n{size}", fontsize=TITLE_SIZE)
+        axis.set_title(f"{_literal(_folded(_shortened(name)))}\n{size}", fontsize=TITLE_SIZE)
         axis.set_xticks([0, 0.5, 1], ["0", "½", "1"])
         axis.set_yticks([0, 0.5, 1], ["0", "½", "1"] if axis is axes[0] else [])
         axis.plot([0.5, 0.5, 0], [0, 0.5, 0.5], color="black", linewidth=0.8, linestyle=(0, (4, 3)))
@@ -180,6 +180,11 @@ def _shortened(name: str) -> str:
     """A long name without its middle."""
     half = NAME_CHARACTERS // 2
     return name if len(name) <= NAME_CHARACTERS else f"{name[:half]}…{name[-half:]}"
+
+
+def _literal(name: str) -> str:
+    """For matplotlib, which would read formulas between dollar signs."""
+    return name.replace("$", r"\$")
 
 
 def _folded(name: str) -> str:
@@ -201,7 +206,7 @@ def _draw_curves(figure: Any, spectra: Mapping[str, Spectrum]) -> None:
         share.plot(x, 100 * one.share.numpy(), color=colour, linewidth=1.8)
         seen = one.white > 0
         over = one.share[seen] / one.white[seen]
-        ratio.plot(x[seen.numpy()], over.numpy(), color=colour, linewidth=1.8, label=_shortened(name))
+        ratio.plot(x[seen.numpy()], over.numpy(), color=colour, linewidth=1.8, label=_literal(_shortened(name)))
     for axis in (share, ratio):
         axis.set_xlim(0, 1)
         axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])

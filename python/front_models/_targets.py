@@ -136,12 +136,12 @@ def _build(folder: Path, seed: int) -> Any:
             torch.manual_seed(seed)
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model = _model_class(transformers, config)(config)
+        # Called `torch_dtype` before transformers 4.56.
+        dtype = config.dtype if hasattr(config, "dtype") else config.torch_dtype
+        return model if dtype is None else model.to(dtype)
     except Exception as error:  # a config can fail in any way inside transformers; the cause is passed on
         cause = " ".join(str(error).split())[:300]
         raise WeightsFileError(f"{folder / CONFIG}: no model can be built from it ({cause})") from error
-    # Called `torch_dtype` before transformers 4.56.
-    dtype = config.dtype if hasattr(config, "dtype") else config.torch_dtype
-    return model if dtype is None else model.to(dtype)
 
 
 def _model_class(transformers: Any, config: Any) -> Any:
