@@ -7,8 +7,8 @@
 # make bench-vectors   dct and idct of single vectors, and a few, against scipy, ducc0 and torch.fft
 # make bench-plans   every plan of random shapes timed beside the planner's choice
 # make bench-spectral   the spectral loss against torch.fft: time, memory, share of a training step, error
-# make bench-cpu   README's table of the CPU: peers, dtypes and instruction sets; appends to bench/results/cpu.csv and
-#                  makes the table and docs/cpu.png of it.  make bench-report   only the table and the picture
+# make bench-cpu   docs/SPEED.md and README's table of the CPU: peers, dtypes and instruction sets; appends to
+#                  bench/results/cpu.csv and makes tables and docs/cpu.png of it.  make bench-report   only those
 # make proof-quick   starts of small models compared on real data, and that their order is what it was: minutes on two cores
 # make proof   all starts (from MiniLM the leading ones) screened on one target by short runs, the best run whole with three seeds: 32 minutes on two cores of an EPYC (Zen 3); it goes on where it was.
 #              Ledger, page and pictures in build/proof

@@ -1,4 +1,5 @@
-"""The ledger's newest runs into README.md's table and docs/cpu.png: `make bench-report`.
+"""The ledger's newest runs into docs/SPEED.md, the first of them into README.md's table, and docs/cpu.png: part of
+`make bench-report`.
 
 Of each instruction set the newest run that has every case of ledger.CASES, a run being the rows of one machine and
 commit, and of AVX-512 that of the machine before it; it may go past midnight. What was measured again within a run
@@ -81,8 +82,8 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ["---"] * len(header), *rows))
 
 
-def tables(run: Run) -> str:
-    """The run in words and numbers: against the peers, then, if measured, other dtypes and instruction sets."""
+def against_peers(run: Run) -> str:
+    """The run in words and numbers, against the peers."""
     against = [(case, run[PEERS, str(case)]) for case in CASES]
     header = ["op", "size", "ms", "% of read", "times the fastest peer", "times scipy", "times torch_dct"]
     text = markdown(
@@ -101,7 +102,12 @@ def tables(run: Run) -> str:
         ],
     )
     single = [row for row in run.values() if (row.get("dtype") or "float32") == "float32"]
-    text = f"{machine(run)}. Largest errors of float32: {errors(single)}.\n\n{text}"
+    return f"{machine(run)}. Largest errors of float32: {errors(single)}.\n\n{text}"
+
+
+def tables(run: Run) -> str:
+    """The same, then, if measured, other dtypes and instruction sets."""
+    text = against_peers(run)
     others = [
         (case, [run.get((of, str(case)), {}).get(ratio, "") for of, ratio in OTHERS.values()]) for case in COMPARED
     ]
@@ -118,9 +124,14 @@ def errors(rows: list[Row]) -> str:
     return f"relative L2 {relative}" + (f", element {max(elements, key=float)} eps" if elements else "")
 
 
-def updated(readme: str, runs: list[Run]) -> str:
-    """The README with its table, whatever it held before, made of the runs."""
-    return between_markers(readme, "cpu table", "\n".join(tables(run) for run in runs))
+def updated(page: str, runs: list[Run]) -> str:
+    """docs/SPEED.md with its tables, whatever they held before, made of the runs."""
+    return between_markers(page, "cpu table", "\n".join(tables(run) for run in runs))
+
+
+def updated_readme(readme: str, runs: list[Run]) -> str:
+    """README.md with its table, of the first run against the peers alone."""
+    return between_markers(readme, "cpu table", against_peers(runs[0]))
 
 
 def draw(runs: list[Run], path: Path) -> None:
@@ -151,8 +162,9 @@ def main() -> None:
     runs = newest(ledger.read())
     if not runs:
         raise SystemExit(f"{ledger.LEDGER.name} has no run of all {len(CASES)} cases: make bench-cpu measures one")
-    readme = ROOT / "README.md"
-    readme.write_text(updated(readme.read_text(), runs))
+    readme, page = ROOT / "README.md", ROOT / "docs" / "SPEED.md"
+    page.write_text(updated(page.read_text(), runs))
+    readme.write_text(updated_readme(readme.read_text(), runs))
     draw(runs, ROOT / "docs" / "cpu.png")
 
 

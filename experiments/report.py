@@ -29,10 +29,10 @@ from experiments.measures import (
     target_of,
     tuned,
 )
-from experiments.starts import ALIGNED, CONTROLS, PAPER, PLUS, RANDOM, RIVALS
+from experiments.starts import ALIGNED, CONTROLS, PAPER, PLUS, RANDOM, RIVALS, STARTS
 from experiments.tasks import FULL, TASKS, base_of
 from experiments.training import Curve
-from experiments.words import ABOUT, PAPER_SAYS, TASKS_SAY
+from experiments.words import ABOUT, PAPER_SAYS, STARTS_SAY, TASKS_SAY
 from front_kernels.bench import ledger
 
 GROUPS = {
@@ -336,8 +336,11 @@ def picture(path: Path, title: str, reference: str, runs: Sequence[Measured], st
 def write(rows: Sequence[Row], out: Path) -> Path:
     every, rows = rows, comparable(rows)
     found = find(every)
+    named = {start for _, _, starts in found.values() for start in starts}
     parts = [
         about(rows),
+        "## The starts\n",
+        table(("start", "what it is"), ([name, STARTS_SAY[name]] for name in STARTS if name in named)),
         "## Where each recipe wins\n",
         "Of each group the start that spends the fewest FLOPs, and times faster in steps, of those with most seeds,\n"
         "or where none of these gets there of all, with how many seeds it has; with its FLOPs where they are more\n"

@@ -46,6 +46,41 @@ TASKS_SAY = {
   target is rotated, not exactly.
 """,
 }
+STARTS_SAY = {
+    "random": "N(0, 0.02²)",
+    "random, fan-in": "N(0, 1/fan-in), embeddings N(0, 1) unless a head reads them too",
+    "paper": "`transfer(source, target)`: the paper's recipe along rows, columns and layers, with its gain",
+    "paper, area": 'the same with `gain="area"`: an axis times its new length over what is kept of it',
+    "paper, ortho": 'the same with `gain="ortho"`: the weights keep their scale, but for the depth',
+    "paper, split": "paper, packed queries, keys and values as three matrices",
+    "paper, area, split": "paper, area, with them as three",
+    "paper, ortho, split": "paper, ortho, with them as three",
+    "paper, ortho, hidden axes": 'the same with `mlp_axes="hidden"`: of MLP matrices the hidden axis alone',
+    "paper, ortho, layers by name": "paper, ortho, split with `depth=False`: each layer from the one of its name",
+    "paper, ortho, random depth": 'paper, ortho, split with `depth_fill="random"`',
+    "paper, ortho, consistence": 'the same with `depth_fill="consistence"`',
+    "paper, ortho, repeat": 'the same with `depth_fill="repeat"`',
+    "FRONT+": "paper, from a source that was trained on with the spectral penalty",
+    "FRONT+, ortho": "paper, ortho, from that source",
+    "FRONT+, ortho, split": "paper, ortho, split, from that source",
+    "aligned": '`transfer(source, target, recipe="aligned")`, with the first layers',
+    "aligned, activations": "the same, the axes being those of the stream's activations on a few batches",
+    "aligned, even layers": 'aligned with `depth_fill="select"`: evenly spaced layers',
+    "selection": "evenly spaced channels, units, heads and layers of the source (Xu et al., ICLR 2024)",
+    "selection, first layers": "the same with the first layers",
+    "corner, first layers": "the first channels, units, heads and layers; random numbers beyond, layers from the first again",
+    "corner, even layers": "the same with evenly spaced layers",
+    "bilinear": "matrices resized bilinearly, evenly spaced layers",
+    "net2net": "copies of channels, units and heads, what reads them divided by their number, and layers that add nothing "
+    "(Chen et al., ICLR 2016)",
+    "stacking": "copies as in net2net; layers from the first again",
+    "interleaving": "copies as in net2net; layers followed by their own copies",
+    "residual axis, not aligned": 'control: `axes="residual"`, as in the aligned recipe, of a source that is not aligned',
+    "shuffled, paper": "control: paper, from a source whose numbers were shuffled within each tensor",
+    "shuffled, paper, ortho, split": "control: paper, ortho, split, from that source",
+    "shuffled, aligned": "control: aligned, from that source",
+    "random axes": "control: aligned, but the stream is rotated into random axes",
+}
 PAPER_SAYS = (
     "The paper (Shen et al., FRONT, ICML 2026) reports up to 15 times faster convergence in vision and 40.5 % fewer "
     "training FLOPs in language, on its own models and data. Here"

@@ -1,4 +1,4 @@
-"""README's speed table is what bench/report.py makes of the ledger, and of which of its rows."""
+"""The tables of docs/SPEED.md and README.md are what bench/report.py makes of the ledger, and of which of its rows."""
 
 from __future__ import annotations
 
@@ -67,11 +67,14 @@ def run(ledger: ModuleType):
     return rows
 
 
-def test_readme_holds_what_the_ledger_says(ledger, report):
-    readme = (ROOT / "README.md").read_text()
+def test_the_pages_hold_what_the_ledger_says(ledger, report):
+    readme, page = (ROOT / "README.md").read_text(), (ROOT / "docs" / "SPEED.md").read_text()
     runs = report.newest(ledger.read())
     assert runs
-    assert report.updated(readme, runs) == readme
+    assert report.updated(page, runs) == page
+    assert report.updated_readme(readme, runs) == readme
+    assert report.against_peers(runs[0]) in readme
+    assert all(report.tables(run) in page for run in runs)
 
 
 def test_the_newest_complete_run_is_taken(report, run):
@@ -139,9 +142,18 @@ def test_other_dtypes_and_instruction_sets_are_a_table_of_their_own(ledger, repo
     assert "2.2" not in table
 
 
-def test_a_readme_without_markers_is_refused(report, run):
+@pytest.mark.parametrize("update", ["updated", "updated_readme"])
+def test_a_page_without_markers_is_refused(report, run, update):
     with pytest.raises(ValueError, match="lacks the lines <!-- cpu table: begin -->"):
-        report.updated("text\n", report.newest(run()))
+        getattr(report, update)("text\n", report.newest(run()))
+
+
+def test_the_readme_has_the_first_run_against_the_peers_alone(report, run):
+    found = report.newest(run() + run(isa="avx2"))
+    text = report.updated_readme(f"{BEGIN}stale\n{END}", found)
+    assert text == f"{BEGIN}{report.against_peers(found[0])}{END}"
+    assert "avx512" in text
+    assert "avx2" not in text
 
 
 def test_the_picture_is_the_same_file_every_time(report, run, tmp_path):

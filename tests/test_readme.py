@@ -26,7 +26,9 @@ def test_fence(code, tmp_path, monkeypatch, capsys):
 
 def test_links_lead_somewhere():
     root = Path(__file__).parent.parent
-    for target in re.findall(r"\]\(([^)]+)\)", README):
+    found = re.findall(r"\]\(([^)]+)\)", README)
+    assert len(found) > 10
+    for target in found:
         if target.startswith("#"):
             headings = {re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-") for line in HEADINGS}
             assert target[1:] in headings, target
