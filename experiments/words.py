@@ -68,14 +68,14 @@ STARTS_SAY = {
     "aligned, even layers": 'aligned with `depth_fill="select"`: evenly spaced layers',
     "selection": "evenly spaced channels, units, heads and layers of the source (Xu et al., ICLR 2024)",
     "selection, first layers": "the same with the first layers",
-    "corner, first layers": "the first channels, units, heads and layers; random numbers beyond, layers from the first again",
+    "corner, first layers": "the first channels, units, heads and layers; beyond, random numbers, and layers again",
     "corner, even layers": "the same with evenly spaced layers",
     "bilinear": "matrices resized bilinearly, evenly spaced layers",
-    "net2net": "copies of channels, units and heads, what reads them divided by their number, and layers that add nothing "
-    "(Chen et al., ICLR 2016)",
+    "net2net": "channels, units and heads copied, what reads the copies divided by their number; "
+    "layers that add nothing (Chen et al., ICLR 2016)",
     "stacking": "copies as in net2net; layers from the first again",
     "interleaving": "copies as in net2net; layers followed by their own copies",
-    "residual axis, not aligned": 'control: `axes="residual"`, as in the aligned recipe, of a source that is not aligned',
+    "residual axis, not aligned": 'control: `axes="residual"`, as the aligned recipe, of a source that is not aligned',
     "shuffled, paper": "control: paper, from a source whose numbers were shuffled within each tensor",
     "shuffled, paper, ortho, split": "control: paper, ortho, split, from that source",
     "shuffled, aligned": "control: aligned, from that source",

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from experiments import check, jobs, measures, report, starts
+from experiments import check, jobs, measures, report, starts, words
 from experiments.tasks import LANGUAGE, VISION
 from front_kernels.bench import ledger
 
@@ -242,3 +242,10 @@ def test_report(tmp_path: Path) -> None:
     assert "| selection | 1 | 0.003 | 2.000 | - | - | ≥ 4.0 | - | 1.675 | 1.100 |" in text
     assert "vision, the paper's recipe: reached for 1 of 1 targets; at best 0.5 times faster" in text
     assert (tmp_path / "pictures" / "vision-narrower.png").stat().st_size > 1000
+
+
+def test_every_start_is_explained_once() -> None:
+    assert set(words.STARTS_SAY) == set(starts.STARTS)
+    results = (Path(__file__).parent.parent / "docs" / "RESULTS.md").read_text()
+    for name in ("aligned", "paper", "corner, first layers", "shuffled, aligned"):
+        assert results.count(f"| {name} | {words.STARTS_SAY[name]} |\n") == 1
