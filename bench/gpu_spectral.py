@@ -1,4 +1,4 @@
-"""The spectral loss on a GPU: times of loss and gradient, for the figures in docs/DESIGN.md.
+"""The spectral loss on a GPU: times of loss and gradient, for the figures in docs/GPU.md.
 
     python bench/gpu_spectral.py [--out FOLDER]
 

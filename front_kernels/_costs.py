@@ -1,7 +1,7 @@
 """What a GPU engine would take for a transform: the cost model by which engines.py chooses. Data and arithmetic only.
 
 Times are those of a model, not of a device: the larger of what the memory and what the arithmetic needs, for each
-kernel, and a launch. Fitted to times on an H200 (docs/DESIGN.md has them): the FFT-shaped kernels' rate, and how far
+kernel, and a launch. Fitted to times on an H200 (docs/GPU.md has them): the FFT-shaped kernels' rate, and how far
 products stay behind half of the tensor cores' peak. Other devices' rates go with their peaks. Only ratios decide.
 """
 

@@ -36,7 +36,7 @@ def problem(shape, k, dtype, inverse=False, count=1):
     return _costs.Problem(count, shape, k, inverse, dtype, dtype)
 
 
-# Microseconds on an H200 (docs/DESIGN.md), forward: of the CUDA kernels and of products. Where a length has a large
+# Microseconds on an H200 (docs/GPU.md), forward: of the CUDA kernels and of products. Where a length has a large
 # prime factor, or few coefficients of 16-bit numbers are kept, products are the faster ones.
 MEASURED = [
     ((8192, 8192), (128, 128), HALF, 99.2, 82.7),
