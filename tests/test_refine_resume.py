@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
-from torch.optim import lr_scheduler as scheduling
 from torch.utils.data import DataLoader
 
 from front_models import refine
@@ -229,136 +225,3 @@ def test_a_schedule_that_returns_no_weight(value: object) -> None:
     message = f"schedule: returned {value!r} at step 2; allowed is a finite number from 0"
     with pytest.raises(ValueError, match=re.escape(message)):
         refined(layers, schedule=lambda step: value if step == 2 else 1.0)
-
-
-class _Wave:
-    """A schedule that is an object with a number of numpy's."""
-
-    def __init__(self) -> None:
-        self.length = np.float64(7)
-
-    def __call__(self, step: int) -> Any:
-        return np.cos(step / self.length)
-
-
-def _scheduled(
-    make: Callable[[torch.optim.Optimizer], Any],
-    checkpoint: Path | None,
-    loss_fn: Callable[..., Tensor] = task,
-    dtype: torch.dtype = torch.float32,
-) -> nn.Module:
-    torch.manual_seed(0)
-    model = layers().to(dtype)
-    data = [batch.to(dtype) for batch in DATA]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=np.logspace(-2, -1, 3)[1], weight_decay=np.float64(0.1))  # type: ignore[arg-type]
-    options: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint}
-    refine(model, data, loss_fn, lam=0.1, steps=6, optimizer=optimizer, scheduler=make(optimizer), **options)
-    return model
-
-
-SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
-    "numpy's function": lambda o: scheduling.LambdaLR(o, lambda step: np.cos(step / 10)),
-    "an object": lambda o: scheduling.LambdaLR(o, _Wave()),
-    "milestones": lambda o: scheduling.MultiStepLR(o, list(np.arange(1, 6, 2)), np.float64(0.5)),
-    "a sequence": lambda o: scheduling.SequentialLR(
-        o, [scheduling.ConstantLR(o, 0.5, 2), scheduling.CosineAnnealingLR(o, 4)], [np.int64(2)]
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_numbers_of_numpy_in_schedulers_and_optimizers(name: str, tmp_path: Path) -> None:
-    whole = _scheduled(SCHEDULERS[name], None)
-    with pytest.raises(KeyboardInterrupt):
-        _scheduled(SCHEDULERS[name], tmp_path / "run.pt", stopped_at(3))
-    assert_same(_scheduled(SCHEDULERS[name], tmp_path / "run.pt"), whole)
-
-
-def test_state_that_a_checkpoint_cannot_keep_is_refused_before_any_step(tmp_path: Path) -> None:
-    class Odd(scheduling.StepLR):
-        def state_dict(self) -> dict[str, Any]:
-            return {**super().state_dict(), "odd": Averaged()}
-
-    def never(model: nn.Module, batch: Tensor) -> Tensor:
-        raise AssertionError
-
-    with pytest.raises(ValueError, match="scheduler: its state_dict"):
-        _scheduled(lambda o: Odd(o, 2), tmp_path / "run.pt", never)
-    assert not (tmp_path / "run.pt").exists()
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        (lambda o: scheduling.CosineAnnealingLR(o, 40), lambda o: scheduling.CosineAnnealingLR(o, 4000)),
-        (lambda o: scheduling.StepLR(o, 5), lambda o: scheduling.StepLR(o, 50)),
-        (SCHEDULERS["a sequence"], lambda o: scheduling.SequentialLR(o, [scheduling.ConstantLR(o)], [])),
-        (lambda o: scheduling.StepLR(o, 5), lambda o: scheduling.ExponentialLR(o, 0.9)),
-    ],
-)
-def test_a_checkpoint_of_another_scheduler_changes_nothing(first: Any, second: Any, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        _scheduled(first, tmp_path / "run.pt", stopped_at(3))
-    before: list[nn.Module] = []
-
-    def made(optimizer: torch.optim.Optimizer) -> Any:
-        before.append(copy.deepcopy(optimizer.param_groups[0]["params"]))
-        return second(optimizer)
-
-    with pytest.raises(ValueError, match="of a run with scheduler"):
-        _scheduled(made, tmp_path / "run.pt")
-    torch.manual_seed(0)
-    assert all(torch.equal(a, b) for a, b in zip(before[0], layers().parameters(), strict=True))
-
-
-def test_a_checkpoint_of_another_dtype(tmp_path: Path) -> None:
-    make = SCHEDULERS["numpy's function"]
-    with pytest.raises(KeyboardInterrupt):
-        _scheduled(make, tmp_path / "run.pt", stopped_at(3))
-    with pytest.raises(ValueError, match="of a run with parameters"):
-        _scheduled(make, tmp_path / "run.pt", dtype=torch.float64)
-
-
-def test_a_checkpoint_goes_on_with_the_objects_of_the_interrupted_run(tmp_path: Path) -> None:
-    def run(loss_fn: Callable[..., Tensor], again: Any = None) -> Any:
-        if again is None:
-            torch.manual_seed(0)
-            model = layers()
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-            again = model, optimizer, scheduling.CosineAnnealingWarmRestarts(optimizer, 2)
-        model, optimizer, scheduler = again
-        with contextlib.suppress(KeyboardInterrupt):
-            refine(
-                model, DATA, loss_fn, lam=0.1, steps=6, optimizer=optimizer, scheduler=scheduler,
-                checkpoint=tmp_path / f"{loss_fn.__name__}.pt",
-            )  # fmt: skip
-        return again
-
-    whole = run(task)
-    parts = run(stopped_at(3))
-    (tmp_path / "stopping.pt").rename(tmp_path / "task.pt")
-    assert_same(run(task, parts)[0], whole[0])
-
-
-def test_gradients_outside_the_optimizer_are_cleared(tmp_path: Path) -> None:
-    """Else clipping would count the gradients of all steps before, and what is resumed none of them."""
-
-    def head_only(loss_fn: Callable[..., Tensor], path: Path | None) -> nn.Module:
-        torch.manual_seed(0)
-        model = layers()
-        optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)  # type: ignore[index]
-        refine(model, DATA, loss_fn, lam=0.1, steps=6, optimizer=optimizer, clip_grad_norm=0.01, checkpoint=path)
-        return model
-
-    whole = head_only(task, None)
-    with pytest.raises(KeyboardInterrupt):
-        head_only(stopped_at(3), tmp_path / "run.pt")
-    assert_same(head_only(task, tmp_path / "run.pt"), whole)
-
-
-def test_no_gradient_is_left_of_a_step_without_a_finite_loss() -> None:
-    model = layers()
-    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)  # type: ignore[index]
-    with pytest.raises(FloatingPointError):
-        refine(model, [torch.full((3, 6), torch.nan)], task, lam=0.1, steps=2, optimizer=optimizer)
-    assert all(parameter.grad is None for parameter in model.parameters())

@@ -81,11 +81,12 @@ def refine(
 
     Raises:
         TypeError, ValueError: an argument is not allowed; the data end before they have begun; the optimizer or the
-            scheduler has state that a checkpoint cannot keep; the checkpoint is damaged or of another run: other steps,
-            lam, penalty, clipping, parameters (also others that are trained, in other groups of the optimizer, or of
-            another dtype), optimizer, scheduler (of torch's own also the numbers that it was made with) or process (but
-            of functions it is not known whether they are the same); processes that train together name one file, or go
-            on from different steps. The model is as it was (but where the steps differ).
+            scheduler, or the model (get_extra_state), has state that a checkpoint cannot keep; the checkpoint is
+            damaged or of another run: other steps, lam, penalty, clipping, parameters (also others that are trained, in
+            other groups of the optimizer, or of another dtype), optimizer, scheduler (of torch's own also the numbers
+            that it was made with) or process (but of functions it is not known whether they are the same); processes
+            that train together name one file, or go on from different steps. The model is as it was (but where the
+            steps differ, or the first step made the state that cannot be kept).
         OSError: the checkpoint cannot be written there.
         FloatingPointError: a loss is not finite. The model is as it was before that step, buffers too.
     """
@@ -100,7 +101,10 @@ def refine(
         )
     regularizer = regularizer or SpectralRegularizer(model, keep_ratio=0.5, reduction="mean")
     first = {"lam": float(lam), "schedule": _name(schedule), "steps": steps}
-    last = {"clip_grad_norm": clip_grad_norm, "regularizer": repr(regularizer)}
+    last = {
+        "clip_grad_norm": None if clip_grad_norm is None else float(clip_grad_norm),
+        "regularizer": repr(regularizer),
+    }
     run = Run(model, data, optimizer, scheduler, first, last)
     path = None if checkpoint is None else Path(checkpoint)
     check_own_checkpoint(model, path)
@@ -110,11 +114,12 @@ def refine(
         if path.exists():
             run.load(path)
         run.check_step()
+    begun = len(run.result.task_loss)
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     try:
         with _bar(progress, steps, regularizer) as show:
-            for step in range(len(run.result.task_loss), steps):
+            for step in range(begun, steps):
                 weight = lam * _factor(schedule, step, steps)
                 batch = run.next_batch()
                 _clear_gradients(model, optimizer)
@@ -135,6 +140,8 @@ def refine(
                 if scheduler is not None:
                     scheduler.step()
                 run.done(*values)
+                if path is not None and step == begun:  # the first step has made the optimizer's state
+                    run.check_states()
                 show(step + 1, *values)
                 if path is not None and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
                     run.save(path)

@@ -20,7 +20,7 @@ from front_models._walk import is_distributed
 
 __all__ = ["RefineResult", "Run", "check_own_checkpoint"]
 
-_FORMAT = "front-refine-6"
+_FORMAT = "front-refine-7"
 _KEYS = {"settings", "model", "buffers", "optimizer", "scheduler", "taken", "workers at start", "random at start"}
 _KEYS |= {"random", "task_loss", "penalty"}
 _GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
@@ -28,6 +28,7 @@ _GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "bat
 _STEPPED = {"last_epoch", "_step_count", "_last_lr", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
 _STEPPED |= {"_get_lr_called_within_step", "_is_initial"}
 _END = object()
+_SHOWN = 200  # characters of a value in a message
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Run:
     ) -> None:
         self.result = RefineResult()
         self._model, self._data, self._optimizer, self._scheduler = model, data, optimizer, scheduler
-        self._settings = {
+        settings = {
             **first,
             "parameters": {
                 n: [list(value.shape), str(value.dtype)] if torch.is_tensor(value) else None
@@ -62,11 +63,12 @@ class Run:
             "trained parameters": [n for n, parameter in model.named_parameters() if parameter.requires_grad],
             "optimizer": type(optimizer).__name__,
             "parameters of the optimizer": [_names(group, model) for group in optimizer.param_groups],
-            "hyperparameters": [_hyperparameters(group) for group in optimizer.param_groups],
+            "hyperparameters": [_hyperparameters(group, scheduler) for group in optimizer.param_groups],
             "scheduler": _made_with(scheduler),
             "process": _process(model),
             **last,
         }
+        self._settings = _plain(settings)
         self._batches: Iterator[Any] | None = None
         self._taken = 0  # batches of this pass over the data
         self._at_start = _random_state(data)  # when it began
@@ -128,8 +130,8 @@ class Run:
         return {"optimizer": _plain(self._optimizer.state_dict()), "scheduler": scheduler}
 
     def check_states(self) -> None:
-        """That a checkpoint of the optimizer and the scheduler could be read again."""
-        for name, state in self._states().items():
+        """That a checkpoint of the optimizer, the scheduler and the model could be read again."""
+        for name, state in {**self._states(), "model": dict(self._model.state_dict())}.items():
             file = io.BytesIO()
             try:
                 torch.save(_plain(state, tensors=False), file)
@@ -169,11 +171,14 @@ class Run:
             raise ValueError(f"checkpoint: {os.fspath(path)!r} is damaged: it has no {', '.join(missing)}")
         settings = {**self._settings, "buffers": sorted(state["buffers"].keys() & self._names_of_buffers())}
         found = {**state["settings"], "buffers": sorted(state["buffers"])}
-        for name, value in settings.items():
-            if found.get(name) != value:
+        for setting, value in settings.items():
+            if found.get(setting) != value:
+                name, other, own = setting, found.get(setting), value
+                if max(len(repr(other)), len(repr(own))) > _SHOWN:
+                    name, other, own = _difference(name, other, own)
                 raise ValueError(
-                    f"checkpoint: {os.fspath(path)!r} is of a run with {name} {_short(found.get(name))}, not "
-                    f"{_short(value)}; name another file, or remove it to start anew"
+                    f"checkpoint: {os.fspath(path)!r} is of a run with {name} {_short(other)}, not {_short(own)}; name "
+                    "another file, or remove it to start anew"
                 )
         if state["taken"] is not None:
             self._replay(state, path)
@@ -291,12 +296,17 @@ def _plain(value: Any, *, tensors: bool = True) -> Any:
 def _made_with(scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> Any:
     """The kind of a scheduler and, of torch's own, the numbers that steps leave as they are."""
     kind = type(scheduler)
-    if scheduler is None or kind.__module__ != torch.optim.lr_scheduler.__name__:
+    if scheduler is None or not _is_torchs(scheduler):
         return kind.__name__
-    state = scheduler.state_dict()
+    # Of what a function is an object may hold anything.
+    state = {n: value for n, value in scheduler.state_dict().items() if n != "lr_lambdas"}
     inner = [_made_with(each) for each in getattr(scheduler, "_schedulers", [])]
     numbers = {n: _plain(value) for n, value in state.items() if n not in _STEPPED and n != "_schedulers"}
     return [kind.__name__, {n: value for n, value in numbers.items() if _only_numbers(value)}, inner]
+
+
+def _is_torchs(scheduler: torch.optim.lr_scheduler.LRScheduler) -> bool:
+    return type(scheduler).__module__.startswith("torch.optim.")  # SWALR is not where the others are
 
 
 def _only_numbers(value: Any) -> bool:
@@ -307,10 +317,16 @@ def _only_numbers(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str, type(None)))
 
 
-def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
-    """Of a group of parameters, those that no scheduler changes."""
-    scheduled = ("params", "lr", "momentum", "betas") if "initial_lr" in group else ("params",)
-    plain = {n: v.item() if torch.is_tensor(v) else _plain(v) for n, v in group.items() if n not in scheduled}
+def _hyperparameters(group: dict[str, Any], scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> dict[str, Any]:
+    """Of a group of parameters, those that the scheduler does not change."""
+    scheduled = {"params"}
+    if "initial_lr" in group:
+        scheduled.add("lr")
+        # Of torch's own those that cycle the momentum say so in the group; others may change it.
+        if "max_momentum" in group or (scheduler is not None and not _is_torchs(scheduler)):
+            scheduled |= {"momentum", "betas"}
+    own = {n: value for n, value in group.items() if n not in scheduled}
+    plain = {n: _plain(v.tolist() if torch.is_tensor(v) else v) for n, v in own.items()}
     return {n: value for n, value in plain.items() if isinstance(value, (bool, int, float, str, tuple, type(None)))}
 
 
@@ -322,9 +338,22 @@ def _copied(buffer: Tensor, into: Tensor | None) -> Tensor:
     return into.copy_(buffer)
 
 
+def _difference(name: str, found: Any, own: Any) -> tuple[str, Any, Any]:
+    """The first part by which two values differ, by its name."""
+    pairs: Iterable[tuple[Any, Any, Any]] = ()
+    if isinstance(found, dict) and isinstance(own, dict) and found.keys() == own.keys():
+        pairs = ((key, found[key], own[key]) for key in own)
+    elif isinstance(found, (list, tuple)) and isinstance(own, (list, tuple)) and len(found) == len(own):
+        pairs = zip(range(len(own)), found, own, strict=True)
+    for key, one, two in pairs:
+        if one != two:
+            return _difference(f"{name}[{key!r}]", one, two)
+    return name, found, own
+
+
 def _short(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _generators(data: object) -> dict[str, torch.Generator]:
