@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,55 @@ def test_an_interrupt_while_writing_leaves_nothing(files: Path, number: signal.S
     assert "Traceback" not in error
     assert Path("out.safetensors").read_text() == "precious"
     assert names_in(files) == ["like.safetensors", "out.safetensors", "source.safetensors"]
+
+
+def test_a_second_signal_while_files_are_removed_changes_nothing(files: Path) -> None:
+    """A terminal that is closed sends SIGHUP from the shell, and again from the kernel."""
+    script = (
+        "import pathlib, sys, time\n"
+        "import front_models._files as files\n"
+        "from front_models._cli import main\n"
+        "def write_half(tensors, path, metadata):\n"
+        "    pathlib.Path(path).write_bytes(bytes(100))\n"
+        "    print('writing', flush=True)\n"
+        "    time.sleep(60)\n"
+        "files.save_file = write_half\n"
+        "unlink = pathlib.Path.unlink\n"
+        "def slowly(path, *arguments, **options):\n"
+        "    print('removing', flush=True)\n"
+        "    time.sleep(1)\n"
+        "    unlink(path, *arguments, **options)\n"
+        "pathlib.Path.unlink = slowly\n"
+        "sys.exit(main())\n"
+    )
+    command = [sys.executable, "-P", "-c", script, *TRANSFER, "out.safetensors"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=default_interrupts) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "removing\n"
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            process.send_signal(number)
+        process.communicate(timeout=30)
+    assert process.returncode == 129
+    assert names_in(files) == ["like.safetensors", "source.safetensors"]
+
+
+def test_handlers_of_the_caller_and_other_threads(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+
+    def own(number: int, frame: object) -> None:
+        seen.append(number)
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("front_models._cli.cli.main", lambda **_: os.kill(os.getpid(), signal.SIGTERM))
+            assert main(["--version"]) in (0, None)
+        assert seen == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is own
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(main, ["inspect", "nope"]).result() == 1

@@ -144,6 +144,9 @@ def test_index_errors(tmp_path: Path) -> None:
         '{"weight_map": {}}': "names no shards",
         '{"weight_map": {"x": "three.safetensors"}}': r"the shard three\.safetensors is missing",
         '{"weight_map": {"x": "../one.safetensors"}}': r"'\.\./one\.safetensors' is not the name of a file",
+        '{"weight_map": {"x": ".."}}': r"'\.\.' is not the name of a file",
+        '{"weight_map": {"x": ""}}': r"'' is not the name of a file",
+        "[" * 100_000: "not an index of safetensors shards",
         '{"weight_map": {"x": "one.safetensors"}}': r"the shard one\.safetensors does not hold 'x'",
     }.items():
         index.write_text(content)

@@ -6,11 +6,14 @@ import json
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.fft
 import torch
+from matplotlib import figure
+from matplotlib.axes import Axes
 from rich.console import Console
 from torch import Tensor
 
@@ -240,6 +243,17 @@ def test_picture(tmp_path: Path, suffix: str, magic: bytes) -> None:
         plot_energy(tensors, path)
     plot_energy(tensors, path, force=True)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_legend_names_all_and_no_text_is_a_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    kept = figure.Figure.savefig
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *a, **k: (figures.append(self), kept(self, *a, **k))[1])
+    plot_energy({"_hidden": noise(8, 8), "x_{$": noise(8, 8)}, tmp_path / "a.svg", title="m$x_{$")
+    (legend,) = [axis.get_legend() for axis in figures[0].findobj(Axes) if axis.get_legend()]
+    assert [text.get_text() for text in legend.get_texts()] == ["white noise", "_hidden", r"x_{\$"]
+    assert legend.get_lines()[0].get_color() == "black"
+    assert len({line.get_color() for line in legend.get_lines()}) == 3
 
 
 def test_progress_that_cannot_be_called() -> None:

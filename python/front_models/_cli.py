@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -360,14 +361,22 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
 def _terminate(number: int, _frame: FrameType | None) -> None:
-    # As an exception, so that temporaries are removed on the way out.
+    # As an exception, so that temporaries are removed on the way out; and once, for another one would end that: a
+    # closed terminal sends two.
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
 def _terminated() -> dict[int, Any]:
-    """Has signals that end a process end it so, but for those that it was told to ignore (nohup); their handlers."""
-    ending = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    """Has signals that end a process end it so; their handlers before. Not those that it ignores (nohup) or handles."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # where handlers cannot be set
+    ending = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
     return {number: signal.signal(number, _terminate) for number in ending}
 
 

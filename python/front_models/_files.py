@@ -260,21 +260,23 @@ def _open_index(index: Path) -> dict[str, Any]:
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         weight_map = dict(content["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsFileError(f"{index}: not an index of safetensors shards ({error!r})") from error
-    opened: dict[Path, Any] = {}
+    opened: dict[Path, tuple[Any, frozenset[str]]] = {}  # with their names, of which each call makes a list
     shards: dict[str, Any] = {}
     for name, file_name in weight_map.items():
-        if not isinstance(file_name, str) or Path(file_name).name != file_name:
+        if not isinstance(file_name, str) or Path(file_name).name != file_name or file_name in ("", ".."):
             raise WeightsFileError(f"{index}: {file_name!r} is not the name of a file in the same folder")
         shard = index.parent / file_name
         if not shard.exists():
             raise WeightsFileError(f"{index}: the shard {file_name} is missing")
         if shard not in opened:
-            opened[shard] = _open_shard(shard)
-        if name not in opened[shard].keys():  # noqa: SIM118 (a safe_open handle is no mapping)
+            handle = _open_shard(shard)
+            opened[shard] = handle, frozenset(handle.keys())
+        handle, held = opened[shard]
+        if name not in held:
             raise WeightsFileError(f"{index}: the shard {file_name} does not hold {name!r}")
-        shards[name] = opened[shard]
+        shards[name] = handle
     if not shards:
         raise WeightsFileError(f"{index}: the index names no shards")
     return shards

@@ -130,7 +130,7 @@ def plot_energy(
     spectra = {name: spectrum(tensor) for name, tensor in tensors.items()}
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.12))
     if title:
-        figure.suptitle(title, fontsize=12, fontweight="bold")
+        figure.suptitle(_literal(title), fontsize=12, fontweight="bold")
     _draw_heat_maps(top, spectra)
     _draw_curves(bottom, spectra)
     with atomic_path(path, force=force) as temporary:
@@ -201,12 +201,12 @@ def _draw_curves(figure: Any, spectra: Mapping[str, Spectrum]) -> None:
     share, ratio = figure.subplots(1, 2)
     x = next(iter(spectra.values())).fractions.numpy()
     share.plot(x, 100 * x**2, color="black", linestyle="--", linewidth=1.3, zorder=3)
-    ratio.axhline(1, color="black", linestyle="--", linewidth=1.3, label="white noise", zorder=3)
-    for (name, one), colour in zip(spectra.items(), COLOURS, strict=False):
+    lines = [ratio.axhline(1, color="black", linestyle="--", linewidth=1.3, zorder=3)]
+    for one, colour in zip(spectra.values(), COLOURS, strict=False):
         share.plot(x, 100 * one.share.numpy(), color=colour, linewidth=1.8)
         seen = one.white > 0
         over = one.share[seen] / one.white[seen]
-        ratio.plot(x[seen.numpy()], over.numpy(), color=colour, linewidth=1.8, label=_literal(_shortened(name)))
+        lines += ratio.plot(x[seen.numpy()], over.numpy(), color=colour, linewidth=1.8)
     for axis in (share, ratio):
         axis.set_xlim(0, 1)
         axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
@@ -220,4 +220,6 @@ def _draw_curves(figure: Any, spectra: Mapping[str, Spectrum]) -> None:
     ratio.set_yscale("log", base=2)
     ratio.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     ratio.set_ylabel("times white noise", fontsize=9.5)
-    ratio.legend(frameon=False, fontsize=9, loc="upper right")
+    # Told explicitly: matplotlib leaves out labels of their own that begin with an underscore.
+    labels = ["white noise", *(_literal(_shortened(name)) for name in spectra)]
+    ratio.legend(lines, labels, frameon=False, fontsize=9, loc="upper right")
