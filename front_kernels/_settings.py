@@ -32,12 +32,14 @@ class _Set:
 
     def __enter__(self) -> None:
         with _lock:
-            if not any(each is self for each in _made[self._name]):
+            others = [each for each in _made[self._name] if each is not self]
+            if self._entered or len(others) == len(_made[self._name]):
                 raise RuntimeError(
-                    f"set_{self._name}: this setting has ended, or another one was made for good since; call "
+                    f"set_{self._name}: this setting is in use, has ended, or others were made for good since; call "
                     f"set_{self._name}({self.value!r}) anew"
                 )
             self._entered = True
+            _made[self._name] = [*others, self]  # from now on it counts, whatever was set since it was made
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -62,8 +64,9 @@ def set_engine(name: str | None) -> _Set:
         name: "cuda" (FFT-shaped kernels), "triton" (GEMM-shaped kernels) or None, whatever FRONT_ENGINE says.
 
     Returns:
-        A context manager whose end undoes this call; nothing needs to be entered. It is for one block: entered again,
-        or after later settings for good, it raises RuntimeError.
+        A context manager whose end undoes this call; nothing needs to be entered. Within the block it counts, also
+        where another one was made between the call and the block. It is for one block: entered again, or after two
+        later settings for good, it raises RuntimeError.
 
     Raises:
         ValueError: name is none of these. That an engine is missing is an error of the op.

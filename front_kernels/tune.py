@@ -8,6 +8,7 @@ package from then on; nothing is ever measured inside a call of theirs.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -19,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +159,7 @@ class Found(NamedTuple):
 
 def measure(
     entry: dict[str, Any], device: torch.device, target: plan.Target, timer: Timer,
-    compiling: dict[tiles.Tile, Future[str | None]] | None = None, until: float = float("inf"),
+    compiling: Compiling | None = None, until: float = float("inf"),
 ) -> list[Found]:  # fmt: skip
     """The tiles whose results are right, the fastest first, and their times by `timer`; none after the time `until`.
 
@@ -243,6 +245,56 @@ def rates(entry: dict[str, Any], us: float) -> str:
     return f"{n * lanes * size / us / 1e3:7.0f} GB/s {operations / us / 1e6:7.1f} TFLOP/s"
 
 
+Compiling = dict[tiles.Tile, Future[str | None]]
+
+
+class _Compilers:
+    """Processes that compile tiles ahead, of all entries in turn. If one of them is killed, all are lost, for a process
+    pool ends then: others compile what is left, one entry at a time."""
+
+    def __init__(self, jobs: int, target: plan.Target) -> None:
+        self._jobs, self._target = jobs, target
+        self._pool: ProcessPoolExecutor | None = None
+        self._compiling: dict[int, Compiling] = {}  # by the entry's identity
+        self._new_pool()
+
+    def _new_pool(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        # Processes of their own, since a CUDA context does not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self._jobs, mp_context=context) if self._jobs else None
+
+    def __enter__(self) -> _Compilers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, entry: dict[str, Any]) -> Compiling | None:
+        if self._pool is None:
+            return None
+        problem = Problem.of(entry)
+        return {tile: self._pool.submit(compiled, problem, tile, self._target) for tile in _candidates(entry)}
+
+    def begin(self, entries: Sequence[dict[str, Any]]) -> None:
+        with contextlib.suppress(BrokenProcessPool):  # what is left is compiled when it is asked for
+            for entry in entries:
+                if (compiling := self._submit(entry)) is not None:
+                    self._compiling[id(entry)] = compiling
+
+    def of(self, entry: dict[str, Any]) -> Compiling | None:
+        """Its tiles, compiled or being compiled; None: by nobody yet."""
+        return self._compiling.pop(id(entry), None) or self._submit(entry)
+
+    def alone(self, entry: dict[str, Any]) -> Compiling | None:
+        """The same by new processes, which have nothing else to do."""
+        self._compiling.clear()
+        self._new_pool()
+        return self._submit(entry)
+
+
 def tuned(
     device: torch.device, gpu: engines.Gpu, timer: Timer, only: Sequence[str] = (), until: float = float("inf"),
     jobs: int = 0, start: Path | None = None, failed: list[str] | None = None,
@@ -266,25 +318,21 @@ def tuned(
     asked = (
         [e for wanted in only for e, name in zip(entries, names, strict=True) if name == wanted] if only else entries
     )
-    # Processes of their own, since a CUDA context does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context) if jobs else None
-    compiling: dict[int, dict[tiles.Tile, Future[str | None]]] = {}
     measured = False
-    try:
-        if pool is not None:
-            for i, entry in enumerate(asked):
-                problem = Problem.of(entry)
-                compiling[i] = {tile: pool.submit(compiled, problem, tile, target) for tile in _candidates(entry)}
-        for i, entry in enumerate(asked):
+    with _Compilers(jobs, target) as compilers:
+        compilers.begin(asked)
+        for entry in asked:
             if time.monotonic() > until:
                 break
             try:
-                found = measure(entry, device, target, timer, compiling.get(i), until)
+                try:
+                    found = measure(entry, device, target, timer, compilers.of(entry), until)
+                except BrokenProcessPool:  # maybe of another entry, that was compiled ahead
+                    found = measure(entry, device, target, timer, compilers.alone(entry), until)
             except KeyboardInterrupt:  # what was measured before is worth minutes
                 failed.append("interrupted")
                 break
-            except Exception as error:  # no right tile, a compiler that was killed: the others may be fine
+            except Exception as error:  # no right tile, compilers that were killed: the others may be fine
                 failed.append(f"{_name(entry)} {entry['size']}: {type(error).__name__}: {error}")
                 click.echo(f"  {failed[-1]}", err=True)
                 continue
@@ -295,9 +343,6 @@ def tuned(
             if found:
                 entry |= {**found[0].tile._asdict(), "us": round(found[0].us, 2)}
                 measured = True
-    finally:
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
     if not measured:
         raise RuntimeError(f"nothing was measured: {'; '.join(failed) or 'the time was over before'}")
     return entries

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import importlib.util
 import math
 import multiprocessing
+import os
 import time
 from types import SimpleNamespace
 
@@ -61,12 +64,25 @@ def test_two_processes_append_to_a_ledger(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["bench.csv"]
 
 
-def test_a_ledger_with_a_surplus_field_is_refused(tmp_path):
+@pytest.mark.parametrize(("row", "words"), [("front,2,EXTRA", "more"), ("front", "fewer")])
+def test_a_ledger_of_ragged_rows_is_refused(tmp_path, row, words):
     path = tmp_path / "bench.csv"
-    path.write_text("by,us\nfront,1\nfront,2,EXTRA\n")
-    with pytest.raises(ValueError, match="row 2 has more fields than there are columns"):
+    path.write_text(f"by,us\nfront,1\n{row}\n")
+    with pytest.raises(ValueError, match=f"row 2 has {words} fields than there are columns"):
         ledger.append([{"by": "a"}], path)
-    assert path.read_text().endswith("EXTRA\n")
+    assert path.read_text() == f"by,us\nfront,1\n{row}\n"
+
+
+@pytest.mark.parametrize(("number", "fails"), [(errno.ENOLCK, False), (errno.EINTR, True)])
+def test_a_ledger_where_the_file_system_has_no_locks(tmp_path, monkeypatch, number, fails):
+    def no_lock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    path = tmp_path / "bench.csv"
+    with pytest.raises(OSError, match="Interrupted") if fails else contextlib.nullcontext():
+        ledger.append([{"by": "a"}], path)
+    assert path.exists() is not fails
 
 
 def test_sets():

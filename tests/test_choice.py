@@ -309,11 +309,29 @@ def test_a_setting_is_for_one_block():
     with once:
         assert _settings.precision() == "fast"
     with (
-        pytest.raises(RuntimeError, match=r"set_precision: this setting has ended.*set_precision\('fast'\) anew"),
+        pytest.raises(
+            RuntimeError, match=r"set_precision: this setting is in use, has ended.*precision\('fast'\) anew"
+        ),
         once,
     ):
         pass
     assert _settings.precision() == "highest"
+    again = fk.set_precision("fast")
+    with again:
+        with pytest.raises(RuntimeError, match="this setting is in use"), again:
+            pass
+        assert _settings.precision() == "fast"  # until the block ends
+    assert _settings.precision() == "highest"
+
+
+def test_a_block_counts_though_another_setting_was_made_before_it_began():
+    first = fk.set_engine("triton")
+    fk.set_engine("cuda")
+    with first:
+        assert _settings.engine() == "triton"
+    assert _settings.engine() == "cuda"
+    fk.set_engine(None)
+    assert _settings.engine() is None
 
 
 @pytest.mark.parametrize(("get", "usual"), [(_settings.engine, None), (_settings.precision, "highest")])

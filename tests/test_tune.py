@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -209,3 +210,34 @@ def test_numbers_out_of_range(on_a_gpu, options, words):
     run = on_a_gpu(*options)
     assert run.exit_code == 2
     assert words in run.output
+
+
+def one_dies(problem, tile, target):
+    """In place of what compiles, in a process of its own: of one entry the process ends."""
+    if DEADLY in (problem.x.shape[0], problem.out.shape[0]):
+        os._exit(1)
+
+
+DEADLY = 48
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_compiler_that_is_killed_takes_no_other_entry_with_it(on_a_gpu, tmp_path, monkeypatch, place):
+    entries = [entry | START for entry in ENTRIES]
+    entries[place] = entries[place] | {"size": [DEADLY, *entries[place]["size"][1:]]}
+    tune.write(tmp_path / "default.json", "by a test", entries)
+    best = tiles.Tile(16, 16, 16, 16, 4, 1)
+
+    def measured(entry, device, target, timer, compiling, until):
+        for future in compiling.values():
+            future.result()
+        return [tune.Found(1.0, best)]
+
+    monkeypatch.setattr(tune, "measure", measured)
+    monkeypatch.setattr(tune, "compiled", one_dies)
+    monkeypatch.setattr(tune, "candidates", few)
+    run = on_a_gpu("--jobs", "2")
+    assert run.exit_code == 1
+    dead = f"{tune._name(entries[place])} {entries[place]['size']}: BrokenProcessPool: "
+    assert next(line for line in run.output.splitlines() if "BrokenProcessPool" in line).strip().startswith(dead)
+    assert list(times(tmp_path / "A_GPU.json").values()) == [None if i == place else 1.0 for i in range(len(entries))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import errno
 import fcntl
 import os
 import platform
@@ -39,7 +40,7 @@ def read(path: Path) -> list[dict[str, str]]:
     """All rows, oldest first.
 
     Raises:
-        ValueError: the file is no CSV, or a row of it has more fields than there are columns.
+        ValueError: the file is no CSV, or a row of it has more or fewer fields than there are columns.
     """
     if not path.exists():
         return []
@@ -49,8 +50,10 @@ def read(path: Path) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV file: {error}") from error
     for number, row in enumerate(rows, 1):
-        if None in row:
-            raise ValueError(f"{path}: row {number} has more fields than there are columns")
+        if None in row or None in row.values():
+            raise ValueError(
+                f"{path}: row {number} has {'more' if None in row else 'fewer'} fields than there are columns"
+            )
     return rows
 
 
@@ -73,10 +76,14 @@ def append(results: Sequence[Row], path: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Of several processes that append to ledgers there, one at a time."""
+    """Of several processes that append to ledgers there, one at a time; where the file system has locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems: a row is worth more than order among processes
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL):
+                raise
         yield
     finally:
         os.close(descriptor)
