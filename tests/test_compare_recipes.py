@@ -27,6 +27,7 @@ def test_of_white_noise_nothing_is_gained(seed: int) -> None:
     assert report.aligned_gain == pytest.approx(0, abs=0.02)
     assert report.recommended == "neither"
     assert report.reason.startswith("neither: of what white noise would lose the aligned recipe keeps ")
+    assert "-0.00" not in report.reason
     qkv = next(row for row in report.rows if row.role == "blocks.{}.attn.qkv.weight")
     assert qkv.paper_white == pytest.approx(1 / 8)
     assert qkv.paper == pytest.approx(1 / 8, abs=0.01)

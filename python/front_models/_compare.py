@@ -198,18 +198,18 @@ def _recommend(gains: tuple[float | None, float | None], why: str) -> tuple[str,
         return (
             "aligned",
             "aligned: it takes whole layers and cuts nothing in them; of what white noise would lose the paper's keeps "
-            f"{paper:.2f}",
+            f"{paper:z.2f}",
         )
     if paper is None:
-        return "paper", f"paper: it loses nothing; of what white noise would lose the aligned one keeps {aligned:.2f}"
+        return "paper", f"paper: it loses nothing; of what white noise would lose the aligned one keeps {aligned:z.2f}"
     if max(paper, aligned) < _CHANCE:
         return "neither", (
-            f"neither: of what white noise would lose the aligned recipe keeps {aligned:.2f}, the paper's {paper:.2f}; "
+            f"neither: of what white noise would lose the aligned recipe keeps {aligned:z.2f}, the paper's {paper:z.2f}; "
             "to both the source looks like noise"
         )
     if aligned > paper:
-        return "aligned", f"aligned: of what white noise would lose it keeps {aligned:.2f}, the paper's {paper:.2f}"
-    return "paper", f"paper: of what white noise would lose it keeps {paper:.2f}, the aligned one {aligned:.2f}"
+        return "aligned", f"aligned: of what white noise would lose it keeps {aligned:z.2f}, the paper's {paper:z.2f}"
+    return "paper", f"paper: of what white noise would lose it keeps {paper:z.2f}, the aligned one {aligned:z.2f}"
 
 
 def _beside(share: float | None, white: float | None) -> str:
