@@ -204,8 +204,8 @@ def _recommend(gains: tuple[float | None, float | None], why: str) -> tuple[str,
         return "paper", f"paper: it loses nothing; of what white noise would lose the aligned one keeps {aligned:z.2f}"
     if max(paper, aligned) < _CHANCE:
         return "neither", (
-            f"neither: of what white noise would lose the aligned recipe keeps {aligned:z.2f}, the paper's {paper:z.2f}; "
-            "to both the source looks like noise"
+            f"neither: of what white noise would lose the aligned recipe keeps {aligned:z.2f}, the paper's "
+            f"{paper:z.2f}; to both the source looks like noise"
         )
     if aligned > paper:
         return "aligned", f"aligned: of what white noise would lose it keeps {aligned:z.2f}, the paper's {paper:z.2f}"
