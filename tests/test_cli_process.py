@@ -146,6 +146,7 @@ def test_handlers_of_the_caller_and_other_threads(files: Path, capsys: pytest.Ca
     def own(number: int, frame: object) -> None:
         seen.append(number)
 
+    hangup = signal.getsignal(signal.SIGHUP)  # ignored under nohup
     before = signal.signal(signal.SIGTERM, own)
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -153,7 +154,7 @@ def test_handlers_of_the_caller_and_other_threads(files: Path, capsys: pytest.Ca
             assert main(["--version"]) in (0, None)
         assert seen == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) is own
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is hangup
     finally:
         signal.signal(signal.SIGTERM, before)
     with ThreadPoolExecutor(1) as pool:
