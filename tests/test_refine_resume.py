@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,7 @@ def _together(rank: int, size: int) -> list[tuple[Tensor, Tensor]]:
             with pytest.raises(ValueError, match=message):
                 refined(model, checkpoint=path)
         torch.distributed.barrier()  # the other process has read it
+        _refused_by_one(rank, model, own)
         if rank:
             own.unlink()
         with pytest.raises(ValueError, match=r"the processes' files are of steps \[6, 0\], by rank"):
@@ -155,6 +157,37 @@ def _together(rank: int, size: int) -> list[tuple[Tensor, Tensor]]:
         one, two = (torch.cat([p.detach().flatten() for p in made]) for made in parts)
         found.append((one, two))
     return found
+
+
+def _refused_by_one(rank: int, model: Callable[[], nn.Module], own: Path) -> None:
+    """What one process refuses ends the other, too, which leaves its model as it was."""
+    kept = own.read_bytes()
+    if rank:
+        own.write_text("no checkpoint")
+    made = model()
+    before = [p.detach().clone() for p in made.parameters()]
+    error, message = (ValueError, "damaged") if rank else (RuntimeError, "process 1, which trains .*: ValueError: ")
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
+    with pytest.raises(error, match=message):
+        refine(made, DATA, task, lam=0.1, steps=6, optimizer=optimizer, checkpoint=own)
+    assert all(map(_equal, made.parameters(), before))
+    own.write_bytes(kept)
+    folder = Path(f"folder {rank}")
+    folder.mkdir()
+
+    def lost(model: nn.Module, batch: Tensor) -> Tensor:
+        if rank and folder.exists():
+            folder.rmdir()
+        return task(model, batch)
+
+    error, message = (OSError, "folder 1") if rank else (RuntimeError, "process 1, .*: FileNotFoundError: ")
+    with pytest.raises(error, match=message):
+        refined(model, DATA, lost, checkpoint=folder / "run.pt", checkpoint_every=2)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return bool((getattr(a, "to_local", lambda: a)() == getattr(b, "to_local", lambda: b)()).all())
 
 
 def test_processes_that_train_together_have_a_checkpoint_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from torch.optim import lr_scheduler as scheduling
 from torch.optim.swa_utils import SWALR
 
 from front_models import refine
+from front_models._refine_settings import difference
 from test_refine_resume import DATA, Averaged, assert_same, layers, stopped_at, task
 
 
@@ -76,10 +77,21 @@ def test_state_that_a_checkpoint_cannot_keep_is_refused_before_any_step(tmp_path
     assert not (tmp_path / "run.pt").exists()
 
 
-def test_state_that_the_first_step_makes_is_refused_after_it(tmp_path: Path) -> None:
+class Special(Tensor):
+    pass
+
+
+def _with_attribute() -> Tensor:
+    tensor = torch.ones(2)
+    tensor.odd = deque([1])  # type: ignore[attr-defined]
+    return tensor
+
+
+@pytest.mark.parametrize("odd", [deque([1]), torch.ones(2).as_subclass(Special), _with_attribute()])
+def test_state_that_the_first_step_makes_is_refused_after_it(odd: Any, tmp_path: Path) -> None:
     class Odd(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
-            self.state[self.param_groups[0]["params"][0]]["odd"] = deque([1])
+            self.state[self.param_groups[0]["params"][0]]["odd"] = odd
             return super().step(closure)
 
     model, steps = layers(), 0
@@ -96,14 +108,58 @@ def test_state_that_the_first_step_makes_is_refused_after_it(tmp_path: Path) -> 
     assert not (tmp_path / "run.pt").exists()
 
 
-def test_extra_state_of_the_model_that_a_checkpoint_cannot_keep(tmp_path: Path) -> None:
-    class Odd(nn.Linear):
-        def get_extra_state(self) -> Any:
-            return deque([1])
+class Marked(nn.Linear):
+    """With any extra state, or buffer."""
 
-    with pytest.raises(ValueError, match="model: its state_dict"):
-        refine(Odd(6, 6), DATA, task, lam=0.1, steps=2, checkpoint=tmp_path / "run.pt")
+    def __init__(self, state: Any = None, *, persistent: bool = True, **buffers: Tensor) -> None:
+        super().__init__(6, 6)
+        self.state = state
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer, persistent=persistent)
+
+    def get_extra_state(self) -> Any:
+        return self.state
+
+    def set_extra_state(self, state: Any) -> None:
+        self.state = state
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Marked(deque([1])), "model: its state_dict"),
+        (Marked(np.ones(2)), "model: its state_dict"),
+        (Marked(own=torch.ones(2).as_subclass(Special)), "model: its state_dict"),
+        (Marked(own=torch.ones(2).as_subclass(Special), persistent=False), "model: one of its buffers"),
+    ],
+)
+def test_a_model_with_state_that_a_checkpoint_cannot_keep(model: nn.Module, message: str, tmp_path: Path) -> None:
+    def never(model: nn.Module, batch: Tensor) -> Tensor:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=message):
+        refine(model, DATA, never, lam=0.1, steps=2, checkpoint=tmp_path / "run.pt")
     assert not (tmp_path / "run.pt").exists()
+
+
+def test_extra_state_with_numbers_of_numpy(tmp_path: Path) -> None:
+    def counting(model: nn.Module, batch: Tensor) -> Tensor:
+        model.state["steps"] += np.int64(1)  # type: ignore[operator, union-attr, index]
+        return task(model, batch)
+
+    path = tmp_path / "run.pt"
+    refine(Marked({"steps": np.int64(5)}), DATA, counting, lam=0.1, steps=2, checkpoint=path)
+    again = Marked({"steps": np.int64(0)})
+    refine(again, DATA, counting, lam=0.1, steps=2, checkpoint=path)
+    assert again.state == {"steps": 7}
+
+
+def test_versions_of_modules_are_kept(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
+    refine(model, DATA, task, lam=0.1, steps=1, checkpoint=tmp_path / "run.pt")
+    metadata = torch.load(tmp_path / "run.pt", weights_only=True)["model"]._metadata
+    assert metadata == model.state_dict()._metadata  # type: ignore[attr-defined]
+    assert metadata["1"]["version"] == 2
 
 
 def test_numbers_of_numpy_in_arguments(tmp_path: Path) -> None:
@@ -112,10 +168,25 @@ def test_numbers_of_numpy_in_arguments(tmp_path: Path) -> None:
         refine(layers(), DATA, task, steps=2, checkpoint=tmp_path / "run.pt", **options)
 
 
-def test_a_group_may_hold_a_tensor_of_several_numbers(tmp_path: Path) -> None:
-    model = layers()
-    optimizer = torch.optim.SGD([{"params": model.parameters(), "extra": torch.ones(2)}], lr=0.1)
-    refine(model, DATA, task, lam=0.1, steps=2, optimizer=optimizer, checkpoint=tmp_path / "run.pt")
+@pytest.mark.parametrize("extra", [torch.ones(2), (1, torch.ones(2)), float("nan"), (1.0, float("nan")), [1]])
+def test_a_group_may_hold_what_is_no_number(extra: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        model = layers()
+        optimizer = torch.optim.SGD([{"params": model.parameters(), "extra": extra}], lr=0.1)
+        refine(model, DATA, task, lam=0.1, steps=2, optimizer=optimizer, checkpoint=tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_learning_rate_that_is_a_tensor_is_compared(shape: tuple[int, ...], tmp_path: Path) -> None:
+    def run(rate: float) -> None:
+        model = layers()
+        optimizer = torch.optim.SGD(model.parameters(), lr=torch.full(shape, rate))
+        refine(model, DATA, task, lam=0.1, steps=2, optimizer=optimizer, checkpoint=tmp_path / "run.pt")
+
+    run(0.5)
+    run(0.5)
+    with pytest.raises(ValueError, match=r"of a run with hyperparameters .*'lr': 0.5.*, not .*'lr': 0.25"):
+        run(0.25)
 
 
 class Counting:
@@ -140,7 +211,7 @@ def test_functions_of_a_scheduler_may_hold_state(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "name"),
     [
-        ({"betas": (0.9, 0.95)}, {"betas": (0.5, 0.6)}, r"hyperparameters\[0\]\['betas'\]\[0\] 0.9, not 0.5"),
+        ({"betas": (0.9, 0.95)}, {"betas": (0.5, 0.6)}, r"hyperparameters\[0\]\['betas'\] \(0.9, .*, not \(0.5, 0.6\)"),
         ({"weight_decay": 0.1}, {"weight_decay": 0.2}, r"hyperparameters\[0\]\['weight_decay'\] 0.1, not 0.2"),
     ],
 )
@@ -158,14 +229,56 @@ def test_a_checkpoint_of_an_optimizer_made_otherwise(first: Any, second: Any, na
         run(second)
 
 
-def test_a_scheduler_may_cycle_the_momentum(tmp_path: Path) -> None:
-    def cycle(optimizer: torch.optim.Optimizer) -> Any:
-        return scheduling.OneCycleLR(optimizer, 0.1, 6)
+class Warming(scheduling.LRScheduler):
+    """One's own: the momentum goes along with the learning rate."""
 
-    whole = _scheduled(cycle, None)
+    def get_lr(self) -> Any:
+        for group in self.optimizer.param_groups:
+            group["momentum"] = 0.5 + 0.1 * self.last_epoch
+        return self.base_lrs
+
+
+class Shrinking:
+    """A scale of cycles that knows how often it was asked."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, cycle: int) -> float:
+        self.calls += 1
+        return 0.5**cycle
+
+
+CYCLES: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
+    "one cycle": lambda o: scheduling.OneCycleLR(o, 0.1, 6),
+    "an object": lambda o: scheduling.CyclicLR(o, 0.01, 0.1, 2, scale_fn=Shrinking()),
+    "one's own": Warming,
+    "in a sequence": lambda o: scheduling.SequentialLR(o, [scheduling.ConstantLR(o, 0.5, 2), Warming(o)], [2]),
+    "in a chain": lambda o: scheduling.ChainedScheduler([scheduling.ConstantLR(o, 0.5, 2), Warming(o)], o),
+}
+
+
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize("name", CYCLES)
+def test_a_scheduler_may_cycle_the_momentum(name: str, same: bool, tmp_path: Path) -> None:
+    """Also where the objects of the interrupted run go on, whose momentum is another by now."""
+
+    def made() -> tuple[nn.Module, torch.optim.Optimizer, Any]:
+        torch.manual_seed(0)
+        model = layers()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        return model, optimizer, CYCLES[name](optimizer)
+
+    def run(objects: Any, checkpoint: Path | None = None, loss_fn: Callable[..., Tensor] = task) -> nn.Module:
+        model, optimizer, scheduler = objects
+        torch.manual_seed(1)
+        refine(model, DATA, loss_fn, lam=0.1, steps=6, optimizer=optimizer, scheduler=scheduler, checkpoint=checkpoint)
+        return model  # type: ignore[no-any-return]
+
+    whole, parts = run(made()), made()
     with pytest.raises(KeyboardInterrupt):
-        _scheduled(cycle, tmp_path / "run.pt", stopped_at(3))
-    assert_same(_scheduled(cycle, tmp_path / "run.pt"), whole)
+        run(parts, tmp_path / "run.pt", stopped_at(3))
+    assert_same(run(parts if same else made(), tmp_path / "run.pt"), whole)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +304,28 @@ def test_a_checkpoint_of_another_scheduler_changes_nothing(first: Any, second: A
         _scheduled(made, tmp_path / "run.pt")
     torch.manual_seed(0)
     assert all(torch.equal(a, b) for a, b in zip(before[0], layers().parameters(), strict=True))
+
+
+LONG = {f"layer {i}": [i, "torch.float32"] for i in range(40)}
+
+
+@pytest.mark.parametrize(
+    ("found", "own", "expected"),
+    [
+        ({"a": 1}, {"a": 2}, ("x", "{'a': 1}", "{'a': 2}")),
+        (LONG, {**LONG, "layer 30": [1, "b"]}, ("x['layer 30']", "[30, 'torch.float32']", "[1, 'b']")),
+        (LONG, {**LONG, "last": [1]}, ("x['last']", "absent", "[1]")),
+        ({**LONG, "last": None}, LONG, ("x['last']", "None", "absent")),
+        ([*LONG], [*LONG, "last"], ("len(x)", "40", "41")),
+        ([*LONG], ["first", *LONG], ("x[0]", "'layer 0'", "'first'")),
+        ({**LONG, "n": float("nan")}, {**LONG, "n": float("nan")}, None),
+        ({**LONG, "n": float("nan")}, {**LONG, "n": 1.0}, ("x['n']", "nan", "1.0")),
+        ("a" * 300 + "b" + "a" * 300, "a" * 300 + "c" + "a" * 300,
+         ("x", "..." + "a" * 50 + "b" + "a" * 149 + "...", "..." + "a" * 50 + "c" + "a" * 149 + "...")),
+    ],
+)  # fmt: skip
+def test_the_part_that_differs_is_named(found: Any, own: Any, expected: Any) -> None:
+    assert difference("x", found, own) == expected
 
 
 def test_a_checkpoint_of_another_dtype(tmp_path: Path) -> None:

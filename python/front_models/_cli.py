@@ -368,7 +368,8 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
     # As an exception, so that temporaries are removed on the way out; and once, for another one would end that: a
     # closed terminal sends two.
     for each in _ENDING:
-        signal.signal(each, signal.SIG_IGN)
+        if signal.getsignal(each) is _terminate:
+            signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

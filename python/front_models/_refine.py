@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from front_models._atomic import check_output
-from front_models._refine_run import RefineResult, Run, check_own_checkpoint
+from front_models._refine_ranks import check_own_checkpoint
+from front_models._refine_run import RefineResult, Run
 from front_models._regularizer import SpectralRegularizer
 from front_models._walk import is_distributed
 
@@ -86,7 +86,8 @@ def refine(
             other groups of the optimizer, or of another dtype), optimizer, scheduler (of torch's own also the numbers
             that it was made with) or process (but of functions it is not known whether they are the same); processes
             that train together name one file, or go on from different steps. The model is as it was (but where the
-            steps differ, or the first step made the state that cannot be kept).
+            first step made the state that cannot be kept).
+        RuntimeError: another of the processes that train together failed at its checkpoint; all of them end then.
         OSError: the checkpoint cannot be written there.
         FloatingPointError: a loss is not finite. The model is as it was before that step, buffers too.
     """
@@ -109,11 +110,7 @@ def refine(
     path = None if checkpoint is None else Path(checkpoint)
     check_own_checkpoint(model, path)
     if path is not None:
-        check_output(path, force=True, folder=False)
-        run.check_states()
-        if path.exists():
-            run.load(path)
-        run.check_step()
+        run.begin(path)
     begun = len(run.result.task_loss)
     modes = [(module, module.training) for module in model.modules()]
     model.train()

@@ -12,23 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from front_models._atomic import atomic_path
+from front_models._atomic import atomic_path, check_output
+from front_models._refine_ranks import agreed, check_steps, trained_together
+from front_models._refine_settings import difference, plain, settings_of
 from front_models._regularizer import RoleEnergy
-from front_models._walk import is_distributed
 
-__all__ = ["RefineResult", "Run", "check_own_checkpoint"]
+__all__ = ["RefineResult", "Run"]
 
-_FORMAT = "front-refine-7"
+_FORMAT = "front-refine-8"
 _KEYS = {"settings", "model", "buffers", "optimizer", "scheduler", "taken", "workers at start", "random at start"}
 _KEYS |= {"random", "task_loss", "penalty"}
 _GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
-# What steps change of torch's schedulers; the rest of their numbers is what they were made with.
-_STEPPED = {"last_epoch", "_step_count", "_last_lr", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
-_STEPPED |= {"_get_lr_called_within_step", "_is_initial"}
 _END = object()
-_SHOWN = 200  # characters of a value in a message
 
 
 @dataclass
@@ -54,27 +51,13 @@ class Run:
     ) -> None:
         self.result = RefineResult()
         self._model, self._data, self._optimizer, self._scheduler = model, data, optimizer, scheduler
-        settings = {
-            **first,
-            "parameters": {
-                n: [list(value.shape), str(value.dtype)] if torch.is_tensor(value) else None
-                for n, value in model.state_dict().items()
-            },
-            "trained parameters": [n for n, parameter in model.named_parameters() if parameter.requires_grad],
-            "optimizer": type(optimizer).__name__,
-            "parameters of the optimizer": [_names(group, model) for group in optimizer.param_groups],
-            "hyperparameters": [_hyperparameters(group, scheduler) for group in optimizer.param_groups],
-            "scheduler": _made_with(scheduler),
-            "process": _process(model),
-            **last,
-        }
-        self._settings = _plain(settings)
+        self._settings = plain({**first, **settings_of(model, optimizer, scheduler), **last})
         self._batches: Iterator[Any] | None = None
         self._taken = 0  # batches of this pass over the data
         self._at_start = _random_state(data)  # when it began
         self._workers_at_start = False
         self.whole = True  # not in the middle of an optimizer's step
-        self.together = _trained_together(model)  # an interrupt comes to the processes at different steps
+        self.together = trained_together(model)  # an interrupt comes to the processes at different steps
         self._point: dict[str, Any] = {}
         self._buffers: dict[str, tuple[Tensor, Tensor]] = {}  # and a copy of each
         self._mark()
@@ -125,33 +108,43 @@ class Run:
         self.whole = True
 
     def _states(self) -> dict[str, Any]:
-        """Of optimizer and scheduler, with numpy's numbers, which torch.load refuses, as Python's."""
-        scheduler = None if self._scheduler is None else _plain(self._scheduler.state_dict())
-        return {"optimizer": _plain(self._optimizer.state_dict()), "scheduler": scheduler}
+        """Of all that has any, with numpy's numbers, which torch.load refuses, as Python's."""
+        model: dict[str, Any] = plain(self._model.state_dict())
+        copies = {name: copy for name, (_, copy) in self._buffers.items()}
+        model.update({name: copy for name, copy in copies.items() if name in model})
+        return {
+            "model": model,
+            "buffers": {name: copy for name, copy in copies.items() if name not in model},  # persistent=False
+            "optimizer": plain(self._optimizer.state_dict()),
+            "scheduler": None if self._scheduler is None else plain(self._scheduler.state_dict()),
+        }
 
     def check_states(self) -> None:
-        """That a checkpoint of the optimizer, the scheduler and the model could be read again."""
-        for name, state in {**self._states(), "model": dict(self._model.state_dict())}.items():
+        """That a checkpoint of them could be read again; in all processes that train together."""
+        agreed(self.together, self._check_states)
+
+    def _check_states(self) -> None:
+        for name, state in self._states().items():
             file = io.BytesIO()
             try:
-                torch.save(_plain(state, tensors=False), file)
+                torch.save(plain(state, tensors=False), file)
                 file.seek(0)
                 torch.load(file, map_location="cpu", weights_only=True)
             except Exception as error:  # pickle's, torch's: each says it in its own way
+                what = "model: one of its buffers is" if name == "buffers" else f"{name}: its state_dict() has"
                 raise ValueError(
-                    f"{name}: its state_dict() has what a checkpoint cannot keep; allowed are tensors, numbers, "
-                    f"strings and lists or dicts of them ({error})"
+                    f"{what} what a checkpoint cannot keep; allowed are tensors, numbers, strings and lists or dicts "
+                    f"of them ({error})"
                 ) from error
 
     def save(self, path: Path) -> None:
-        model = self._model.state_dict()
-        copies = {name: copy for name, (_, copy) in self._buffers.items()}
-        model.update({name: copy for name, copy in copies.items() if name in model})
+        """In all processes that train together."""
+        agreed(self.together, lambda: self._save(path))
+
+    def _save(self, path: Path) -> None:
         state = {
             "format": _FORMAT,
             "settings": self._settings,
-            "model": model,
-            "buffers": {name: copy for name, copy in copies.items() if name not in model},  # persistent=False
             **self._states(),
             **self._point,
             "task_loss": self.result.task_loss,
@@ -160,9 +153,22 @@ class Run:
         with atomic_path(path, force=True) as partial:
             torch.save(state, partial)
 
-    def load(self, path: Path) -> None:
+    def begin(self, path: Path) -> None:
+        """Goes on from the checkpoint, where there is one; in all processes that train together, or in none."""
+        state = agreed(self.together, lambda: self._checked(path))
+        if self.together:
+            check_steps(0 if state is None else len(state["task_loss"]))
+        if state is not None:
+            self._go_on(state)
+
+    def _checked(self, path: Path) -> dict[str, Any] | None:
+        """What the checkpoint holds; it is of this run, whose data have come to the same place."""
+        check_output(path, force=True, folder=False)
+        self._check_states()
+        if not path.exists():
+            return None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch's, zipfile's, pickle's: each says it in its own way
             raise ValueError(f"checkpoint: {os.fspath(path)!r} is damaged or no checkpoint: {error}") from error
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
@@ -172,16 +178,17 @@ class Run:
         settings = {**self._settings, "buffers": sorted(state["buffers"].keys() & self._names_of_buffers())}
         found = {**state["settings"], "buffers": sorted(state["buffers"])}
         for setting, value in settings.items():
-            if found.get(setting) != value:
-                name, other, own = setting, found.get(setting), value
-                if max(len(repr(other)), len(repr(own))) > _SHOWN:
-                    name, other, own = _difference(name, other, own)
+            if different := difference(setting, found.get(setting), value):
+                name, other, own = different
                 raise ValueError(
-                    f"checkpoint: {os.fspath(path)!r} is of a run with {name} {_short(other)}, not {_short(own)}; name "
-                    "another file, or remove it to start anew"
+                    f"checkpoint: {os.fspath(path)!r} is of a run with {name} {other}, not {own}; name another file, "
+                    "or remove it to start anew"
                 )
         if state["taken"] is not None:
             self._replay(state, path)
+        return state
+
+    def _go_on(self, state: dict[str, Any]) -> None:
         self._model.load_state_dict(state["model"])
         self._load_buffers(state["buffers"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -190,16 +197,6 @@ class Run:
         self.result = RefineResult(list(state["task_loss"]), list(state["penalty"]))
         _set_random_state(self._data, state["random"])
         self._mark()
-
-    def check_step(self) -> None:
-        """That processes which train a model together go on from the same step: all of them must call this."""
-        if not self.together:
-            return
-        steps = _of_all(len(self.result.task_loss))
-        if len(set(steps)) > 1:
-            raise ValueError(
-                f"checkpoint: the processes' files are of steps {steps}, by rank; allowed are files of one step"
-            )
 
     def _replay(self, state: dict[str, Any], path: Path) -> None:
         """The same pass over the data again, up to where it was."""
@@ -239,121 +236,12 @@ class Run:
                 held[own] = value.to(device)
 
 
-def _process(model: nn.Module) -> list[int] | None:
-    """Rank and number of the processes that train a model together; None where one does."""
-    return [distributed.get_rank(), distributed.get_world_size()] if _trained_together(model) else None
-
-
-def check_own_checkpoint(model: nn.Module, path: Path | None) -> None:
-    """That processes which train a model together name a file each, or none: all of them must call this."""
-    if not _trained_together(model):
-        return
-    paths = _of_all(None if path is None else os.fspath(path.resolve()))
-    rule = "allowed are none, and one for each process, whose generators are its own: with the rank in its name, say"
-    if None in paths and any(paths):
-        raise ValueError(f"checkpoint: {paths.count(None)} of {len(paths)} processes name no file; {rule}")
-    shared = next((each for each in paths if each is not None and paths.count(each) > 1), None)
-    if shared is not None:
-        raise ValueError(f"checkpoint: several processes name {shared!r}; {rule}")
-
-
-def _of_all(value: object) -> list[Any]:
-    """What every process calls this with."""
-    values: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values
-
-
-def _trained_together(model: nn.Module) -> bool:
-    """Whether processes train the model together: those of DDP or FSDP2, which all take the same steps."""
-    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() < 2:
-        return False
-    wrapped = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
-    return wrapped or any(is_distributed(parameter) for parameter in model.parameters())
-
-
-def _names(group: dict[str, Any], model: nn.Module) -> list[str]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return [names.get(parameter, "not of the model") for parameter in group["params"]]
-
-
-def _plain(value: Any, *, tensors: bool = True) -> Any:
-    """The same with Python's numbers for numpy's, and None for tensors unless they are kept."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if torch.is_tensor(value) and not tensors:
-        return None
-    if type(value) in (tuple, list):
-        return type(value)(_plain(each, tensors=tensors) for each in value)
-    if isinstance(value, dict):  # a Counter and an OrderedDict stay what they are
-        copy = value.copy()
-        copy.clear()
-        copy.update({_plain(key): _plain(each, tensors=tensors) for key, each in value.items()})
-        return copy
-    return value
-
-
-def _made_with(scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> Any:
-    """The kind of a scheduler and, of torch's own, the numbers that steps leave as they are."""
-    kind = type(scheduler)
-    if scheduler is None or not _is_torchs(scheduler):
-        return kind.__name__
-    # Of what a function is an object may hold anything.
-    state = {n: value for n, value in scheduler.state_dict().items() if n != "lr_lambdas"}
-    inner = [_made_with(each) for each in getattr(scheduler, "_schedulers", [])]
-    numbers = {n: _plain(value) for n, value in state.items() if n not in _STEPPED and n != "_schedulers"}
-    return [kind.__name__, {n: value for n, value in numbers.items() if _only_numbers(value)}, inner]
-
-
-def _is_torchs(scheduler: torch.optim.lr_scheduler.LRScheduler) -> bool:
-    return type(scheduler).__module__.startswith("torch.optim.")  # SWALR is not where the others are
-
-
-def _only_numbers(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(_only_numbers(each) for pair in value.items() for each in pair)
-    if isinstance(value, (list, tuple)):
-        return all(map(_only_numbers, value))
-    return isinstance(value, (bool, int, float, str, type(None)))
-
-
-def _hyperparameters(group: dict[str, Any], scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> dict[str, Any]:
-    """Of a group of parameters, those that the scheduler does not change."""
-    scheduled = {"params"}
-    if "initial_lr" in group:
-        scheduled.add("lr")
-        # Of torch's own those that cycle the momentum say so in the group; others may change it.
-        if "max_momentum" in group or (scheduler is not None and not _is_torchs(scheduler)):
-            scheduled |= {"momentum", "betas"}
-    own = {n: value for n, value in group.items() if n not in scheduled}
-    plain = {n: _plain(v.tolist() if torch.is_tensor(v) else v) for n, v in own.items()}
-    return {n: value for n, value in plain.items() if isinstance(value, (bool, int, float, str, tuple, type(None)))}
-
-
 @torch.no_grad()
 def _copied(buffer: Tensor, into: Tensor | None) -> Tensor:
     """A copy of a buffer, in the memory of an earlier one where that is alike."""
     if into is None or (into.shape, into.dtype, into.device) != (buffer.shape, buffer.dtype, buffer.device):
         return buffer.detach().clone()
     return into.copy_(buffer)
-
-
-def _difference(name: str, found: Any, own: Any) -> tuple[str, Any, Any]:
-    """The first part by which two values differ, by its name."""
-    pairs: Iterable[tuple[Any, Any, Any]] = ()
-    if isinstance(found, dict) and isinstance(own, dict) and found.keys() == own.keys():
-        pairs = ((key, found[key], own[key]) for key in own)
-    elif isinstance(found, (list, tuple)) and isinstance(own, (list, tuple)) and len(found) == len(own):
-        pairs = zip(range(len(own)), found, own, strict=True)
-    for key, one, two in pairs:
-        if one != two:
-            return _difference(f"{name}[{key!r}]", one, two)
-    return name, found, own
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _generators(data: object) -> dict[str, torch.Generator]:
