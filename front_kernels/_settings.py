@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from types import TracebackType
 
 __all__ = ["ENGINES", "PRECISIONS", "engine", "precision", "set_engine", "set_precision"]
@@ -15,37 +16,50 @@ PRECISIONS = ("highest", "fast")
 environment = os.environ.get("FRONT_ENGINE") or None
 
 # Settings that were made and have not ended; the last one counts.
-_made: dict[str, list[_Set]] = {"engine": [], "precision": []}
+_made: dict[str, list[_Made]] = {"engine": [], "precision": []}
 _lock = threading.Lock()
+
+
+class _Made:
+    def __init__(self, value: str | None, setting: _Set) -> None:
+        self.value, self.entered = value, False
+        self._setting = weakref.ref(setting)
+
+    def is_for_good(self) -> bool:
+        """Whether nobody holds the context manager any more, to enter it."""
+        return not self.entered and self._setting() is None
 
 
 class _Set:
     """A setting that was made; as a context manager, one that ends, whatever other threads have set meanwhile."""
 
     def __init__(self, name: str, value: str | None) -> None:
-        self._name, self._entered = name, False
-        self.value = value
+        self._name, self._ended, self._made = name, False, _Made(value, self)
         with _lock:
-            # One for good replaces those before it; the last of them is kept, since this one may be for a block.
-            last = next((each for each in reversed(_made[name]) if not each._entered), None)
-            _made[name] = [*(each for each in _made[name] if each._entered or each is last), self]
+            # One for good replaces those before it, and this may be for a block: the last one stays.
+            last = next((each for each in reversed(_made[name]) if each.is_for_good()), None)
+            _made[name] = [*(each for each in _made[name] if each is last or not each.is_for_good()), self._made]
 
     def __enter__(self) -> None:
         with _lock:
-            others = [each for each in _made[self._name] if each is not self]
-            if self._entered or len(others) == len(_made[self._name]):
+            if self._made.entered:
                 raise RuntimeError(
-                    f"set_{self._name}: this setting is in use, has ended, or others were made for good since; call "
-                    f"set_{self._name}({self.value!r}) anew"
+                    f"set_{self._name}: this setting {'has ended' if self._ended else 'is in use'}; call "
+                    f"set_{self._name}({self._made.value!r}) anew"
                 )
-            self._entered = True
-            _made[self._name] = [*others, self]  # from now on it counts, whatever was set since it was made
+            self._made.entered = True
+            # From now on it counts, whatever was set since it was made: by other threads, too.
+            _made[self._name] = [*self._others(), self._made]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with _lock:
-            _made[self._name] = [each for each in _made[self._name] if each is not self]
+            self._ended = True
+            _made[self._name] = self._others()
+
+    def _others(self) -> list[_Made]:
+        return [each for each in _made[self._name] if each is not self._made]
 
 
 def check_engine(source: str, name: str | None) -> None:
@@ -65,8 +79,8 @@ def set_engine(name: str | None) -> _Set:
 
     Returns:
         A context manager whose end undoes this call; nothing needs to be entered. Within the block it counts, also
-        where another one was made between the call and the block. It is for one block: entered again, or after two
-        later settings for good, it raises RuntimeError.
+        where others were made between the call and the block. It is for one block: entered again, it raises
+        RuntimeError.
 
     Raises:
         ValueError: name is none of these. That an engine is missing is an error of the op.
