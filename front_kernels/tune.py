@@ -312,6 +312,7 @@ def tuned(
     target = plan.Target((gpu.name, gpu.architecture), gpu.multiprocessors, tf32=gpu.nvidia)
     entries = _entries(start or tiles.file_for(target.names))
     names = [_name(entry) for entry in entries]
+    only = list(dict.fromkeys(only))
     for wanted in only:
         if wanted not in names:
             raise ValueError(f"only must be of {', '.join(sorted(set(names)))}, got {wanted!r}")

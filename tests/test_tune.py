@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
@@ -142,6 +144,8 @@ def test_what_was_measured_before_is_kept(on_a_gpu, tmp_path, monkeypatch, optio
     assert on_a_gpu("--only", "pad/single", *options).exit_code == 0
     nothing = dict.fromkeys(map(tune._name, ENTRIES))
     assert times(file) == nothing | {"crop/half": 4.0, "pad/single": 3.0}
+    twice = on_a_gpu("--only", "crop/half", "--only", "crop/half", *options)
+    assert twice.output.count("crop/half") == 1
     assert json.loads(file.read_text())["about"].startswith("Measured on A GPU, ")
 
 
@@ -219,6 +223,39 @@ def one_dies(problem, tile, target):
 
 
 DEADLY = 48
+
+
+class Breaking:
+    """A pool whose processes die while tasks are submitted: the n-th is refused."""
+
+    def __init__(self, jobs, mp_context):
+        self.left = Breaking.lives.pop(0)
+
+    def submit(self, function, *arguments):
+        if self.left == 0:
+            raise BrokenProcessPool
+        self.left -= 1
+        future = Future()
+        future.set_result(None)
+        return future
+
+    def shutdown(self, **options):
+        pass
+
+
+def test_compilers_that_die_while_tiles_are_submitted(monkeypatch):
+    monkeypatch.setattr(tune, "ProcessPoolExecutor", Breaking)
+    monkeypatch.setattr(tune, "candidates", few)
+    entries = [entry | START for entry in ENTRIES[:3]]
+    each = len(list(tune._candidates(entries[0])))
+    monkeypatch.setattr(Breaking, "lives", [each + 1, 100], raising=False)
+    with tune._Compilers(2, TARGET) as compilers:
+        compilers.begin(entries)
+        assert len(compilers.of(entries[0])) == each  # submitted before
+        with pytest.raises(BrokenProcessPool):
+            compilers.of(entries[1])
+        assert len(compilers.alone(entries[1])) == each
+        assert len(compilers.of(entries[2])) == each
 
 
 @pytest.mark.parametrize("place", [0, 3])
