@@ -108,12 +108,25 @@ def test_an_interrupt_while_writing_leaves_nothing(files: Path, number: signal.S
     assert names_in(files) == ["like.safetensors", "out.safetensors", "source.safetensors"]
 
 
-def test_a_second_signal_while_files_are_removed_changes_nothing(files: Path) -> None:
-    """A terminal that is closed sends SIGHUP from the shell, and again from the kernel."""
+@pytest.mark.parametrize(
+    ("first", "later", "own"),
+    [
+        (signal.SIGHUP, (signal.SIGHUP, signal.SIGTERM), ""),
+        (signal.SIGTERM, (signal.SIGHUP,), "SIGHUP"),
+        (signal.SIGHUP, (signal.SIGTERM, signal.SIGHUP), "SIGTERM"),
+    ],
+)
+def test_a_second_signal_while_files_are_removed_changes_nothing(
+    first: signal.Signals, later: tuple[signal.Signals, ...], own: str, files: Path
+) -> None:
+    """A terminal that is closed sends SIGHUP from the shell, and again from the kernel. A caller's handler, which takes
+    one of the signals, is called as ever."""
     script = (
-        "import pathlib, sys, time\n"
+        "import pathlib, signal, sys, time\n"
         "import front_models._files as files\n"
         "from front_models._cli import main\n"
+        f"for name in {own.split()}:\n"
+        "    signal.signal(getattr(signal, name), lambda *_: print('own', flush=True))\n"
         "def write_half(tensors, path, metadata):\n"
         "    pathlib.Path(path).write_bytes(bytes(100))\n"
         "    print('writing', flush=True)\n"
@@ -131,12 +144,13 @@ def test_a_second_signal_while_files_are_removed_changes_nothing(files: Path) ->
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=default_interrupts) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
-        process.send_signal(signal.SIGHUP)
+        process.send_signal(first)
         assert process.stdout.readline() == "removing\n"
-        for number in (signal.SIGHUP, signal.SIGTERM):
+        for number in later:
             process.send_signal(number)
-        process.communicate(timeout=30)
-    assert process.returncode == 129
+        said, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + first
+    assert said.splitlines().count("own") == bool(own)
     assert names_in(files) == ["like.safetensors", "source.safetensors"]
 
 
