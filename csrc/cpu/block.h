@@ -13,7 +13,20 @@ struct Lanes {
   int count;  // lanes in use; the rest compute zeros
   int64_t in[W], out[W];
   bool in_adjacent, out_adjacent;  // the used ones are consecutive elements
+  int in_run, out_run;             // of so many lanes each they are: W, or of a whole block W / 2 or W / 4, else 0
 };
+
+template <class T>
+FRONT_INLINE int longest_run(const int64_t* at, int count) {
+  constexpr int W = kLanes<T>;
+  uint32_t breaks = 0;  // bit l: lane l does not follow the one before
+  for (int l = 1; l < count; ++l) breaks |= static_cast<uint32_t>(at[l] != at[l - 1] + 1) << l;
+  if (breaks == 0) return W;
+  if (count != W) return 0;
+  if (W / 2 >= kShortestRun && (breaks & ~(1u << W / 2)) == 0) return W / 2;
+  constexpr uint32_t kQuarters = 1u << W / 4 | 1u << W / 2 | 1u << 3 * W / 4;
+  return W / 4 >= kShortestRun && (breaks & ~kQuarters) == 0 ? W / 4 : 0;
+}
 
 template <class T>
 Lanes<T> block_lanes(const AxisPass& pass, int64_t block) {
@@ -22,20 +35,37 @@ Lanes<T> block_lanes(const AxisPass& pass, int64_t block) {
   const int64_t start = block % per_row * W, first = block / per_row * inner + start;
   Lanes<T> lanes{};
   lanes.count = static_cast<int>(inner - start < W ? inner - start : W);
-  lanes.in_adjacent = lanes.out_adjacent = true;
-  for (int l = 0; l < lanes.count; ++l) {
-    int64_t rest = first + l;
-    for (int32_t d = pass.lane_dims; d-- > 0;) {
-      const LaneDim& dim = pass.lanes[d];
-      const int64_t i = rest % dim.size;
-      rest /= dim.size;
-      const bool last = d == pass.lane_dims - 1;
-      lanes.in[l] += (last && pass.in_order ? pass.in_order[i] : i) * dim.in_stride;
-      lanes.out[l] += (last && pass.out_order ? pass.out_order[i] : i) * dim.out_stride;
-    }
-    lanes.in_adjacent &= lanes.in[l] == lanes.in[0] + l;
-    lanes.out_adjacent &= lanes.out[l] == lanes.out[0] + l;
+  // As an odometer: a division per lane and axis would take longer than to transform few elements.
+  const int32_t last = pass.lane_dims - 1;
+  int64_t at[kMaxLaneDims], rest = first, in = 0, out = 0;  // of the axes before the last
+  for (int32_t d = last; d >= 0; --d) {
+    const LaneDim& dim = pass.lanes[d];
+    at[d] = rest % dim.size, rest /= dim.size;
+    if (d != last) in += at[d] * dim.in_stride, out += at[d] * dim.out_stride;
   }
+  for (int l = 0; l < lanes.count && last >= 0;) {
+    const LaneDim& dim = pass.lanes[last];
+    const int64_t begin = at[last];
+    const int here = static_cast<int>(lanes.count - l < dim.size - begin ? lanes.count - l : dim.size - begin);
+    if (pass.in_order)
+      for (int i = 0; i < here; ++i) lanes.in[l + i] = in + pass.in_order[begin + i] * dim.in_stride;
+    else
+      for (int i = 0; i < here; ++i) lanes.in[l + i] = in + (begin + i) * dim.in_stride;
+    if (pass.out_order)
+      for (int i = 0; i < here; ++i) lanes.out[l + i] = out + pass.out_order[begin + i] * dim.out_stride;
+    else
+      for (int i = 0; i < here; ++i) lanes.out[l + i] = out + (begin + i) * dim.out_stride;
+    l += here;
+    at[last] = 0;
+    for (int32_t d = last - 1; d >= 0; --d) {
+      const LaneDim& outer = pass.lanes[d];
+      in += outer.in_stride, out += outer.out_stride;
+      if (++at[d] < outer.size) break;
+      in -= at[d] * outer.in_stride, out -= at[d] * outer.out_stride, at[d] = 0;
+    }
+  }
+  lanes.in_run = longest_run<T>(lanes.in, lanes.count), lanes.out_run = longest_run<T>(lanes.out, lanes.count);
+  lanes.in_adjacent = lanes.in_run == W, lanes.out_adjacent = lanes.out_run == W;
   return lanes;
 }
 
@@ -72,6 +102,24 @@ FRONT_INLINE int64_t for_each_piece(int64_t begin, int64_t n, Along along, int64
 template <class T>
 FRONT_INLINE bool in_vectors(Along along) {
   return along.stride == 1 && along.run % kLanes<T> == 0;
+}
+
+// Lanes that are rows of consecutive elements, and do not lie side by side.
+template <class T>
+FRONT_INLINE bool are_rows(Along along, int64_t n, bool adjacent, int count) {
+  if (along.stride != 1 || (adjacent && count > 1)) return false;
+  return along.run % kLanes<T> == 0 || n <= along.run;
+}
+
+// Of n elements of rows, those after `done`, fewer than a vector: f(first, its offset, how many). Where there are
+// enough, and `again`, a whole vector, of which some are done again.
+template <class T, class F>
+FRONT_INLINE void last_of_rows(int64_t done, int64_t n, Along along, bool again, F f) {
+  constexpr int W = kLanes<T>;
+  if (done == n) return;
+  const bool whole = again && n >= W && (along.run == 0 || n <= along.run);
+  const int64_t first = whole ? n - W : done;
+  f(first, offset(along, first), whole ? W : static_cast<int>(n - done));
 }
 
 // Whole vectors of pairs of them.
@@ -129,7 +177,8 @@ template <class In, class T>
 void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, const int32_t* index, Vector<T>* z,
                 int64_t further, int64_t ahead) {
   constexpr int W = kLanes<T>;
-  if (lanes.in_adjacent && !in_vectors<T>(along)) {
+  const bool rows = are_rows<T>(along, n, lanes.in_adjacent, lanes.count);
+  if (lanes.in_adjacent && !rows) {
     const In* first = x + lanes.in[0];
     if (lanes.count == W) return load_side_by_side<In, T>(first, n, along, index, {z, 0, 1}, ahead);
     return for_each_element(n, along,
@@ -166,8 +215,10 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
       for (int j = 0; j < W; ++j) z[index[i + j]] = tile[j];
     });
   };
-  if (in_vectors<T>(along)) {
-    if (lanes.count < W)
+  if (rows) {
+    if (n < W)
+      done = 0;
+    else if (lanes.count < W)
       done = for_each_piece(0, n, along, W, [&](int64_t i, int64_t at) FRONT_INLINED {
         Vector<T> tile[W] = {};
         for (int l = 0; l < lanes.count; ++l) tile[l] = load<T>(x + lanes.in[l] + at);
@@ -178,8 +229,22 @@ void load_block(const In* x, int64_t n, Along along, const Lanes<T>& lanes, cons
       load_whole(Constant<true>{});
     else
       load_whole(Constant<false>{});
+    return last_of_rows<T>(done, n, along, true, [&](int64_t i, int64_t at, int elements) FRONT_INLINED {
+      Vector<T> tile[W] = {};
+      for (int l = 0; l < lanes.count; ++l) tile[l] = load_some<T>(x + lanes.in[l] + at, elements);
+      transpose<T>(tile);
+      for (int j = 0; j < elements; ++j) z[index[i + j]] = tile[j];
+    });
   }
-  for (int64_t i = done; i < n; ++i) {
+  const auto load_pieces = [&](auto run) FRONT_INLINED {
+    for_each_element(n, along,
+                     [&](int64_t i, int64_t at) FRONT_INLINED { z[index[i]] = load_runs<T, run>(x + at, lanes.in); });
+  };
+  if constexpr (W / 2 >= kShortestRun)
+    if (lanes.in_run == W / 2) return load_pieces(Constant<W / 2>{});
+  if constexpr (W / 4 >= kShortestRun)
+    if (lanes.in_run == W / 4) return load_pieces(Constant<W / 4>{});
+  for (int64_t i = 0; i < n; ++i) {
     Vector<T> v{};
     for (int l = 0; l < lanes.count; ++l) v[l] = static_cast<T>(to_float(x[lanes.in[l] + offset(along, i)]));
     z[index[i]] = v;
@@ -216,14 +281,15 @@ template <class Out, class T>
 void store_block(Out* y, int64_t n, Along along, const Lanes<T>& lanes, const int32_t* index, Vector<T>* z,
                  bool around) {
   constexpr int W = kLanes<T>, V = kVectorsPerLine<T, Out>;
-  if (lanes.out_adjacent && !in_vectors<T>(along)) {
+  const bool rows = are_rows<T>(along, n, lanes.out_adjacent, lanes.count);
+  if (lanes.out_adjacent && !rows) {
     Out* first = y + lanes.out[0];
     if (lanes.count == W) return store_side_by_side<Out, T>(first, n, along, index, {z, 0, 1}, around);
     return for_each_element(n, along,
                             [&](int64_t i, int64_t at) { store_some<T>(first + at, z[index[i]], lanes.count); });
   }
-  int64_t done = 0;
-  if (in_vectors<T>(along)) {
+  if (rows) {
+    int64_t done = 0;
     if constexpr (kInPairs<T, Out>) {  // as many as a line has; whole lines (`around`) are always of whole pairs
       constexpr int P = kLineBytes / static_cast<int>(sizeof(Vector<T>));  // vectors of pairs in a line
       const auto store_pairs = [&](int64_t i, int64_t at) FRONT_INLINED {
@@ -268,8 +334,22 @@ void store_block(Out* y, int64_t n, Along along, const Lanes<T>& lanes, const in
       transpose<T>(tile);
       for (int l = 0; l < lanes.count; ++l) store<T>(column + lanes.out[l], tile[l]);
     });
+    return last_of_rows<T>(done, n, along, !around, [&](int64_t i, int64_t at, int elements) FRONT_INLINED {
+      Vector<T> tile[W] = {};
+      for (int j = 0; j < elements; ++j) tile[j] = z[index[i + j]];
+      transpose<T>(tile);
+      for (int l = 0; l < lanes.count; ++l) store_some<T>(y + at + lanes.out[l], tile[l], elements);
+    });
   }
-  for (int64_t i = done; i < n; ++i) {
+  const auto store_pieces = [&](auto run) FRONT_INLINED {
+    for_each_element(n, along,
+                     [&](int64_t i, int64_t at) FRONT_INLINED { store_runs<T, run>(y + at, lanes.out, z[index[i]]); });
+  };
+  if constexpr (W / 2 >= kShortestRun)
+    if (lanes.out_run == W / 2) return store_pieces(Constant<W / 2>{});
+  if constexpr (W / 4 >= kShortestRun)
+    if (lanes.out_run == W / 4) return store_pieces(Constant<W / 4>{});
+  for (int64_t i = 0; i < n; ++i) {
     const Vector<T> v = z[index[i]];
     for (int l = 0; l < lanes.count; ++l) y[lanes.out[l] + offset(along, i)] = round_to<Out>(static_cast<T>(v[l]));
   }

@@ -81,18 +81,114 @@ FRONT_INLINE void stream_fence() {
 #endif
 }
 
+#if FRONT_VECTOR_BYTES == 32 && defined(__AVX2__)
+// A mask of the first `count` elements.
+template <class Int>
+FRONT_INLINE __m256i first_of(int count) {
+  constexpr int W = 32 / sizeof(Int);
+  Int mask[W];
+  for (int l = 0; l < W; ++l) mask[l] = l < count ? -1 : 0;
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask));
+}
+#endif
+
 // The first `count` of them, zeros after; nothing beyond is touched.
 template <class T, class In>
 FRONT_INLINE Vector<T> load_some(const In* p, int count) {
   In some[kLanes<T>] = {};
-  std::memcpy(some, p, static_cast<size_t>(count) * sizeof(In));
+#if FRONT_VECTOR_BYTES == 64 && defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(In) * kLanes<T> == 64 && sizeof(In) == 4)
+    return bit_cast<Vector<T>>(_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << count) - 1), p));
+  else if constexpr (sizeof(In) * kLanes<T> == 64 && sizeof(In) == 8)
+    return bit_cast<Vector<T>>(_mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << count) - 1), p));
+  else if constexpr (sizeof(In) * kLanes<T> == 32 && sizeof(In) == 2)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(some),
+                        _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), p));
+  else
+#elif FRONT_VECTOR_BYTES == 32 && defined(__AVX2__)
+  if constexpr (sizeof(In) * kLanes<T> == 32 && sizeof(In) == 4)
+    return bit_cast<Vector<T>>(_mm256_maskload_epi32(reinterpret_cast<const int*>(p), first_of<int32_t>(count)));
+  else if constexpr (sizeof(In) * kLanes<T> == 32 && sizeof(In) == 8)
+    return bit_cast<Vector<T>>(_mm256_maskload_epi64(reinterpret_cast<const long long*>(p), first_of<int64_t>(count)));
+  else
+#endif
+    for (int l = 0; l < count; ++l) some[l] = p[l];
   return load<T>(some);
 }
 template <class T, class Out>
 FRONT_INLINE void store_some(Out* p, Vector<T> v, int count) {
+#if FRONT_VECTOR_BYTES == 64 && defined(__AVX512BW__) && defined(__AVX512VL__)
+  const auto mask = static_cast<__mmask16>((1u << count) - 1);
+  if constexpr (sizeof(Out) * kLanes<T> == 64 && sizeof(Out) == 4)
+    return _mm512_mask_storeu_epi32(p, mask, bit_cast<__m512i>(v));
+  else if constexpr (sizeof(Out) * kLanes<T> == 64 && sizeof(Out) == 8)
+    return _mm512_mask_storeu_epi64(p, static_cast<__mmask8>(mask), bit_cast<__m512i>(v));
+#elif FRONT_VECTOR_BYTES == 32 && defined(__AVX2__)
+  if constexpr (sizeof(Out) * kLanes<T> == 32 && sizeof(Out) == 4)
+    return _mm256_maskstore_epi32(reinterpret_cast<int*>(p), first_of<int32_t>(count), bit_cast<__m256i>(v));
+  else if constexpr (sizeof(Out) * kLanes<T> == 32 && sizeof(Out) == 8)
+    return _mm256_maskstore_epi64(reinterpret_cast<long long*>(p), first_of<int64_t>(count), bit_cast<__m256i>(v));
+#endif
   Out some[kLanes<T>];
   store<T>(some, v);
-  std::memcpy(p, some, static_cast<size_t>(count) * sizeof(Out));
+#if FRONT_VECTOR_BYTES == 64 && defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(Out) * kLanes<T> == 32 && sizeof(Out) == 2)
+    return _mm256_mask_storeu_epi16(p, mask, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(some)));
+#endif
+  for (int l = 0; l < count; ++l) p[l] = some[l];
+}
+
+// W elements that lie in runs of Run, each from p + at[its first lane] on.
+constexpr int kShortestRun = 4;
+template <int Bytes>
+struct Raw {
+  typedef uint8_t type __attribute__((vector_size(Bytes)));
+};
+template <int Bytes, int... I>
+FRONT_INLINE auto joined(typename Raw<Bytes>::type a, typename Raw<Bytes>::type b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, I...);
+}
+template <int Half, int Bytes, int... I>
+FRONT_INLINE auto half_of(typename Raw<Bytes>::type v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (Half * Bytes / 2 + I)...);
+}
+template <int Count, int Run, class In>
+FRONT_INLINE typename Raw<Count * sizeof(In)>::type load_raw(const In* p, const int64_t* at) {
+  constexpr int kBytes = Count * sizeof(In);
+  if constexpr (Count == Run) {
+    typename Raw<kBytes>::type v;
+    std::memcpy(&v, p + at[0], sizeof v);
+    return v;
+  } else {
+    return joined<kBytes / 2>(load_raw<Count / 2, Run>(p, at), load_raw<Count / 2, Run>(p, at + Count / 2),
+                              std::make_integer_sequence<int, kBytes>{});
+  }
+}
+template <int Count, int Run, class Out>
+FRONT_INLINE void store_raw(Out* p, const int64_t* at, typename Raw<Count * sizeof(Out)>::type v) {
+  constexpr int kBytes = Count * sizeof(Out);
+  if constexpr (Count == Run) {
+    std::memcpy(p + at[0], &v, sizeof v);
+  } else {
+    using Indices = std::make_integer_sequence<int, kBytes / 2>;
+    store_raw<Count / 2, Run>(p, at, half_of<0, kBytes>(v, Indices{}));
+    store_raw<Count / 2, Run>(p, at + Count / 2, half_of<1, kBytes>(v, Indices{}));
+  }
+}
+template <class T, int Run, class In>
+FRONT_INLINE Vector<T> load_runs(const In* p, const int64_t* at) {
+  In all[kLanes<T>];
+  const auto raw = load_raw<kLanes<T>, Run>(p, at);
+  std::memcpy(all, &raw, sizeof all);
+  return load<T>(all);
+}
+template <class T, int Run, class Out>
+FRONT_INLINE void store_runs(Out* p, const int64_t* at, Vector<T> v) {
+  Out all[kLanes<T>];
+  store<T>(all, v);
+  typename Raw<sizeof all>::type raw;
+  std::memcpy(&raw, all, sizeof all);
+  store_raw<kLanes<T>, Run>(p, at, raw);
 }
 
 // Interleave the S-element groups of a and b: their first halves, or their second halves.
